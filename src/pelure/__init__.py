@@ -1,0 +1,1 @@
+"""pelure: private file and web sharing over anonymous rendezvous."""
