@@ -1,0 +1,61 @@
+"""The ``pelure`` command: global options, and the commands that the other modules of this package add."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from pathlib import Path
+from typing import Annotated
+
+import platformdirs
+import typer
+
+from pelure.cli.run import Settings, set_up_logging
+
+COMMAND_MODULES = ("onion", "proxy", "relay", "authority", "net", "drive", "share", "links", "inspection")
+
+app = typer.Typer(
+    name="pelure",
+    help="Share files and web sites by private link, from this machine, without either side learning "
+    "where the other is.",
+    no_args_is_help=True,
+    pretty_exceptions_enable=False,
+    rich_markup_mode="markdown",
+)
+
+
+@app.callback()
+def global_options(
+    context: typer.Context,
+    network: Annotated[
+        str,
+        typer.Option(
+            envvar="PELURE_NETWORK",
+            help="`public` (the Tor network), `embedded` (a private one on this machine), or a torrc file "
+            "of a private network.",
+        ),
+    ] = "public",
+    state: Annotated[
+        Path | None,
+        typer.Option(envvar="PELURE_STATE", help="Folder of keys, links and caches.", file_okay=False),
+    ] = None,
+    verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens; show traces.")] = False,
+) -> None:
+    """Keep the global options for the command that follows."""
+    os.umask(0o077)
+    set_up_logging(verbose)
+    folder = state or Path(platformdirs.user_data_dir("pelure"))
+    context.obj = Settings(network=network, state=folder.expanduser().absolute(), verbose=verbose)
+
+
+for _module in COMMAND_MODULES:
+    importlib.import_module(f"pelure.cli.{_module}").register(app)
+
+
+def main() -> None:
+    """Entry point of the ``pelure`` script."""
+    app()
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,79 @@
+"""What a command prints: one event a line for scripts (``--json``), readable lines and bars for people.
+
+Every long-running command tells what happens as events, ``{"event": NAME, …}``, through one
+:class:`Output`. With ``--json`` each is a line on standard output; without it, :meth:`Output.event`
+prints the sentence given along with it. Names of events are stable; docs/events.md lists them.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from types import TracebackType
+from typing import Any
+
+from rich.console import Console
+from rich.progress import (
+    BarColumn,
+    DownloadColumn,
+    Progress,
+    TaskID,
+    TextColumn,
+    TimeRemainingColumn,
+    TransferSpeedColumn,
+)
+
+
+class Output:
+    """Where a command's events go; used as a context manager so that bars are always taken down."""
+
+    def __init__(self, as_json: bool) -> None:
+        self.as_json = as_json
+        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self._bars: Progress | None = None
+        self._tasks: dict[str, TaskID] = {}
+
+    def event(self, name: str, text: str | None = None, **fields: Any) -> None:
+        """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
+        if self.as_json:
+            print(json.dumps({"event": name, **fields}, ensure_ascii=False), flush=True)
+        elif text is not None:
+            self.console.print(text, markup=False)
+
+    def progress(self, what: str, done: float, total: float | None, **fields: Any) -> None:
+        """Show that ``done`` of ``total`` bytes (or parts, if ``total`` ≤ 1) of ``what`` are there."""
+        if self.as_json:
+            self.event("progress", what=what, done=done, total=total, **fields)
+            return
+        if not sys.stdout.isatty():
+            return
+        if self._bars is None:
+            self._bars = Progress(
+                TextColumn("{task.description}"),
+                BarColumn(),
+                TextColumn("{task.percentage:>3.0f} %"),
+                DownloadColumn(),
+                TransferSpeedColumn(),
+                TimeRemainingColumn(),
+                console=self.console,
+                transient=True,
+            )
+            self._bars.start()
+        if what not in self._tasks:
+            self._tasks[what] = self._bars.add_task(what, total=total)
+        self._bars.update(self._tasks[what], completed=done, total=total)
+
+    def finish(self) -> None:
+        """Take the bars down; later lines print normally."""
+        if self._bars is not None:
+            self._bars.stop()
+            self._bars = None
+            self._tasks.clear()
+
+    def __enter__(self) -> Output:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.finish()

@@ -1,0 +1,93 @@
+"""How a command runs: settings shared by all of them, signals, and exit statuses.
+
+0 success, 1 failure with one line on standard error, 2 wrong usage (typer's own), 130 interrupted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import signal
+import sys
+import traceback
+from collections.abc import Coroutine
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import typer
+
+from pelure.errors import PelureError
+
+
+@dataclass
+class Settings:
+    """The global options: ``--network``, ``--state``, ``--verbose``."""
+
+    network: str
+    state: Path
+    verbose: bool
+
+
+def settings_of(context: typer.Context) -> Settings:
+    """The global options of the running command."""
+    settings = context.find_root().obj
+    assert isinstance(settings, Settings)
+    return settings
+
+
+def fail(message: str) -> typer.Exit:
+    """Print ``message`` on standard error; the caller raises what is returned (exit status 1)."""
+    print(f"pelure: {message}", file=sys.stderr)
+    return typer.Exit(1)
+
+
+def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
+    """Run ``work`` until it ends or SIGINT/SIGTERM asks it to stop; it is cancelled then and cleans up."""
+    try:
+        import uvloop
+
+        loop_factory: Any = uvloop.new_event_loop
+    except ImportError:  # not on this platform
+        loop_factory = None
+    try:
+        with asyncio.Runner(loop_factory=loop_factory) as runner:
+            interrupted = runner.run(_until_signal(work))
+    except (PelureError, OSError) as error:
+        if settings.verbose:
+            traceback.print_exc()
+        raise fail(str(error) or type(error).__name__) from None
+    if interrupted:
+        raise typer.Exit(130)
+
+
+async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
+    """True if SIGINT ended ``work``; SIGTERM, the polite way to end a service, counts as success."""
+    loop = asyncio.get_running_loop()
+    task = loop.create_task(work)
+    seen: list[int] = []
+
+    def stop(number: int) -> None:
+        seen.append(number)
+        task.cancel()
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        loop.add_signal_handler(number, stop, number)
+    try:
+        await task
+    except asyncio.CancelledError:
+        if not seen:
+            raise
+        return signal.SIGINT in seen
+    return False
+
+
+def set_up_logging(verbose: bool) -> None:
+    """Log lines go to standard error: warnings always, what happens inside with ``--verbose``."""
+    logging.basicConfig(
+        level=logging.DEBUG if verbose else logging.WARNING,
+        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
+        stream=sys.stderr,
+    )
+    for noisy in ("asyncio", "httpx", "httpcore", "watchfiles"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
