@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import importlib
+import importlib.util
 import os
 from pathlib import Path
 from typing import Annotated
@@ -49,6 +49,8 @@ def global_options(
 
 
 for _module in COMMAND_MODULES:
+    if importlib.util.find_spec(f"pelure.cli.{_module}") is None:
+        continue
     importlib.import_module(f"pelure.cli.{_module}").register(app)
 
 
