@@ -20,7 +20,7 @@ class Reader:
     Every method raises :class:`~pelure.errors.ProtocolError` when the bytes run out or are not valid.
     """
 
-    __slots__ = ("data", "pos", "end")
+    __slots__ = ("data", "end", "pos")
 
     def __init__(self, data: bytes, pos: int = 0, end: int | None = None) -> None:
         self.data = data

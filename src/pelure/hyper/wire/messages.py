@@ -1,14 +1,15 @@
-"""The messages of a Hypercore channel (protocol ``hypercore/alpha``, npm hypercore 11 ``lib/messages.js``).
+"""The messages of a Hypercore channel (protocol ``hypercore/alpha`` of npm hypercore 11).
 
-Each message class has its number on the channel in ``TYPE``, ``encode()`` and ``decode(reader)``. The parts of
-requests and answers (:class:`Node`, :class:`BlockRequest`, :class:`DataBlock`, …) are what proofs are
-made of, so the core uses them too. Manifests travel as raw bytes here; ``hyper.core`` gives them meaning.
+Each message class has its number on the channel in ``TYPE``, ``encode()`` and ``decode(reader)``. The
+parts of requests and answers (:class:`Node`, :class:`BlockRequest`, :class:`DataBlock`, …) are what proofs
+are made of, so the core uses them too. Manifests travel as raw bytes here; ``hyper.core`` gives them
+meaning.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import ClassVar, NamedTuple, TypeAlias
+from typing import ClassVar, TypeAlias
 
 from pelure.errors import ProtocolError
 from pelure.hyper.encoding.compact import Reader, Writer
@@ -22,7 +23,8 @@ MAX_BLOCK = 15 * 1024 * 1024
 _MIN_NODE = 34
 
 
-class Node(NamedTuple):
+@dataclass(slots=True)
+class Node:
     """A Merkle tree node: flat-tree ``index``, ``size`` in bytes of all blocks below, 32-byte ``hash``."""
 
     index: int
@@ -42,28 +44,32 @@ def _read_nodes(r: Reader) -> list[Node]:
     return [Node(r.uint(), r.uint(), r.take(32)) for _ in range(r.count(_MIN_NODE))]
 
 
-class BlockRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class BlockRequest:
     """Block ``index``, with a proof that climbs ``nodes`` tree levels."""
 
     index: int
     nodes: int
 
 
-class HashRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class HashRequest:
     """The tree node ``index`` (flat-tree), with a proof that climbs ``nodes`` levels."""
 
     index: int
     nodes: int
 
 
-class SeekRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class SeekRequest:
     """Where byte ``bytes`` lies, not counting ``padding`` bytes at the start of each block."""
 
     bytes: int
     padding: int
 
 
-class UpgradeRequest(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class UpgradeRequest:
     """Proof that a tree of ``start`` blocks grew by ``length`` blocks."""
 
     start: int
@@ -189,10 +195,18 @@ class Request:
         w.uint(flags | self.manifest * 16 | bool(self.priority) * 32)
         w.uint(self.id)
         w.uint(self.fork)
-        for part in parts:
-            if part is not None:
-                w.uint(part[0])
-                w.uint(part[1])
+        if self.block is not None:
+            w.uint(self.block.index)
+            w.uint(self.block.nodes)
+        if self.hash is not None:
+            w.uint(self.hash.index)
+            w.uint(self.hash.nodes)
+        if self.seek is not None:
+            w.uint(self.seek.bytes)
+            w.uint(self.seek.padding)
+        if self.upgrade is not None:
+            w.uint(self.upgrade.start)
+            w.uint(self.upgrade.length)
         if self.priority:
             w.uint(self.priority)
         return w.bytes()
@@ -311,7 +325,7 @@ class NoData:
 
 @dataclass(slots=True)
 class Want:
-    """Tell me which of the ``length`` blocks from ``start`` you have, and about changes (``any``: any of them)."""
+    """Asks which of ``length`` blocks from ``start`` the other side has (``any``: whether any), now and later."""
 
     TYPE: ClassVar[int] = 5
     start: int
@@ -340,7 +354,7 @@ class Unwant(Want):
 
 @dataclass(slots=True)
 class Bitfield:
-    """Which blocks from ``start`` (a multiple of 32) the sender has: little-endian 32-bit words, bit i first."""
+    """Which blocks from ``start``, a multiple of 32, the sender has: 32-bit words, lowest bit first."""
 
     TYPE: ClassVar[int] = 7
     start: int
