@@ -1,0 +1,90 @@
+"""The link book: adding, finding, revoking, exporting."""
+
+import stat
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pelure.errors import ConfigError
+from pelure.share.link import PrivateLink
+from pelure.share.linkbook import Entry, LinkBook, export_book, import_received
+
+
+def entry(name: str, share: str = "s1", secret: bytes = b"s" * 16, **fields: object) -> Entry:
+    link = PrivateLink(b"o" * 32, b"d" * 32, b"c" * 32, secret).encode()
+    made = Entry(id=0, share=share, name=name, link=link, browser=False, service="a", created=time.time())
+    return replace(made, **fields)
+
+
+@pytest.fixture
+def book(tmp_path: Path):
+    with LinkBook(tmp_path / "book" / "links.sqlite") as opened:
+        yield opened
+
+
+def test_file_is_private(book: LinkBook, tmp_path: Path) -> None:
+    assert stat.S_IMODE((tmp_path / "book" / "links.sqlite").stat().st_mode) == 0o600
+
+
+def test_add_is_all_or_nothing(book: LinkBook) -> None:
+    book.add([entry("alice")])
+    with pytest.raises(ConfigError, match="named «alice» already"):
+        book.add([entry("bob"), entry("alice")])
+    assert [e.name for e in book.entries("s1")] == ["alice"]
+    book.add([entry("alice", share="s2")])
+    with pytest.raises(ConfigError, match="several links"):
+        book.find("alice")
+    assert book.find("alice", "s2").share == "s2"
+
+
+def test_revoking_wipes_the_secret(book: LinkBook, tmp_path: Path) -> None:
+    book.add([entry("alice", secret=b"Sixteen secret b")])
+    held = book.find("alice")
+    assert held.private_link().secret == b"Sixteen secret b"
+    book.revoke(held)
+    with pytest.raises(ConfigError, match="revoked already"):
+        book.find("alice")
+    gone = book.entries("s1")[0]
+    assert gone.state() == "revoked"
+    with pytest.raises(ConfigError, match="revoked"):
+        gone.private_link()
+    assert held.link is not None
+    assert held.link.encode() not in (tmp_path / "book" / "links.sqlite").read_bytes()
+    book.add([entry("alice")])
+
+
+def test_states_and_search(book: LinkBook) -> None:
+    book.add([entry("alice", expires=10.0, tags=("family",)), entry("bob", note="From Work")])
+    assert [e.state(now=11) for e in book.entries()] == ["expired", "live"]
+    assert [e.name for e in book.live("s1", now=11)] == ["bob"]
+    assert [e.name for e in book.search("FAMILY ali")] == ["alice"]
+    assert [e.name for e in book.search("work")] == ["bob"]
+    with pytest.raises(ConfigError, match="no link is named"):
+        book.find("carol")
+
+
+@pytest.mark.parametrize("name", ["", "  ", "a\nb", "x" * 81, "\u202eevil"])
+def test_bad_names(book: LinkBook, name: str) -> None:
+    with pytest.raises(ConfigError):
+        book.add([entry(name)])
+
+
+def test_export_and_import(book: LinkBook, tmp_path: Path) -> None:
+    book.add([entry("alice", tags=("x",)), entry("bob", secret=b"t" * 16)])
+    assert "pelure:" not in export_book(book, secrets=False)
+    with LinkBook(tmp_path / "other.sqlite") as other:
+        text = export_book(book, secrets=True)
+        assert import_received(other, text) == 2
+        assert import_received(other, text) == 0
+        assert {e.name for e in other.entries("")} == {"alice", "bob"}
+        for bad in ("[1]", "{", '[{"link": 3}]', '[{"name":"a","link":"pelure:zz"}]'):
+            with pytest.raises((ConfigError, Exception)):
+                import_received(other, bad)
+
+
+def test_damaged_book(tmp_path: Path) -> None:
+    (tmp_path / "links.sqlite").write_bytes(b"not a database, but long enough to look at" * 40)
+    with pytest.raises(ConfigError, match="damaged"):
+        LinkBook(tmp_path / "links.sqlite")
