@@ -1,4 +1,4 @@
-"""Fixtures of the interop tests: one private C tor network for the session, payload server, program checks."""
+"""Fixtures of the interop tests: one private C tor network for the session, payload server, programs."""
 
 from __future__ import annotations
 

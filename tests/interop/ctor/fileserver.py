@@ -1,6 +1,6 @@
 """A small HTTP/1.1 file server on loopback that hands out payloads of known SHA-256.
 
-It runs in a thread with its own event loop, so that synchronous tests (and tests whose loop is busy) can use it.
+It runs in a thread with its own event loop, so that synchronous tests can use it too.
 """
 
 from __future__ import annotations

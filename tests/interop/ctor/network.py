@@ -125,7 +125,8 @@ class CTorNetwork:
     """A private C tor network; use as a context manager or call :meth:`start` and :meth:`stop`.
 
     ``fast`` runs every process with ``Schedulers Vanilla`` (C tor's best setting on loopback). ``params`` are
-    consensus parameters. ``outside_authorities`` are ``DirAuthority`` lines of authorities that are not C tor's.
+    consensus parameters. ``outside_authorities`` are ``DirAuthority`` lines of authorities run by somebody
+    else.
     """
 
     def __init__(
@@ -188,7 +189,7 @@ class CTorNetwork:
         raise KeyError(fingerprint_or_nickname)
 
     def directory(self, path: str, authority: int = 0) -> bytes:
-        """GET ``path`` (such as ``/tor/status-vote/current/consensus-microdesc``) from an authority's DirPort.
+        """GET ``path`` (``/tor/status-vote/current/consensus-microdesc``, …) from an authority's DirPort.
 
         Raises ``OSError`` (``urllib.error.HTTPError`` with the status) when it has no such document.
         """
@@ -242,7 +243,7 @@ class CTorNetwork:
             self.wait_ready()
 
     def wait_ready(self, fingerprints: Iterable[str] | None = None, seconds: float = START_SECONDS) -> None:
-        """Wait until each relay (default: this network's own relays) is in every authority's consensus with all flags.
+        """Wait until each relay (default: the network's own) has all flags in every authority's consensus.
 
         Raises :class:`CTorError` with the logs' ends.
         """
@@ -321,8 +322,8 @@ class CTorNetwork:
         """Start a C tor onion service and wait until its descriptors are uploaded.
 
         ``ports`` maps virtual ports to loopback ports (or whole targets). ``directory`` is a HiddenServiceDir
-        (made if None). ``authorized`` maps client names to base32 x25519 public keys; ``service_extra`` are torrc
-        lines of the service (``HiddenService…``).
+        (made if None). ``authorized`` maps client names to base32 x25519 public keys; ``service_extra`` are
+        torrc lines of the service (``HiddenService…``).
         """
         name = self._name("service")
         home = directory or self.folder / name / "hs"
