@@ -325,7 +325,7 @@ class NoData:
 
 @dataclass(slots=True)
 class Want:
-    """Asks which of ``length`` blocks from ``start`` the other side has (``any``: whether any), now and later."""
+    """Asks which of ``length`` blocks from ``start`` the other side has, now and later."""
 
     TYPE: ClassVar[int] = 5
     start: int

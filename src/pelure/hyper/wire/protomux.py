@@ -1,0 +1,289 @@
+"""Protomux: many channels over one message stream (npm ``protomux`` 3), without I/O.
+
+A message is ``channel, type, body``. Channel 0 is for control: open, reject, close, and batch, which packs
+several messages into one. Each side numbers its own channels from 1 and names them by (protocol, id);
+a channel is usable once both sides have opened one of the same name.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Iterable
+from typing import Protocol
+
+from pelure.errors import ProtocolError
+from pelure.hyper.encoding.compact import Reader, Writer, encode_uint
+
+_BATCH, _OPEN, _REJECT, _CLOSE = range(4)
+BATCH_BYTES = 64 * 1024
+"""A batch is closed once it holds this many bytes; a single longer message is sent as it is."""
+MAX_NAME = 256
+"""Bytes of the longest protocol name or channel id taken from the other side."""
+
+Name = tuple[str, bytes | None]
+
+
+class ChannelHandler(Protocol):
+    """What a channel's owner does about events on it. ``ProtocolError`` from any of these ends the stream."""
+
+    def on_open(self, handshake: Reader) -> None:
+        """Both sides have opened; ``handshake`` is what came with the other side's open."""
+
+    def on_message(self, kind: int, body: Reader) -> None:
+        """A message came."""
+
+    def on_close(self) -> None:
+        """The other side closed or rejected the channel, or the stream ended; not called for ``close()``."""
+
+
+class Channel:
+    """One channel, made by :meth:`Mux.open`."""
+
+    def __init__(self, mux: Mux, name: Name, local: int, handler: ChannelHandler) -> None:
+        self.name = name
+        self.local = local
+        self.remote = 0
+        self.closed = False
+        self.handler = handler
+        self._mux = mux
+        self._prefix = encode_uint(local)
+
+    @property
+    def opened(self) -> bool:
+        """Whether both sides have opened it and neither has closed it."""
+        return self.remote != 0 and not self.closed
+
+    def send(self, kind: int, body: bytes) -> None:
+        """Queue a message; it leaves with :meth:`Mux.take_output`. Ignored once closed."""
+        if not self.closed:
+            self._mux.queue(self.local, kind, body)
+
+    def close(self) -> None:
+        """Close this side; what the other side still sends on it is ignored."""
+        if not self.closed:
+            self._mux.queue(0, _CLOSE, self._prefix)
+            self._mux.detach(self)
+
+
+class Mux:
+    """The channels of one stream.
+
+    ``pair`` is asked when the other side opens a name for which no own channel waits: it may call
+    :meth:`open` for that very name; if it doesn't, the open is rejected. ``aliases`` maps other
+    spellings of protocol names to the one used here.
+    """
+
+    def __init__(self, pair: Callable[[Name], None], aliases: dict[str, str]) -> None:
+        self._pair = pair
+        self._aliases = aliases
+        self._local: dict[int, Channel] = {}
+        self._free: list[int] = []
+        self._next = 1
+        self._remote: list[Channel | None] = []
+        self._waiting: dict[Name, deque[Channel]] = {}
+        self._open: dict[Name, Channel] = {}
+        self._pairing: tuple[Name, int] | None = None
+        self._output: list[tuple[int, int, bytes]] = []
+        self.queued_bytes = 0
+
+    def find(self, name: Name) -> Channel | None:
+        """Return the channel with this name that is open or waits for the other side, if any."""
+        return self._open.get(name) or next(
+            (channel for channel in self._waiting.get(name, ()) if not channel.closed), None
+        )
+
+    def open(self, name: Name, handshake: bytes, handler: ChannelHandler) -> Channel:
+        """Open a channel; ``handshake`` travels with the open. ``ValueError`` if the name is in use."""
+        if self.find(name) is not None:
+            raise ValueError(f"channel {name[0]} is already open")
+        if self._free:
+            local = self._free.pop()
+        else:
+            local = self._next
+            self._next += 1
+        channel = Channel(self, name, local, handler)
+        self._local[local] = channel
+        w = Writer()
+        w.uint(local)
+        w.string(name[0])
+        w.buffer(name[1])
+        w.raw(handshake)
+        self.queue(0, _OPEN, w.bytes())
+        if self._pairing is not None and self._pairing[0] == name:
+            self._join(channel, self._pairing[1])
+            self._pairing = None
+        else:
+            self._waiting.setdefault(name, deque()).append(channel)
+        return channel
+
+    def queue(self, local: int, kind: int, body: bytes) -> None:
+        """Queue message ``kind`` for the other side on own channel ``local``, 0 for control."""
+        self._output.append((local, kind, body))
+        self.queued_bytes += len(body)
+
+    def take_output(self) -> list[bytes]:
+        """Return the queued messages, packed into batches, and forget them."""
+        output, self._output = self._output, []
+        self.queued_bytes = 0
+        packed: list[bytes] = []
+        batch: list[tuple[int, bytes]] = []
+        size = 0
+        for local, kind, body in output:
+            if batch and size + len(body) > BATCH_BYTES:
+                packed.append(_pack(batch))
+                batch, size = [], 0
+            batch.append((local, encode_uint(kind) + body))
+            size += len(body)
+        if batch:
+            packed.append(_pack(batch))
+        return packed
+
+    def receive(self, message: bytes) -> None:
+        """Take one message of the stream. Raises ``ProtocolError`` when it breaks the protocol."""
+        r = Reader(message)
+        channel, kind = r.uint(), r.uint()
+        if channel == 0 and kind == _BATCH:
+            self._batch(r)
+        else:
+            self._dispatch(channel, kind, r)
+
+    def end(self) -> None:
+        """The stream is over: close every channel."""
+        channels = list(self._local.values())
+        self._local.clear()
+        self._waiting.clear()
+        self._open.clear()
+        self._remote.clear()
+        for channel in channels:
+            if not channel.closed:
+                channel.closed = True
+                channel.handler.on_close()
+
+    def detach(self, channel: Channel) -> None:
+        """Forget a channel that is being closed by this side (used by :meth:`Channel.close`)."""
+        channel.closed = True
+        self._local.pop(channel.local, None)
+        if channel.remote:
+            self._remote[channel.remote - 1] = None
+            self._open.pop(channel.name, None)
+            self._free.append(channel.local)
+        # An unpaired channel stays among the waiting ones: its number is free once the answer came.
+
+    def _batch(self, r: Reader) -> None:
+        end = r.end
+        channel = r.uint()
+        while r.pos < end:
+            size = r.uint()
+            if size == 0:
+                channel = r.uint()
+                continue
+            stop = min(r.pos + size, end)
+            r.end = stop
+            kind = r.uint()
+            if channel == 0 and kind == _BATCH:
+                raise ProtocolError("batch inside a batch")
+            self._dispatch(channel, kind, r)
+            r.pos, r.end = stop, end
+
+    def _dispatch(self, remote: int, kind: int, r: Reader) -> None:
+        if remote == 0:
+            if kind == _OPEN:
+                self._on_open(r)
+            elif kind == _REJECT:
+                self._on_reject(r.uint())
+            elif kind == _CLOSE:
+                self._on_close(r.uint())
+            return
+        channel = self._remote[remote - 1] if remote <= len(self._remote) else None
+        if channel is not None:
+            channel.handler.on_message(kind, r)
+
+    def _on_open(self, r: Reader) -> None:
+        remote = r.uint()
+        protocol = r.string()
+        identity = r.optional_buffer()
+        if len(protocol) > MAX_NAME or len(identity or b"") > MAX_NAME:
+            raise ProtocolError("channel name is too long")
+        if remote == 0:
+            self.queue(0, _REJECT, encode_uint(0))
+            return
+        if remote == len(self._remote) + 1:
+            self._remote.append(None)
+        if remote > len(self._remote) or self._remote[remote - 1] is not None:
+            raise ProtocolError(f"the other side opened channel {remote} out of turn")
+        name = (self._aliases.get(protocol, protocol), identity)
+        if waiting := self._next_waiting(name):
+            if waiting.closed:
+                self._free.append(waiting.local)
+                return
+            channel: Channel | None = waiting
+            self._join(waiting, remote)
+        else:
+            channel = self._ask_pair(name, remote)
+        if channel is None:
+            self.queue(0, _REJECT, encode_uint(remote))
+        else:
+            channel.handler.on_open(r)
+
+    def _next_waiting(self, name: Name) -> Channel | None:
+        """Take the oldest own open of this name that the other side has not answered."""
+        queue = self._waiting.get(name)
+        if not queue:
+            return None
+        channel = queue.popleft()
+        if not queue:
+            del self._waiting[name]
+        return channel
+
+    def _ask_pair(self, name: Name, remote: int) -> Channel | None:
+        if name in self._open:
+            return None
+        self._pairing = (name, remote)
+        self._pair(name)
+        self._pairing = None
+        return self._open.get(name)
+
+    def _join(self, channel: Channel, remote: int) -> None:
+        channel.remote = remote
+        self._remote[remote - 1] = channel
+        self._open[channel.name] = channel
+
+    def _on_reject(self, local: int) -> None:
+        for name, queue in self._waiting.items():
+            channel = next((channel for channel in queue if channel.local == local), None)
+            if channel is not None:
+                queue.remove(channel)
+                if not queue:
+                    del self._waiting[name]
+                self._local.pop(local, None)
+                self._free.append(local)
+                if not channel.closed:
+                    channel.closed = True
+                    channel.handler.on_close()
+                return
+        raise ProtocolError(f"the other side rejected channel {local}, which does not wait for it")
+
+    def _on_close(self, remote: int) -> None:
+        channel = self._remote[remote - 1] if 0 < remote <= len(self._remote) else None
+        if channel is not None:
+            self.detach(channel)
+            channel.handler.on_close()
+
+
+def _pack(batch: Iterable[tuple[int, bytes]]) -> bytes:
+    """Return one stream message holding all of ``batch`` (own channel number; type and body)."""
+    messages = list(batch)
+    current, message = messages[0]
+    if len(messages) == 1:
+        return encode_uint(current) + message
+    w = Writer()
+    w.uint(0)
+    w.uint(_BATCH)
+    w.uint(current)
+    for local, message in messages:
+        if local != current:
+            w.uint(0)
+            w.uint(local)
+            current = local
+        w.buffer(message)
+    return w.bytes()

@@ -1,0 +1,172 @@
+"""Secret streams: encrypted messages over any byte stream (npm ``@hyperswarm/secret-stream`` 6).
+
+A frame is a 24-bit little-endian length and that many bytes. First come the three handshake messages
+(:mod:`pelure.hyper.wire.noise`), then from each side one frame of stream id and header, then messages
+sealed by libsodium's ``secretstream_xchacha20poly1305``, one per frame. An empty message keeps the
+stream alive.
+"""
+
+from __future__ import annotations
+
+import hmac
+from collections.abc import Callable, Iterable
+from hashlib import blake2b
+
+import nacl.bindings as sodium
+from nacl.exceptions import CryptoError as SodiumError
+
+from pelure.errors import AccessDenied, CryptoError, ProtocolError
+from pelure.hyper.wire.noise import KeyPair, NoiseXX, Rng
+
+_LENGTH_BYTES = 3
+_OVERHEAD = sodium.crypto_secretstream_xchacha20poly1305_ABYTES
+_HEADER_BYTES = sodium.crypto_secretstream_xchacha20poly1305_HEADERBYTES
+_ID_BYTES = 32
+MAX_MESSAGE = 0xFFFFFF - _OVERHEAD
+"""Bytes of the longest plaintext that fits in a frame."""
+
+_NAMESPACE = blake2b(b"hyperswarm/secret-stream", digest_size=32).digest()
+_ROLE = {
+    True: blake2b(_NAMESPACE + b"\x00", digest_size=32).digest(),
+    False: blake2b(_NAMESPACE + b"\x01", digest_size=32).digest(),
+}
+
+
+def _stream_id(handshake_hash: bytes, initiator: bool) -> bytes:
+    return blake2b(_ROLE[initiator], key=handshake_hash, digest_size=_ID_BYTES).digest()
+
+
+class SecretStream:
+    """One side of a secret stream, without I/O.
+
+    Feed received bytes to :meth:`receive`; send what :meth:`take_output` and :meth:`seal` return, in order.
+    ``allow`` is asked about the other side's static key as soon as it is known, on the initiator's side
+    before its own key is given away; when it says no, :meth:`receive` raises ``AccessDenied``.
+    """
+
+    def __init__(
+        self,
+        initiator: bool,
+        keypair: KeyPair,
+        rng: Rng,
+        allow: Callable[[bytes], bool] | None = None,
+    ) -> None:
+        self.initiator = initiator
+        self.handshake_hash = b""
+        self.remote_public: bytes | None = None
+        self._allow = allow
+        self._rng = rng
+        self._noise: NoiseXX | None = NoiseXX(initiator, keypair, rng)
+        self._push = sodium.crypto_secretstream_xchacha20poly1305_state()
+        self._pull = sodium.crypto_secretstream_xchacha20poly1305_state()
+        self._rx_key = b""
+        self._opened = False
+        self._buffer = bytearray()
+        self._output: list[bytes] = []
+        self._handshake()
+
+    @property
+    def ready(self) -> bool:
+        """Whether messages can be sealed: the handshake is complete."""
+        return self._noise is None
+
+    @property
+    def opened(self) -> bool:
+        """Whether the other side's header came too, so that its messages can be read."""
+        return self._opened
+
+    def take_output(self) -> bytes:
+        """Return handshake bytes to send now, and forget them."""
+        output = b"".join(self._output)
+        self._output.clear()
+        return output
+
+    def seal(self, messages: Iterable[bytes]) -> bytes:
+        """Return the frames for ``messages``, in order. Only once :attr:`ready`."""
+        frames = []
+        for message in messages:
+            size = len(message) + _OVERHEAD
+            if size > 0xFFFFFF:
+                raise ValueError(f"message of {len(message)} bytes does not fit in a frame")
+            frames.append(size.to_bytes(_LENGTH_BYTES, "little"))
+            frames.append(sodium.crypto_secretstream_xchacha20poly1305_push(self._push, message))
+        return b"".join(frames)
+
+    def receive(self, data: bytes) -> list[bytes]:
+        """Take received bytes; return the messages they complete (keep-alives left out).
+
+        Raises ``ProtocolError``, ``CryptoError`` or ``AccessDenied``; the stream is of no use afterwards.
+        """
+        buffer = self._buffer
+        buffer += data
+        messages: list[bytes] = []
+        pos = 0
+        while len(buffer) - pos >= _LENGTH_BYTES:
+            start = pos + _LENGTH_BYTES
+            size = int.from_bytes(buffer[pos:start], "little")
+            if not self._opened:
+                self._check_setup_size(size)
+            if len(buffer) - start < size:
+                break
+            pos = start + size
+            with memoryview(buffer) as view:
+                frame = bytes(view[start:pos])
+            if self._opened:
+                if message := self._open(frame):
+                    messages.append(message)
+            elif self._noise is not None:
+                self._noise.read(frame)
+                self._handshake()
+            else:
+                self._read_header(frame)
+        del buffer[:pos]
+        return messages
+
+    def _open(self, frame: bytes) -> bytes:
+        if len(frame) < _OVERHEAD:
+            raise ProtocolError("secret stream frame is too short")
+        try:
+            message, _ = sodium.crypto_secretstream_xchacha20poly1305_pull(self._pull, frame)
+        except (SodiumError, RuntimeError):
+            raise CryptoError("secret stream frame does not authenticate") from None
+        return bytes(message)
+
+    def _check_setup_size(self, size: int) -> None:
+        """Refuse a frame of the wrong size before its bytes are collected."""
+        expected = self._noise.next_size if self._noise is not None else _ID_BYTES + _HEADER_BYTES
+        if size != expected:
+            raise ProtocolError(f"handshake frame of {size} bytes, expected {expected}")
+
+    def _handshake(self) -> None:
+        """Check the other side's key, and write whatever is this side's to write."""
+        noise = self._noise
+        assert noise is not None
+        if self.remote_public is None and noise.remote_public is not None:
+            self.remote_public = noise.remote_public
+            if self._allow is not None and not self._allow(self.remote_public):
+                raise AccessDenied("the other side's key is not allowed on this stream")
+        if noise.writes_next:
+            self._write_frame(noise.write())
+        if noise.complete:
+            self._start_messages(noise)
+
+    def _start_messages(self, noise: NoiseXX) -> None:
+        self.handshake_hash = noise.hash
+        self._rx_key = noise.rx
+        self._noise = None
+        header = self._rng(_HEADER_BYTES)
+        # Pushing starts from the very state that pulling with this header starts from; libsodium's own
+        # init_push would choose the header itself.
+        sodium.crypto_secretstream_xchacha20poly1305_init_pull(self._push, header, noise.tx)
+        self._write_frame(_stream_id(self.handshake_hash, self.initiator) + header)
+
+    def _write_frame(self, payload: bytes) -> None:
+        self._output.append(len(payload).to_bytes(_LENGTH_BYTES, "little") + payload)
+
+    def _read_header(self, frame: bytes) -> None:
+        stream_id, header = frame[:_ID_BYTES], frame[_ID_BYTES:]
+        if not hmac.compare_digest(stream_id, _stream_id(self.handshake_hash, not self.initiator)):
+            raise CryptoError("the other side's stream id is wrong")
+        sodium.crypto_secretstream_xchacha20poly1305_init_pull(self._pull, header, self._rx_key)
+        self._rx_key = b""
+        self._opened = True
