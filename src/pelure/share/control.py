@@ -78,7 +78,9 @@ class ControlServer:
             request = json.loads(await reader.readline())
             handler = self._handlers[request["op"]]
         except (ValueError, KeyError, TypeError):
-            await emit("error", message="the running pelure does not know this request: are both the same version?")
+            await emit(
+                "error", message="the running pelure does not know this request: are both the same version?"
+            )
             return
         work = asyncio.ensure_future(handler(request, emit))
         gone = asyncio.ensure_future(reader.read())

@@ -134,7 +134,9 @@ def split_path(text: str) -> tuple[str, str]:
 
 def printable(text: str) -> str:
     """``text`` without control and invisible direction characters, which could fake what a person sees."""
-    return "".join(c for c in text if c.isprintable() and not "\u202a" <= c <= "\u202e" and not "\u2066" <= c <= "\u2069")
+    return "".join(
+        c for c in text if c.isprintable() and not "\u202a" <= c <= "\u202e" and not "\u2066" <= c <= "\u2069"
+    )
 
 
 def _cut_utf8(text: str, limit: int) -> bytes:
@@ -143,7 +145,7 @@ def _cut_utf8(text: str, limit: int) -> bytes:
 
 def _read_fields(data: bytes) -> dict[int, bytes]:
     fields: dict[int, bytes] = {}
-    while data:
+    while data.strip(b"\0"):  # the text form may have added one zero byte to fill its last symbol
         if len(data) < 2 or len(data) < 2 + data[1]:
             raise LinkFormatError("this link is cut short: copy it again, whole")
         kind, value, data = data[0], data[2 : 2 + data[1]], data[2 + data[1] :]

@@ -160,7 +160,9 @@ class LinkBook:
                 )
         except sqlite3.IntegrityError:
             self._db.execute("ROLLBACK")
-            raise ConfigError(f"there is a live link named «{entry.name}» already; choose another name") from None
+            raise ConfigError(
+                f"there is a live link named «{entry.name}» already; choose another name"
+            ) from None
         except BaseException:
             self._db.execute("ROLLBACK")
             raise
@@ -180,7 +182,9 @@ class LinkBook:
         if not found:
             known = any(e.name == name for e in self.entries(share))
             raise ConfigError(
-                f"the link «{name}» was revoked already" if known else f"no link is named «{name}»; see `pelure links`"
+                f"the link «{name}» was revoked already"
+                if known
+                else f"no link is named «{name}»; see `pelure links`"
             )
         if len(found) > 1:
             shares = ", ".join(e.share or "received" for e in found)
@@ -221,7 +225,9 @@ class LinkBook:
 
     def used(self, entry_id: int, now: float | None = None) -> None:
         """Note that a link was used just now."""
-        self._db.execute("UPDATE links SET last_use=? WHERE id=?", (time.time() if now is None else now, entry_id))
+        self._db.execute(
+            "UPDATE links SET last_use=? WHERE id=?", (time.time() if now is None else now, entry_id)
+        )
 
     def forget_share(self, share: str) -> None:
         """Delete every entry of ``share``."""
