@@ -69,7 +69,7 @@ class PrivateLink:
 
     @property
     def discovery_secret(self) -> bytes:
-        """X25519 secret (32 bytes) with which the service's descriptor is decrypted (rend-spec-v3 2.5.1.2)."""
+        """X25519 secret (32 bytes) that decrypts the service's descriptor (rend-spec-v3 2.5.1.2)."""
         return hkdf_sha256(self.secret, b"pelure-link-v1", b"restricted discovery", 32)
 
     @property
@@ -106,7 +106,7 @@ class PrivateLink:
         data = _from_text(text)
         if data[0] != VERSION:
             raise LinkFormatError(
-                f"this link has format version {data[0]}, and this pelure reads version {VERSION}: update pelure"
+                f"this link has format version {data[0]}, this pelure reads version {VERSION}: update pelure"
             )
         if len(data) < _FIXED_SIZE:
             raise LinkFormatError("this link is cut short: copy it again, whole")
@@ -156,7 +156,7 @@ def _read_fields(data: bytes) -> dict[int, bytes]:
 
 
 def _to_text(data: bytes) -> str:
-    """Bytes (with their length implied) as characters: 5-bit groups, an even number of them, then the checksum."""
+    """Bytes as characters: 5-bit groups, an even number of them, then the checksum."""
     bits = len(data) * 8
     groups = -(-bits // 5)
     groups += groups % 2

@@ -142,8 +142,8 @@ class LinkBook:
         try:
             for entry in entries:
                 self._db.execute(
-                    "INSERT INTO links (share, name, link, browser, service, created, expires, revoked, last_use, tags,"
-                    " note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
+                    "INSERT INTO links (share, name, link, browser, service, created, expires, revoked,"
+                    " last_use, tags, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
                         entry.share,
                         check_name(entry.name),
@@ -177,7 +177,7 @@ class LinkBook:
         return [entry for entry in self.entries(share) if entry.state(now) == "live"]
 
     def find(self, name: str, share: str | None = None) -> Entry:
-        """The link that is not revoked and has this name. Raises ``ConfigError`` if none, or several, have it."""
+        """The link of this name that is not revoked. Raises ``ConfigError`` if none, or several, have it."""
         found = [e for e in self.entries(share) if e.name == name and e.revoked is None]
         if not found:
             known = any(e.name == name for e in self.entries(share))
@@ -203,7 +203,8 @@ class LinkBook:
     def update(self, entry: Entry) -> None:
         """Write all of ``entry`` (found by ``id``) anew."""
         self._db.execute(
-            "UPDATE links SET name=?, link=?, service=?, expires=?, revoked=?, last_use=?, tags=?, note=? WHERE id=?",
+            "UPDATE links SET name=?, link=?, service=?, expires=?, revoked=?, last_use=?, tags=?, note=?"
+            " WHERE id=?",
             (
                 check_name(entry.name),
                 entry.link,
