@@ -67,6 +67,8 @@ class FileServer:
                 pass
         except (OSError, asyncio.IncompleteReadError, asyncio.LimitOverrunError, ValueError):
             pass  # the client went away or spoke no HTTP
+        except asyncio.CancelledError:
+            pass  # the server stops
         finally:
             writer.close()
 

@@ -241,6 +241,9 @@ class CTorNetwork:
             self._start(relay.node)
         if wait:
             self.wait_ready()
+            # A relay that lacks microdescriptors costs the clients that ask it a retry interval of 10 s.
+            for relay in self.relays:
+                relay.node.wait_bootstrapped()
 
     def wait_ready(self, fingerprints: Iterable[str] | None = None, seconds: float = START_SECONDS) -> None:
         """Wait until each relay (default: the network's own) has all flags in every authority's consensus.

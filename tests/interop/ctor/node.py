@@ -136,6 +136,7 @@ class Node:
                 stdin=subprocess.DEVNULL,
                 stdout=output,
                 stderr=output,
+                start_new_session=True,  # an interrupt of the tests must not stop it before its tests end
             )
 
     def wait_for_control(self) -> None:
@@ -170,15 +171,15 @@ class Node:
     def wait_bootstrapped(self, seconds: float = START_SECONDS) -> None:
         """Wait for ``Bootstrapped 100%``. Raises :class:`CTorError` with the log's end."""
 
-        def done() -> bool:
-            if not self.running:
-                raise CTorError(f"{self.name} stopped:\n{self.log()[-4000:]}")
-            return "PROGRESS=100" in self.controller.get_info("status/bootstrap-phase")
+        def done_or_dead() -> bool:
+            return not self.running or "PROGRESS=100" in self.controller.get_info("status/bootstrap-phase")
 
         try:
-            wait_until(done, f"{self.name} to bootstrap", seconds)
+            wait_until(done_or_dead, f"{self.name} to bootstrap", seconds)
         except CTorError as error:
             raise CTorError(f"{error}\n{self.log()[-4000:]}") from None
+        if not self.running:
+            raise CTorError(f"{self.name} stopped:\n{self.log()[-4000:]}")
 
     def kill(self) -> None:
         """End the process at once, as a crash does."""
