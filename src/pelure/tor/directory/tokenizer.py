@@ -56,7 +56,7 @@ class Item:
 
 
 def decode_document(document: bytes, limit: int = MAX_DOCUMENT_LENGTH) -> str:
-    """The document as Latin-1 text. Raises ``DirectoryError`` if it exceeds ``limit`` bytes or holds a NUL."""
+    """The document as Latin-1 text; raises ``DirectoryError`` if it exceeds ``limit`` bytes or has a NUL."""
     if len(document) > limit:
         raise DirectoryError(f"directory document of {len(document)} bytes is too large")
     if b"\0" in document:
@@ -164,7 +164,7 @@ def format_time(seconds: float) -> str:
 
 
 def decode_base64(text: str, length: int | None = None) -> bytes:
-    """Bytes of base64 ``text``, padding optional; exactly ``length`` of them if given. Raises ``DirectoryError``."""
+    """Bytes of base64 ``text``, padding optional, ``length`` of them if given; raises ``DirectoryError``."""
     try:
         data = binascii.a2b_base64(text + "=" * (-len(text) % 4), strict_mode=True)
     except (binascii.Error, ValueError):
