@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Cells and messages to bytes and back (no I/O): the formats of tor-spec, rend-spec-v3 and cert-spec."""
