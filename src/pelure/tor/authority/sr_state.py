@@ -1,0 +1,82 @@
+"""The ``sr-state`` file: the shared random protocol's state on disk (srv-spec 4.3), as C tor writes it."""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+from pelure.errors import DirectoryError
+from pelure.tor.authority.shared_random import Commit, SharedRandom, SharedRandomState, phase_of
+from pelure.tor.directory.tokenizer import format_time, parse_int, parse_time
+
+FILE_NAME = "sr-state"
+_MAX_REVEALS = 1 << 31
+
+
+def encode_state(state: SharedRandomState) -> bytes:
+    """The file's content. It holds our unrevealed value: a secret until the reveal phase."""
+    lines = [
+        "# Shared random state. Times are in UTC. Do not edit: an authority that changes its",
+        "# commitment within a run is left out of it.",
+        "Version 1",
+        "TorVersion pelure",
+        f"ValidAfter {format_time(state.valid_after)}",
+        f"ValidUntil {format_time(state.valid_until)}",
+        *(f"Commit {commit.arguments(with_reveal=True)}" for commit in state.commits.values()),
+    ]
+    if state.previous is not None:
+        lines.append(f"SharedRandPreviousValue {state.previous.encoded}")
+    if state.current is not None:
+        lines.append(f"SharedRandCurrentValue {state.current.encoded}")
+    return ("\n".join(lines) + "\n").encode()
+
+
+def decode_state(data: bytes, now: float, interval: int) -> SharedRandomState:
+    """Parse an ``sr-state`` file. Raises ``DirectoryError`` if it is malformed or of a run that is over.
+
+    Commitments of an unknown version or algorithm are dropped, as C tor does.
+    """
+    state = SharedRandomState()
+    version = ""
+    state.valid_after = int(now)
+    for line in data.decode("utf-8", "replace").splitlines():
+        keyword, _, rest = line.partition(" ")
+        if keyword == "Version":
+            version = rest.strip()
+        elif keyword == "ValidAfter":
+            state.valid_after = int(parse_time(rest))
+        elif keyword == "ValidUntil":
+            state.valid_until = int(parse_time(rest))
+        elif keyword == "Commit":
+            _take_commit(state, rest.split())
+        elif keyword == "SharedRandPreviousValue":
+            state.previous = _parse_value(rest, state.previous)
+        elif keyword == "SharedRandCurrentValue":
+            state.current = _parse_value(rest, state.current)
+    if version != "1":
+        raise DirectoryError("the shared random state is of an unknown version")
+    if state.valid_until < now or state.valid_after >= state.valid_until:
+        raise DirectoryError("the shared random state is of a protocol run that is over")
+    state.phase = phase_of(state.valid_after, interval)
+    return state
+
+
+def _take_commit(state: SharedRandomState, words: list[str]) -> None:
+    try:
+        commit = Commit.parse(words)
+    except DirectoryError:
+        return
+    state.commits[commit.identity] = commit
+
+
+def _parse_value(text: str, seen: SharedRandom | None) -> SharedRandom:
+    words = text.split()
+    if seen is not None or len(words) < 2:
+        raise DirectoryError("the shared random state has a malformed or repeated value")
+    try:
+        value = binascii.a2b_base64(words[1], strict_mode=True)
+    except (binascii.Error, ValueError):
+        value = b""
+    if len(value) != 32 or base64.b64encode(value).decode() != words[1]:
+        raise DirectoryError("the shared random state has a malformed value")
+    return SharedRandom(parse_int(words[0], 0, _MAX_REVEALS), value)

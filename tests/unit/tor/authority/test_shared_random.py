@@ -1,0 +1,190 @@
+"""The shared random protocol (srv-spec): vectors of C tor's reference scripts, whole runs, the state file."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pelure.errors import DirectoryError
+from pelure.tor.authority.shared_random import (
+    ROUNDS_A_RUN,
+    Commit,
+    Phase,
+    SharedRandom,
+    SharedRandomState,
+    compute,
+    phase_of,
+    run_end,
+)
+from pelure.tor.authority.sr_state import decode_state, encode_state
+
+INTERVAL = 10
+RUN = ROUNDS_A_RUN * INTERVAL
+START = 1_700_000_160 // RUN * RUN
+
+
+def rng_of(seed: str) -> Callable[[int], bytes]:
+    counter = iter(range(1_000_000))
+    return lambda n: hashlib.shake_256(f"{seed}{next(counter)}".encode()).digest(n)
+
+
+def test_commit_and_reveal_encoding() -> None:
+    """Values printed by C tor's src/test/sr_commit_calc_ref.py."""
+    commit = Commit.generate(bytes(20), 1454333590, b"A" * 32)
+    assert commit.reveal == "AAAAAFavXpZJxbwTupvaJCTeIUCQmOPxAMblc7ChL5H2nZKuGchdaA=="
+    assert commit.commit == "AAAAAFavXpbkBMzMQG7aNoaGLFNpm2Wkk1ozXhuWWqL//GynltxVAg=="
+    assert commit.reveal_matches()
+
+
+def test_value_of_three_reveals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The value printed by C tor's src/test/sr_srv_calc_ref.py, whose commitments are not encoded ones."""
+    commits = [Commit(20 * letter, chr(letter[0]) * 56, chr(letter[0]) * 56) for letter in (b"B", b"C", b"A")]
+    monkeypatch.setattr(Commit, "hashed_reveal", property(lambda self: self.identity))
+    value = compute(commits, SharedRandom(1, b"Z" * 32))
+    assert value.value.hex().upper() == "2A9B1D6237DAB312A40F575DA85C147663E7ED3F80E9555395F15B515C74253D"
+    assert value.reveals == 3
+
+
+def test_phases_of_a_run() -> None:
+    phases = [phase_of(START + n * INTERVAL, INTERVAL) for n in range(ROUNDS_A_RUN)]
+    assert phases == [Phase.COMMIT] * 12 + [Phase.REVEAL] * 12
+    assert run_end(START + 13 * INTERVAL, INTERVAL) == START + RUN
+
+
+def exchange(states: dict[bytes, SharedRandomState], absent: bytes = b"") -> None:
+    """One round's votes: every authority but ``absent`` hears every other."""
+    lines = {who: state.vote_lines() for who, state in states.items() if who != absent}
+    for state in states.values():
+        for voter, vote in lines.items():
+            commits = [
+                Commit.parse(line.split()[1:]) for line in vote if line.startswith("shared-rand-commit ")
+            ]
+            state.receive(commits, voter, states)
+
+
+def test_three_authorities_agree_on_a_value() -> None:
+    states = {bytes([n]) * 20: SharedRandomState() for n in (1, 2, 3)}
+    rngs = {who: rng_of(who.hex()) for who in states}
+    for number in range(ROUNDS_A_RUN + 1):
+        for who, state in states.items():
+            assert state.prepare(START + number * INTERVAL, INTERVAL, who, rngs[who])
+        if number < ROUNDS_A_RUN:
+            exchange(states)
+    values = {state.current for state in states.values()}
+    assert len(values) == 1
+    (value,) = values
+    assert value is not None and value.reveals == 3
+    assert all(state.fresh for state in states.values())
+    assert all(len(state.commits) == 1 for state in states.values()), "a new run has begun"
+
+
+def test_an_authority_silent_in_the_reveal_phase_is_left_out() -> None:
+    states = {bytes([n]) * 20: SharedRandomState() for n in (1, 2, 3)}
+    silent = bytes([3]) * 20
+    for number in range(ROUNDS_A_RUN + 1):
+        for who, state in states.items():
+            state.prepare(START + number * INTERVAL, INTERVAL, who, rng_of(f"{who.hex()}{number}"))
+        if number < ROUNDS_A_RUN:
+            exchange(states, absent=silent if number >= 12 else b"")
+    values = {state.current for who, state in states.items() if who != silent}
+    assert {value.reveals for value in values if value} == {2} and len(values) == 1
+
+
+def test_what_is_ignored() -> None:
+    me, other, stranger = (bytes([n]) * 20 for n in (1, 2, 3))
+    state = SharedRandomState()
+    state.prepare(START, INTERVAL, me, rng_of("me"))
+    theirs = Commit.generate(other, START, bytes(32))
+    hidden = Commit(other, theirs.commit)
+    known = (me, other)
+    assert not state.receive([hidden], me, known), "not the voter's own"
+    assert not state.receive([Commit(stranger, theirs.commit)], stranger, known), "not an authority"
+    assert not state.receive([theirs], other, known), "revealed in the commit phase"
+    assert state.receive([hidden], other, known)
+    changed = Commit.generate(other, START, b"x" * 32)
+    assert not state.receive([Commit(other, changed.commit)], other, known), "a second commitment"
+    state.prepare(START + 12 * INTERVAL, INTERVAL, me, rng_of("me"))
+    assert not state.receive([changed], other, known), "another commitment in the reveal phase"
+    assert not state.receive([Commit(other, theirs.commit, changed.reveal)], other, known), "a false reveal"
+    assert state.receive([theirs], other, known)
+    assert not state.receive([theirs], other, known), "a known reveal"
+
+
+def test_a_late_start_takes_part_from_the_next_run() -> None:
+    me = bytes(20)
+    state = SharedRandomState()
+    state.prepare(START + 15 * INTERVAL, INTERVAL, me, rng_of("me"))
+    assert state.phase is Phase.REVEAL and not state.commits
+    assert state.vote_lines() == ["shared-rand-participate"]
+    state.prepare(START + RUN, INTERVAL, me, rng_of("me"))
+    assert state.current is not None and state.current.reveals == 0
+    assert list(state.commits) == [me]
+
+
+def test_a_gap_of_a_whole_run_computes_nothing() -> None:
+    me = bytes(20)
+    state = SharedRandomState()
+    state.prepare(START + 15 * INTERVAL, INTERVAL, me, rng_of("me"))
+    state.prepare(START + 2 * RUN, INTERVAL, me, rng_of("me"))
+    assert state.current is None and list(state.commits) == [me]
+
+
+def test_state_file_round_trip() -> None:
+    me = bytes(range(20))
+    state = SharedRandomState(previous=SharedRandom(2, b"p" * 32), current=SharedRandom(3, b"c" * 32))
+    state.prepare(START + 3 * INTERVAL, INTERVAL, me, rng_of("me"))
+    again = decode_state(encode_state(state), START + 4 * INTERVAL, INTERVAL)
+    assert again == state
+    assert not again.prepare(START + 3 * INTERVAL, INTERVAL, me, rng_of("other")), "the same round"
+    again.prepare(START + 4 * INTERVAL, INTERVAL, me, rng_of("other"))
+    assert again.commits == state.commits, "a restart never changes the commitment"
+
+
+def test_state_file_of_c_tor() -> None:
+    text = (
+        b"# Tor shared random state file last generated on 2023-11-14 22:16:41 local time\n"
+        b"# Other times below are in UTC\n\nTorVersion 0.4.9.11\n"
+        b"Commit 1 sha3-256 0123456789ABCDEF0123456789ABCDEF01234567 "
+        b"AAAAAFavXpbkBMzMQG7aNoaGLFNpm2Wkk1ozXhuWWqL//GynltxVAg==\n"
+        b"SharedRandPreviousValue 3 EugwwyfYg9bJSWist8LfUSVvlMP4k+zFmZNj0w0Z/5E=\n"
+        b"ValidAfter 2023-11-14 22:16:40\nValidUntil 2023-11-14 22:20:00\nVersion 1\n"
+    )
+    state = decode_state(text, 1_700_000_210, INTERVAL)
+    assert state.previous is not None and state.previous.reveals == 3 and state.current is None
+    assert [commit.identity[:2] for commit in state.commits.values()] == [b"\x01\x23"]
+
+
+def test_state_of_a_past_run_is_refused() -> None:
+    state = SharedRandomState()
+    state.prepare(START, INTERVAL, bytes(20), rng_of("me"))
+    with pytest.raises(DirectoryError):
+        decode_state(encode_state(state), START + RUN + 1, INTERVAL)
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.binary(max_size=300))
+def test_state_file_of_random_bytes(data: bytes) -> None:
+    for document in (data, b"Version 1\nValidUntil 2099-01-01 00:00:00\n" + data):
+        try:
+            decode_state(document, START, INTERVAL)
+        except DirectoryError:
+            pass
+
+
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.text(max_size=60), max_size=6))
+def test_commit_of_random_words(words: list[str]) -> None:
+    for arguments in (words, ["1", "sha3-256", "00" * 20, *words]):
+        try:
+            Commit.parse(arguments)
+        except DirectoryError:
+            pass
+
+
+def test_our_reveal_is_not_in_the_repr() -> None:
+    commit = Commit.generate(bytes(20), START, b"A" * 32)
+    assert commit.reveal not in repr(commit)
