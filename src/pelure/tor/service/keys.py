@@ -15,6 +15,7 @@ from pelure.tor.crypto.address import encode_address
 from pelure.tor.crypto.keys import Ed25519KeyPair, Rng
 from pelure.tor.net.statefile import private_folder, write_private
 from pelure.tor.onion.auth_files import AUTH_SUFFIX, decode_auth, encode_auth
+from pelure.tor.onion.client_auth import ClientAuthKey
 from pelure.tor.onion.key_files import (
     CLIENTS_FOLDER,
     HOSTNAME_FILE,
@@ -27,6 +28,8 @@ from pelure.tor.onion.key_files import (
 )
 
 _CLIENT_NAME = re.compile(r"[A-Za-z0-9_-][A-Za-z0-9_.-]{0,63}")
+NOBODY = "nobody-placeholder"
+"""The name of the client that keeps a service restricted while it has no other."""
 log = logging.getLogger(__name__)
 
 
@@ -95,19 +98,38 @@ class ServiceKeys:
 
         Raises :class:`ConfigError` for a name that can't be a file name or a key of the wrong size.
         """
-        if not _CLIENT_NAME.fullmatch(name):
+        if not _CLIENT_NAME.fullmatch(name) or name == NOBODY:
             raise ConfigError("a client's name has up to 64 letters, digits, '_', '-' and '.'")
         if len(public) != 32:
             raise ConfigError("a client authorization key is 32 bytes")
+        self._store_client(name, public)
+        if NOBODY in self.clients:
+            self._drop_client(NOBODY)
+
+    def remove_client(self, name: str, rng: Rng) -> None:
+        """Withdraw a client's authorization. Raises :class:`ConfigError` if there is no such client.
+
+        A service without any client file would be open to everyone, in C tor too: whoever removes the last
+        client hardly means that, so a key that nobody has takes its place until another client is added.
+        """
+        if name not in self.clients:
+            raise ConfigError(f"no authorized client is named {name!r}")
+        if len(self.clients) == 1:
+            self._store_client(NOBODY, ClientAuthKey.generate(rng).public)
+        self._drop_client(name)
+
+    def open_to_all(self) -> None:
+        """Remove every client: anyone who knows the address can connect."""
+        for name in list(self.clients):
+            self._drop_client(name)
+
+    def _store_client(self, name: str, public: bytes) -> None:
         if self.folder is not None:
             private_folder(self.folder / CLIENTS_FOLDER)
             self._write(f"{CLIENTS_FOLDER}/{name}{AUTH_SUFFIX}", encode_auth(public).encode("ascii"))
         self.clients[name] = public
 
-    def remove_client(self, name: str) -> None:
-        """Withdraw a client's authorization. Raises :class:`ConfigError` if there is no such client."""
-        if name not in self.clients:
-            raise ConfigError(f"no authorized client is named {name!r}")
+    def _drop_client(self, name: str) -> None:
         if self.folder is not None:
             (self.folder / CLIENTS_FOLDER / f"{name}{AUTH_SUFFIX}").unlink(missing_ok=True)
         del self.clients[name]

@@ -10,7 +10,7 @@ import pytest
 from pelure.errors import ConfigError
 from pelure.tor.onion.auth_files import encode_auth
 from pelure.tor.onion.client_auth import ClientAuthKey
-from pelure.tor.service.keys import ServiceKeys
+from pelure.tor.service.keys import NOBODY, ServiceKeys
 
 
 def public() -> bytes:
@@ -38,7 +38,7 @@ def test_clients_are_added_and_removed_on_disk(tmp_path: Path) -> None:
     file = tmp_path / "service/authorized_clients/alice.auth"
     assert file.read_text() == encode_auth(alice)
     assert ServiceKeys.load(tmp_path / "service").clients == {"alice": alice, "bob": bob}
-    keys.remove_client("alice")
+    keys.remove_client("alice", os.urandom)
     assert not file.exists()
     assert not keys.reload_clients()
     (tmp_path / "service/authorized_clients/carol.auth").write_text(encode_auth(alice))
@@ -52,7 +52,7 @@ def test_a_clients_name_is_a_plain_file_name(tmp_path: Path, name: str) -> None:
     with pytest.raises(ConfigError):
         keys.add_client(name, public())
     with pytest.raises(ConfigError):
-        keys.remove_client(name)
+        keys.remove_client(name, os.urandom)
 
 
 def test_unreadable_client_files_never_make_a_service_public(tmp_path: Path) -> None:
@@ -84,6 +84,18 @@ def test_a_service_can_live_in_memory() -> None:
     keys = ServiceKeys.generate(os.urandom)
     keys.add_client("alice", public())
     assert not keys.reload_clients()
-    keys.remove_client("alice")
-    assert keys.clients == {}
+    keys.remove_client("alice", os.urandom)
+    assert list(keys.clients) == [NOBODY]
     assert repr(keys.identity.expanded) not in repr(keys)
+
+
+def test_removing_the_last_client_never_makes_a_service_public(tmp_path: Path) -> None:
+    keys = ServiceKeys.create(tmp_path / "service", os.urandom)
+    keys.add_client("alice", public())
+    keys.remove_client("alice", os.urandom)
+    assert list(ServiceKeys.load(tmp_path / "service").clients) == [NOBODY]
+    bob = public()
+    keys.add_client("bob", bob)
+    assert ServiceKeys.load(tmp_path / "service").clients == {"bob": bob}
+    keys.open_to_all()
+    assert ServiceKeys.load(tmp_path / "service").clients == {}
