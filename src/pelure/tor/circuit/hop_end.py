@@ -1,0 +1,237 @@
+"""One side of the conversation with one hop: its window, its streams, its messages (tor-spec §6, §7).
+
+A circuit's origin has a :class:`HopEnd` for every hop it talks to; an exit, a directory cache and an onion
+service have one for the circuit's origin. The two sides differ only in who opens streams.
+
+The owner gives an ``emit`` function that seals plain relay bodies, encrypts and queues them, and returns
+their running digests; it hands what comes in to :meth:`HopEnd.receive` by the run, and lets data leave
+with :meth:`HopEnd.pump`.
+"""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from pelure.errors import ProtocolError
+from pelure.tor.cell.commands import RELAY_BODY_LEN, RELAY_HEADER_LEN, RelayCommand
+from pelure.tor.cell.relay_header import encode_relay_body
+from pelure.tor.cell.relay_messages import Sendme
+from pelure.tor.circuit.datacells import DataBuilder
+from pelure.tor.circuit.events import (
+    Event,
+    Incoming,
+    RelayMessageReceived,
+    Resolved,
+    StreamData,
+    StreamEnded,
+    StreamOpened,
+    StreamResumed,
+)
+from pelure.tor.circuit.flowcontrol import CircuitWindow
+from pelure.tor.circuit.relaycrypto import Bodies
+from pelure.tor.circuit.stream import State, StreamEndpoint
+from pelure.tor.crypto.keys import Rng
+
+Emit = Callable[[Bodies], list[bytes]]
+TURN = 64
+"""Cells a stream may send before the next stream of the circuit gets its turn."""
+MAX_STREAMS = 65535
+_HEAD = np.array([0, 3, 4, 9, 10])
+"""Bytes of a body that tell messages apart: command, stream id, length."""
+_OPENING = frozenset({RelayCommand.BEGIN, RelayCommand.BEGIN_DIR, RelayCommand.RESOLVE})
+
+
+class HopEnd:
+    """See the module. ``hop`` is what events name it by, ``xoff_limit`` bytes (see ``CircuitParams``)."""
+
+    def __init__(
+        self, hop: int, window: CircuitWindow, emit: Emit, rng: Rng, *, initiator: bool, xoff_limit: int
+    ) -> None:
+        self.hop = hop
+        self.window = window
+        self.xoff_limit = xoff_limit
+        self.streams: dict[int, StreamEndpoint] = {}
+        self.blocked = False
+        """Set by the owner while cells of the circuit pile up in front of its link: Vegas wants to know."""
+        self._emit = emit
+        self._rng = rng
+        self._initiator = initiator
+        self._builder = DataBuilder(rng)
+        self._waiting: deque[StreamEndpoint] = deque()
+        self._half_closed: dict[int, int] = {}
+        self._next_id = int.from_bytes(rng(2))
+
+    # ---- sending ----
+
+    def send(self, command: int, stream_id: int = 0, data: bytes = b"") -> None:
+        """Send one message other than DATA at once. Raises ``ProtocolError`` for more than 498 bytes."""
+        body = bytearray(encode_relay_body(command, stream_id, data, self._rng))
+        self._emit(np.frombuffer(body, np.uint8).reshape(1, -1))
+
+    def open(self, command: RelayCommand, data: bytes) -> StreamEndpoint:
+        """Open a stream with BEGIN, BEGIN_DIR or RESOLVE; data may be written to it at once.
+
+        Raises ``ProtocolError`` when no stream id is left.
+        """
+        stream = StreamEndpoint(self, self._free_id())
+        self.streams[stream.id] = stream
+        self.send(command, stream.id, data)
+        return stream
+
+    def _free_id(self) -> int:
+        if len(self.streams) + len(self._half_closed) >= MAX_STREAMS:
+            raise ProtocolError("the circuit has no free stream id left")
+        while True:
+            self._next_id = self._next_id % MAX_STREAMS + 1
+            if self._next_id not in self.streams and self._next_id not in self._half_closed:
+                return self._next_id
+
+    def want_to_send(self, stream: StreamEndpoint) -> None:
+        """Remember that ``stream`` has data to send."""
+        if stream not in self._waiting:
+            self._waiting.append(stream)
+
+    def pump(self, now: float, room: int) -> int:
+        """Send waiting data, up to ``room`` cells and as the windows allow; returns the number of cells sent.
+
+        ``now``: monotonic seconds. Streams take turns.
+        """
+        room = left = min(room, self.window.room())
+        held: list[StreamEndpoint] = []
+        while left > 0 and self._waiting:
+            stream = self._waiting.popleft()
+            alone = not self._waiting
+            allowed = min(left if alone else min(TURN, left), stream.sendable())
+            if stream.pending and allowed:
+                left -= self._send_data(stream, allowed, now)
+            if stream.pending:
+                if stream.sendable():
+                    self._waiting.append(stream)
+                else:
+                    held.append(stream)
+        self._waiting.extend(held)
+        return room - left
+
+    def _send_data(self, stream: StreamEndpoint, limit: int, now: float) -> int:
+        bodies, size = self._builder.build(stream.id, stream.next_data(limit * RELAY_BODY_LEN), limit)
+        cells = len(bodies)
+        self.window.sent(self._emit(bodies), now)
+        stream.sent(size, cells)
+        return cells
+
+    def forget(self, stream: StreamEndpoint, allowance: int) -> None:
+        """This side ended ``stream``: up to ``allowance`` cells may still be on their way to it."""
+        self.streams.pop(stream.id, None)
+        if self._initiator:
+            self._half_closed[stream.id] = allowance
+
+    # ---- receiving ----
+
+    def receive(self, bodies: Bodies, tags: Sequence[bytes], now: float) -> list[Event]:
+        """Take in plain bodies of recognized cells with their running digests.
+
+        Raises ``ProtocolError`` when the circuit has to be closed for what came.
+        """
+        events: list[Event] = []
+        head = bodies[:, _HEAD]
+        if len(bodies) == 1 or (head == head[0]).all():
+            self._receive_alike(bodies, tags, now, events)
+            return events
+        edges = (np.flatnonzero((head[1:] != head[:-1]).any(axis=1)) + 1).tolist()
+        for start, end in zip([0, *edges], [*edges, len(bodies)], strict=True):
+            self._receive_alike(bodies[start:end], tags[start:end], now, events)
+        return events
+
+    def _receive_alike(self, bodies: Bodies, tags: Sequence[bytes], now: float, events: list[Event]) -> None:
+        """Messages of one command, one stream and one length."""
+        command, high, low, length_high, length_low = bodies[0, _HEAD].tolist()
+        stream_id, length = high << 8 | low, length_high << 8 | length_low
+        if length > RELAY_BODY_LEN:
+            raise ProtocolError("the length of a relay message exceeds its cell")
+        payload = bodies[:, RELAY_HEADER_LEN : RELAY_HEADER_LEN + length]
+        if command == RelayCommand.DATA:
+            for tag in self.window.received(tags):
+                self.send(RelayCommand.SENDME, 0, Sendme(tag).encode())
+            self._receive_data(stream_id, payload.tobytes(), len(bodies), events)
+            return
+        for row in payload:
+            self._receive_message(command, stream_id, row.tobytes(), now, events)
+
+    def _receive_data(self, stream_id: int, data: bytes, cells: int, events: list[Event]) -> None:
+        stream = self.streams.get(stream_id)
+        if stream is not None:
+            if self._initiator and stream.state is State.OPENING:
+                raise ProtocolError("DATA came on a stream that is not connected")
+            stream.received(data, cells)
+            if data:
+                events.append(StreamData(stream))
+        elif stream_id in self._half_closed:
+            self._half_closed[stream_id] -= cells
+            if self._half_closed[stream_id] < 0 and self.window.stream_sendmes:
+                raise ProtocolError("more DATA came than an ended stream's window allows")
+        elif self._initiator:
+            raise ProtocolError("DATA came for a stream that was never opened")
+
+    def _receive_message(
+        self, command: int, stream_id: int, data: bytes, now: float, events: list[Event]
+    ) -> None:
+        if command == RelayCommand.SENDME and stream_id == 0:
+            self.window.acknowledged(Sendme.decode(data).tag or b"", now, self.blocked)
+        elif command == RelayCommand.DROP:
+            pass
+        elif command in _OPENING and not self._initiator:
+            self._receive_opening(command, stream_id, data, events)
+        elif command in _STREAM_MESSAGES:
+            stream = self.streams.get(stream_id)
+            if stream is not None:
+                _STREAM_MESSAGES[RelayCommand(command)](self, stream, command, data, events)
+            elif command == RelayCommand.END:
+                self._half_closed.pop(stream_id, None)
+        else:
+            events.append(RelayMessageReceived(self.hop, command, stream_id, data))
+
+    def _receive_opening(self, command: int, stream_id: int, data: bytes, events: list[Event]) -> None:
+        if stream_id == 0 or stream_id in self.streams:
+            raise ProtocolError("a stream was opened with an id that is not free")
+        stream = self.streams[stream_id] = StreamEndpoint(self, stream_id)
+        events.append(Incoming(stream, command, data))
+
+    def _on_connected(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
+        if not self._initiator or stream.state is not State.OPENING:
+            raise ProtocolError("CONNECTED came out of turn")
+        stream.state = State.OPEN
+        events.append(StreamOpened(stream, data))
+
+    def _on_end(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
+        del self.streams[stream.id]
+        stream.closed()
+        events.append(StreamEnded(stream, data))
+
+    def _on_resolved(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
+        if not self._initiator or stream.state is not State.OPENING:
+            raise ProtocolError("RESOLVED came out of turn")
+        del self.streams[stream.id]
+        stream.closed()
+        events.append(Resolved(stream, data))
+
+    def _on_sendme(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
+        stream.sendme()
+        events.append(StreamResumed(stream))
+
+    def _on_xon_xoff(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
+        stream.xon_xoff(command, data)
+        if command == RelayCommand.XON:
+            events.append(StreamResumed(stream))
+
+
+_STREAM_MESSAGES = {
+    RelayCommand.CONNECTED: HopEnd._on_connected,
+    RelayCommand.END: HopEnd._on_end,
+    RelayCommand.RESOLVED: HopEnd._on_resolved,
+    RelayCommand.SENDME: HopEnd._on_sendme,
+    RelayCommand.XON: HopEnd._on_xon_xoff,
+    RelayCommand.XOFF: HopEnd._on_xon_xoff,
+}
