@@ -19,7 +19,7 @@ MAX_SUMMARY_LENGTH = 1000
 
 @dataclass(frozen=True, slots=True)
 class PortPolicy:
-    """``ranges`` of ports (low, high inclusive, ascending): the accepted or, unless ``accepts``, rejected ones."""
+    """Port ``ranges`` (low, high inclusive, ascending): those accepted or, unless ``accepts``, rejected."""
 
     accepts: bool
     ranges: tuple[tuple[int, int], ...]
@@ -166,7 +166,7 @@ class ExitPolicy:
         return cls(tuple(PolicyRule.parse(verb, pattern) for verb, _, pattern in pairs))
 
     def allows(self, ip: str, port: int) -> bool:
-        """Whether a stream to ``ip``:``port`` is accepted; raises ``DirectoryError`` for a malformed ``ip``."""
+        """Whether a stream to ``ip``:``port`` is accepted; ``DirectoryError`` for a malformed ``ip``."""
         try:
             address = ipaddress.ip_address(ip)
         except ValueError:

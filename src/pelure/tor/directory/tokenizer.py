@@ -94,7 +94,7 @@ def _keyword_line(line: str, start: int, end: int) -> Item:
     rest = line[match.end() :]
     if rest and rest[0] not in " \t\r":
         raise DirectoryError(f"malformed keyword in line {line[:40]!r}")
-    return Item(match.group(), rest.strip(" \t\r"), start, end)
+    return Item(match.group(), rest.lstrip(" \t").rstrip("\r"), start, end)
 
 
 def _read_object(text: str, item: Item, stop: int) -> None:
