@@ -1,0 +1,361 @@
+"""A link: one TLS connection to a relay or from a client or relay, and the circuits on it (tor-spec 2 to 4).
+
+Bytes are read in large pieces, cut into runs of cells and handed to the circuits; cells to send wait in
+one queue for each circuit (:mod:`pelure.tor.net.queues`) and leave once per turn of the event loop, joined
+into large TLS records. Nothing here looks into a cell beyond its header.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import socket
+from typing import Protocol
+
+from pelure.errors import LinkError, PelureError, ProtocolError
+from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand, DestroyReason
+from pelure.tor.cell.framing import Cell, CellReader, Run, encode
+from pelure.tor.cell.linkspec import RelayIds
+from pelure.tor.cell.messages import Destroy, PaddingNegotiate
+from pelure.tor.net.handshake import Handshake, PeerIdentity
+from pelure.tor.net.queues import CellQueues
+from pelure.tor.net.tls import TlsConnection
+
+log = logging.getLogger(__name__)
+
+READ_SIZE = 256 * 1024
+FLUSH_CELLS = 510  # cells joined into one write, about 256 KiB
+RECORD_OVERHEAD = 64  # bytes; more than TLS adds to a record of 16 KiB
+WRITE_HIGH_WATER = 128 * 1024  # bytes the transport may hold before the queues have to wait
+UNSENT_LOW_WATER = 256 * 1024  # bytes the kernel takes ahead of the network (TCP_NOTSENT_LOWAT)
+GOODBYE_SECONDS = 5.0  # a closing link may take so long to hand over its last bytes
+CREATE_COMMANDS = frozenset({CellCommand.CREATE, CellCommand.CREATE2, CellCommand.CREATE_FAST})
+IGNORED_COMMANDS = frozenset(
+    {CellCommand.PADDING, CellCommand.VPADDING, CellCommand.NETINFO, CellCommand.VERSIONS}
+)
+
+
+class CircuitHandler(Protocol):
+    """What a link calls for one circuit; none of it may raise or block."""
+
+    def handle(self, item: Cell | Run) -> None:
+        """Cells came; a run's array may be kept and changed."""
+
+    def link_closed(self, reason: str) -> None:
+        """The link is gone, and the circuit with it."""
+
+    def writable(self) -> None:
+        """The circuit's queue on this link, congested before, has emptied."""
+
+
+class LinkOwner(Protocol):
+    """What a link asks of and tells whoever made it (:class:`pelure.tor.net.links.LinkManager`)."""
+
+    def session(self, link: Link) -> TlsConnection:
+        """A TLS session for the link, which is wanted now."""
+
+    def handshake(self, link: Link, tls: TlsConnection) -> Handshake:
+        """The handshake to run inside ``tls``, which is established."""
+
+    def link_opened(self, link: Link) -> None:
+        """The handshake is over; ``link.peer`` is known."""
+
+    def link_lost(self, link: Link, reason: str, error: Exception | None) -> None:
+        """The connection is gone, before or after it was open; ``error``: what went wrong, if any."""
+
+    def create_requested(self, link: Link, cell: Cell) -> None:
+        """The peer wants a new circuit: a CREATE2 or CREATE_FAST cell with an unused circuit id."""
+
+
+class Link(asyncio.BufferedProtocol):
+    """One link. It is an asyncio protocol; use it from the event loop's thread only."""
+
+    def __init__(
+        self, owner: LinkOwner, read_buffer: memoryview, *, initiator: bool, expected: RelayIds | None = None
+    ) -> None:
+        """``read_buffer`` (``READ_SIZE`` bytes) is shared by the links of a loop: it is used within one call.
+
+        ``expected``: who an initiator wants to find at the other end.
+        """
+        self._owner = owner
+        self._buffer = read_buffer
+        self._tls: TlsConnection | None = None
+        self._handshake: Handshake | None = None
+        self._reader: CellReader | None = None
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._handlers: dict[int, CircuitHandler] = {}
+        self._queues = CellQueues()
+        self._flush_pending = False
+        self._paused = False
+        self.initiator = initiator
+        self.expected = expected
+        self.peer = PeerIdentity()
+        self.address: tuple[str, int] = ("", 0)
+        self.version = 0
+        self.opened = False
+        self.closed = False
+        self.close_reason = ""
+        self.created_at = self._loop.time()
+        self.idle_since: float | None = self.created_at
+        self.padding: PaddingNegotiate | None = None
+        self.bytes_read = 0
+        self.bytes_written = 0
+
+    # ---- circuits ----
+
+    def attach(self, handler: CircuitHandler) -> int:
+        """Give ``handler`` a new circuit of this side's making; returns its id. Raises ``LinkError``."""
+        if self.closed or not self.opened:
+            raise LinkError(f"the link to {self.address[0]} is not open")
+        while True:
+            circ_id = int.from_bytes(os.urandom(4), "big") & ~CIRC_ID_HIGH_BIT
+            if self.initiator:  # the side that connected has the ids with the top bit set (tor-spec 5.1.1)
+                circ_id |= CIRC_ID_HIGH_BIT
+            if circ_id and circ_id not in self._handlers and not self._queues.queued(circ_id):
+                self.adopt(circ_id, handler)
+                return circ_id
+
+    def adopt(self, circ_id: int, handler: CircuitHandler) -> None:
+        """Give ``handler`` the circuit ``circ_id`` of the peer's making."""
+        self._handlers[circ_id] = handler
+        self.idle_since = None
+
+    def detach(self, circ_id: int) -> None:
+        """Cells of ``circ_id`` go nowhere from now on; what is queued for it still leaves. Idempotent."""
+        self._handlers.pop(circ_id, None)
+        if not self._handlers and self.idle_since is None:
+            self.idle_since = self._loop.time()
+
+    @property
+    def circuits(self) -> int:
+        """The number of circuits on the link."""
+        return len(self._handlers)
+
+    def has_circuit(self, circ_id: int) -> bool:
+        """True if ``circ_id`` is in use."""
+        return circ_id in self._handlers
+
+    # ---- sending ----
+
+    def send(self, item: Cell | Run) -> bool:
+        """Queue cells; a run's array belongs to the link from here on. Silently nothing once closed.
+
+        False if the circuit is congested: its sources should stop until ``writable`` is called.
+        """
+        if self.closed:
+            return True
+        if isinstance(item, Run):
+            congested = self._queues.put(item.circ_id, item.cells, len(item.cells), self._loop.time())
+        else:
+            congested = self._queues.put(item.circ_id, encode(item), 1, self._loop.time())
+        if not self._flush_pending and not self._paused:
+            self._flush_pending = True
+            self._loop.call_soon(self._flush)
+        return not congested
+
+    def destroy(self, circ_id: int, reason: int = DestroyReason.NONE, *, drop_queued: bool = False) -> None:
+        """Send DESTROY for a circuit after what is queued (or instead of it), and detach it."""
+        if drop_queued:
+            self._queues.drop(circ_id)
+        self.send(Cell(circ_id, CellCommand.DESTROY, Destroy(reason).encode()))
+        self.detach(circ_id)
+
+    def queued(self, circ_id: int) -> int:
+        """Cells of ``circ_id`` that wait to be sent."""
+        return self._queues.queued(circ_id)
+
+    @property
+    def queues(self) -> CellQueues:
+        """All that waits to be sent, for memory accounting."""
+        return self._queues
+
+    def _flush(self) -> None:
+        self._flush_pending = False
+        if self._paused or self._transport is None or self._tls is None or not self.opened:
+            return
+        chunks, relieved = self._queues.take(FLUSH_CELLS)
+        if chunks:
+            data = b"".join(chunks)
+            try:
+                self._tls.send(data)
+            except LinkError as error:
+                self.close(str(error))
+                return
+            self._write_wire(len(data))
+            if self._queues.cells and not self._paused:
+                self._flush_pending = True
+                self._loop.call_soon(self._flush)
+        for circ_id in relieved:
+            handler = self._handlers.get(circ_id)
+            if handler is not None:
+                handler.writable()
+
+    def _write_wire(self, plain_length: int) -> None:
+        assert self._tls is not None and self._transport is not None
+        limit = plain_length + (plain_length // 16384 + 1) * RECORD_OVERHEAD + 4096
+        while wire := self._tls.take(limit):
+            self.bytes_written += len(wire)
+            self._transport.write(wire)
+            if len(wire) < limit:
+                return
+
+    # ---- asyncio protocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_HIGH_WATER // 4)
+        peername = transport.get_extra_info("peername")
+        if peername:
+            self.address = (peername[0], peername[1])
+        sock = transport.get_extra_info("socket")
+        if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
+        if self.initiator:
+            self._tls = self._owner.session(self)
+            self._write_wire(0)
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self.closed:
+            return
+        self.bytes_read += nbytes
+        try:
+            if self._tls is None:
+                self._tls = self._owner.session(self)
+            plain = self._tls.receive(self._buffer[:nbytes])
+            if self._reader is not None:
+                if plain:
+                    self._dispatch(self._reader.feed(plain))
+            else:
+                self._advance_handshake(plain)
+            if self._tls.ended:
+                self.close("the peer closed the link")
+        except PelureError as error:
+            self.close(str(error), error)
+        except Exception as error:
+            log.exception("bug: link to %s", self.address[0])
+            self.close("internal error", error)
+
+    def eof_received(self) -> bool:
+        self.close("the peer closed the connection")
+        return False
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._lose(str(error) if error else "the connection was lost", error)
+        self._transport = None
+
+    def pause_writing(self) -> None:
+        self._paused = True
+
+    def resume_writing(self) -> None:
+        self._paused = False
+        self._flush()
+
+    # ---- receiving ----
+
+    def _advance_handshake(self, plain: bytes) -> None:
+        tls = self._tls
+        assert tls is not None
+        if tls.established and self._handshake is None:
+            self._handshake = self._owner.handshake(self, tls)
+            opening = self._handshake.start()
+            if opening:
+                tls.send(opening)
+        if self._handshake is None:
+            self._write_wire(0)
+            return
+        answer = self._handshake.receive(plain)
+        if answer:
+            tls.send(answer)
+        self._write_wire(len(answer))
+        if self._handshake.done:
+            self._open(self._handshake)
+
+    def _open(self, handshake: Handshake) -> None:
+        self._handshake = None
+        self._reader = handshake.reader
+        self.version = handshake.version
+        self.peer = handshake.peer
+        self.opened = True
+        self._owner.link_opened(self)
+        self._dispatch(handshake.take_items())
+        self._flush()
+
+    def _dispatch(self, items: list[Cell | Run]) -> None:
+        handlers = self._handlers
+        for item in items:
+            handler = handlers.get(item.circ_id)
+            if handler is not None:
+                try:
+                    handler.handle(item)
+                except Exception as error:
+                    self._handler_failed(item.circ_id, handler, error)
+            elif isinstance(item, Cell):
+                self._handle_link_cell(item)
+            if self.closed:
+                return
+
+    def _handler_failed(self, circ_id: int, handler: CircuitHandler, error: Exception) -> None:
+        """One circuit's trouble ends that circuit only."""
+        if isinstance(error, ProtocolError):
+            log.info("circuit on the link to %s closed: %s", self.address[0], error)
+            reason = DestroyReason.PROTOCOL
+        else:
+            log.error("bug: circuit on the link to %s", self.address[0], exc_info=error)
+            reason = DestroyReason.INTERNAL
+        self.destroy(circ_id, reason, drop_queued=True)
+        handler.link_closed(str(error) or type(error).__name__)
+
+    def _handle_link_cell(self, cell: Cell) -> None:
+        if cell.command in CREATE_COMMANDS:
+            # A peer may only take ids of its own half (tor-spec 5.1.1); 0 is never a circuit.
+            if cell.circ_id == 0 or bool(cell.circ_id & CIRC_ID_HIGH_BIT) == self.initiator:
+                raise ProtocolError("the peer opened a circuit with an id that is not its to use")
+            self._owner.create_requested(self, cell)
+        elif cell.command == CellCommand.PADDING_NEGOTIATE:
+            self.padding = PaddingNegotiate.decode(cell.body)
+        elif cell.command not in IGNORED_COMMANDS:
+            log.debug("cell of command %d for no circuit ignored", cell.command)
+
+    # ---- the end ----
+
+    def close(self, reason: str = "closed", error: Exception | None = None) -> None:
+        """Close the link once what was queued is handed over; its circuits hear of it now. Idempotent."""
+        if self.closed:
+            return
+        transport, tls = self._transport, self._tls
+        if transport is not None and tls is not None and not transport.is_closing():
+            try:
+                chunks, _ = self._queues.take(self._queues.cells if self.opened else 0)
+                if chunks:
+                    tls.send(b"".join(chunks))
+            except LinkError:
+                pass  # the session broke: nothing more can be said on it
+            tls.shut_down()
+            self._write_wire(sum(len(chunk) for chunk in chunks) if self.opened else 0)
+            transport.close()
+            self._loop.call_later(GOODBYE_SECONDS, transport.abort)
+        elif transport is not None:
+            transport.abort()
+        self._lose(reason, error)
+
+    def _lose(self, reason: str, error: Exception | None) -> None:
+        if self.closed:
+            return
+        self.closed = True
+        self.close_reason = reason
+        handlers, self._handlers = self._handlers, {}
+        self._queues = CellQueues()
+        for handler in handlers.values():
+            try:
+                handler.link_closed(reason)
+            except Exception:
+                log.exception("bug: circuit on the lost link to %s", self.address[0])
+        self._owner.link_lost(self, reason, error)

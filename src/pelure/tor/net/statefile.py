@@ -1,0 +1,98 @@
+"""State on disk: one folder of a network and role, locked by the process that uses it.
+
+Files are 0600 and replaced atomically (a reader, or a crash, sees the old or the new content, never
+half of one); the folder is 0700. DESIGN section 6.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import tempfile
+from pathlib import Path
+from typing import Any
+
+from pelure.errors import ConfigError
+
+LOCK_NAME = "lock"
+
+
+def write_private(path: Path, data: bytes) -> None:
+    """Replace ``path`` by ``data`` atomically and durably, readable by this user only. Raises ``OSError``."""
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    try:
+        with os.fdopen(handle, "wb") as file:  # mkstemp makes it 0600
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+    except BaseException:
+        Path(temporary).unlink(missing_ok=True)
+        raise
+
+
+def private_folder(path: Path) -> Path:
+    """Make ``path`` and its parents where missing; ``path`` is 0700 from then on. Raises ``ConfigError``."""
+    try:
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        if path.stat().st_mode & 0o077:
+            path.chmod(0o700)
+    except OSError as error:
+        raise ConfigError(f"can't use {path} as a state folder: {error.strerror}") from error
+    return path
+
+
+class StateFolder:
+    """A locked folder of small state files. ``close`` (or leaving ``with``) gives the lock back."""
+
+    def __init__(self, path: Path) -> None:
+        """Make and lock ``path``. Raises ``ConfigError`` if another process holds it."""
+        self.path = private_folder(path)
+        self._lock: int | None = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except OSError:
+            self.close()
+            raise ConfigError(f"{path} is in use by another pelure process") from None
+
+    def read(self, name: str) -> bytes | None:
+        """The content of file ``name``, None if there is none. Raises ``OSError``."""
+        try:
+            return (self.path / name).read_bytes()
+        except FileNotFoundError:
+            return None
+
+    def write(self, name: str, data: bytes) -> None:
+        """Replace file ``name`` atomically. Raises ``OSError``."""
+        write_private(self.path / name, data)
+
+    def read_json(self, name: str) -> Any:
+        """The JSON value in file ``name``; None if it is missing or damaged (state can be rebuilt)."""
+        data = self.read(name)
+        if data is None:
+            return None
+        try:
+            return json.loads(data)
+        except ValueError:
+            return None
+
+    def write_json(self, name: str, value: Any) -> None:
+        """Replace file ``name`` by ``value`` as JSON. Raises ``OSError``."""
+        self.write(name, json.dumps(value, indent=1).encode() + b"\n")
+
+    def remove(self, name: str) -> None:
+        """Delete file ``name`` if it is there. Raises ``OSError``."""
+        (self.path / name).unlink(missing_ok=True)
+
+    def close(self) -> None:
+        """Give the lock back; idempotent."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
+    def __enter__(self) -> StateFolder:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()

@@ -1,0 +1,196 @@
+"""TLS between relays and towards them (tor-spec section 2): "in-protocol" handshake, TLS 1.2 and 1.3.
+
+The certificate of TLS proves nothing by itself: each side is authenticated afterwards, by the CERTS and
+AUTHENTICATE cells (:mod:`pelure.tor.net.handshake`). pyOpenSSL's memory BIO is used rather than the
+standard library's, because link authentication needs keying material exported from the session (RFC 5705).
+No session is ever resumed and nothing is compressed (tor-spec section 2.2).
+"""
+
+from __future__ import annotations
+
+import datetime
+from dataclasses import dataclass, field
+
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import rsa
+from cryptography.x509.oid import NameOID
+from OpenSSL import SSL
+
+from pelure.errors import LinkError
+from pelure.tor.crypto.digests import sha256
+from pelure.tor.crypto.keys import Rng
+
+RECORD_SIZE = 16384
+BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
+
+# What a current browser offers, of what OpenSSL has; C tor takes any of the first ones.
+TLS13_CIPHERS = b"TLS_AES_256_GCM_SHA384:TLS_CHACHA20_POLY1305_SHA256:TLS_AES_128_GCM_SHA256"
+TLS12_CIPHERS = (
+    b"ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256:ECDHE-ECDSA-CHACHA20-POLY1305:"
+    b"ECDHE-RSA-CHACHA20-POLY1305:ECDHE-ECDSA-AES256-GCM-SHA384:ECDHE-RSA-AES256-GCM-SHA384"
+)
+OP_NO_TICKET = 0x4000  # SSL_OP_NO_TICKET
+MODE_RELEASE_BUFFERS = 0x10  # SSL_MODE_RELEASE_BUFFERS: an idle link holds no record buffers
+MODE_ENABLE_PARTIAL_WRITE = 0x1  # set by pyOpenSSL; a write here takes everything or fails
+
+
+def random_hostname(rng: Rng, prefix: str = "www.", suffix: str = ".com") -> str:
+    """A name as C tor makes them: 8 to 20 base32 letters between ``prefix`` and ``suffix``."""
+    length = 8 + rng(1)[0] % 13
+    return prefix + "".join(BASE32[byte % 32] for byte in rng(length)) + suffix
+
+
+@dataclass(frozen=True)
+class TlsIdentity:
+    """A responder's TLS key and its certificate. ``digest``: SHA-256 of the certificate's DER, 32 bytes."""
+
+    certificate: x509.Certificate = field(repr=False)
+    key: rsa.RSAPrivateKey = field(repr=False)
+
+    @property
+    def digest(self) -> bytes:
+        return sha256(self.der)
+
+    @property
+    def der(self) -> bytes:
+        return self.certificate.public_bytes(serialization.Encoding.DER)
+
+
+def make_tls_identity(rng: Rng, now: float, lifetime: float) -> TlsIdentity:
+    """A fresh RSA-2048 key with a certificate that says nothing of a relay, valid ``lifetime`` seconds.
+
+    Its start lies up to a day back, at midnight, so that it does not tell when the relay was started.
+    """
+    key = rsa.generate_private_key(public_exponent=65537, key_size=2048)
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, random_hostname(rng, suffix=".net"))])
+    issuer = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, random_hostname(rng))])
+    start = datetime.datetime.fromtimestamp(now - now % 86400, datetime.UTC)
+    certificate = (
+        x509.CertificateBuilder()
+        .subject_name(subject)
+        .issuer_name(issuer)
+        .public_key(key.public_key())
+        .serial_number(int.from_bytes(rng(8), "big") | 1)
+        .not_valid_before(start)
+        .not_valid_after(start + datetime.timedelta(seconds=lifetime + 86400))
+        .sign(key, hashes.SHA256())
+    )
+    return TlsIdentity(certificate, key)
+
+
+def _context(cipher_list: bytes) -> SSL.Context:
+    context = SSL.Context(SSL.TLS_METHOD)
+    context.set_min_proto_version(SSL.TLS1_2_VERSION)
+    context.set_options(SSL.OP_NO_COMPRESSION | OP_NO_TICKET | SSL.OP_CIPHER_SERVER_PREFERENCE)
+    context.set_session_cache_mode(SSL.SESS_CACHE_OFF)
+    context.set_mode(MODE_RELEASE_BUFFERS)
+    context.clear_mode(MODE_ENABLE_PARTIAL_WRITE)
+    context.set_cipher_list(cipher_list)
+    context.set_tls13_ciphersuites(TLS13_CIPHERS)
+    return context
+
+
+def client_context() -> SSL.Context:
+    """For links that this process starts; the peer's certificate is checked by the cells that follow."""
+    context = _context(TLS12_CIPHERS)
+    context.set_verify(SSL.VERIFY_NONE)
+    return context
+
+
+def server_context(identity: TlsIdentity) -> SSL.Context:
+    """For links that peers start."""
+    context = _context(TLS12_CIPHERS)
+    context.use_certificate(identity.certificate)
+    context.use_privatekey(identity.key)
+    return context
+
+
+class TlsConnection:
+    """One TLS session over no socket: wire bytes in and out, plain bytes out and in."""
+
+    def __init__(self, context: SSL.Context, server_name: str | None = None) -> None:
+        """An initiator if ``server_name`` (the name indication it sends) is given, else a responder."""
+        self._tls = SSL.Connection(context, None)
+        self.established = False
+        self.ended = False
+        if server_name is not None:
+            self._tls.set_tlsext_host_name(server_name.encode())
+            self._tls.set_connect_state()
+            self._handshake()
+        else:
+            self._tls.set_accept_state()
+
+    def receive(self, data: memoryview | bytes) -> bytes:
+        """Take wire bytes; return what they decrypt to, perhaps nothing. Raises ``LinkError`` if not TLS.
+
+        Wire bytes may be owed afterwards (:meth:`take`); ``ended`` tells that the peer said goodbye.
+        """
+        try:
+            self._tls.bio_write(data)
+            if not self.established and not self._handshake():
+                return b""
+            return self._read_all()
+        except SSL.Error as error:
+            raise LinkError("the peer broke the TLS session") from error
+
+    def _handshake(self) -> bool:
+        try:
+            self._tls.do_handshake()
+        except SSL.WantReadError:
+            return False
+        self.established = True
+        return True
+
+    def _read_all(self) -> bytes:
+        recv = self._tls.recv
+        chunks = []
+        try:
+            while True:
+                chunks.append(recv(RECORD_SIZE))
+        except SSL.WantReadError:
+            pass
+        except SSL.ZeroReturnError:
+            self.ended = True
+        return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+    def send(self, data: bytes) -> None:
+        """Encrypt ``data``; the wire bytes are had by :meth:`take`. Raises ``LinkError``."""
+        try:
+            self._tls.send(data)
+        except SSL.Error as error:
+            raise LinkError("the TLS session is over") from error
+
+    def take(self, limit: int) -> bytes:
+        """Up to ``limit`` wire bytes that are owed to the peer, ``b""`` if none are."""
+        try:
+            return self._tls.bio_read(limit)  # type: ignore[no-any-return]
+        except SSL.WantReadError:
+            return b""
+
+    def shut_down(self) -> None:
+        """Say goodbye, if the session was ever established."""
+        try:
+            if self.established:
+                self._tls.shutdown()
+        except SSL.Error:
+            pass
+
+    @property
+    def peer_certificate(self) -> bytes:
+        """DER of the certificate the responder showed. Raises ``LinkError`` if it showed none."""
+        certificate = self._tls.get_peer_certificate(as_cryptography=True)
+        if certificate is None:
+            raise LinkError("the relay showed no TLS certificate")
+        return bytes(certificate.public_bytes(serialization.Encoding.DER))
+
+    @property
+    def own_certificate(self) -> bytes:
+        """DER of the certificate this responder shows."""
+        certificate = self._tls.get_certificate(as_cryptography=True)
+        assert certificate is not None
+        return bytes(certificate.public_bytes(serialization.Encoding.DER))
+
+    def export_keying_material(self, label: bytes, context: bytes, length: int) -> bytes:
+        """RFC 5705 keying material of this session."""
+        return bytes(self._tls.export_keying_material(label, length, context))

@@ -1,0 +1,211 @@
+"""Links over real sockets: both roles of the handshake, circuits, sharing, expiry."""
+
+from __future__ import annotations
+
+import asyncio
+
+import numpy as np
+import pytest
+
+from pelure.errors import LinkError
+from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand
+from pelure.tor.cell.framing import Cell, Run
+from pelure.tor.cell.messages import Create2, Destroy
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net.handshake import WrongIdentity
+from pelure.tor.net.link import Link
+from pelure.tor.net.links import LinkManager
+
+from .support import make_identity, relay_at
+
+
+class Recorder:
+    """A circuit handler that keeps what it is given."""
+
+    def __init__(self) -> None:
+        self.items: asyncio.Queue[Cell | Run] = asyncio.Queue()
+        self.lost: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self.writables = 0
+
+    def handle(self, item: Cell | Run) -> None:
+        self.items.put_nowait(item)
+
+    def link_closed(self, reason: str) -> None:
+        self.lost.set_result(reason)
+
+    def writable(self) -> None:
+        self.writables += 1
+
+
+class Pair:
+    """A client's and a relay's manager, and the relay's side of what came."""
+
+    def __init__(self) -> None:
+        self.identity = make_identity()
+        self.accepted: asyncio.Queue[tuple[Link, Cell]] = asyncio.Queue()
+        self.server = LinkManager(
+            self.identity, on_create=lambda link, cell: self.accepted.put_nowait((link, cell))
+        )
+        self.client = LinkManager()
+        self.relay = Relay("none", bytes(20), None, None, ())
+
+    async def __aenter__(self) -> Pair:
+        self.relay = relay_at(self.identity, await self.server.listen("127.0.0.1", 0))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.client.close()
+        await self.server.close()
+
+    async def circuit(self) -> tuple[Link, int, Recorder, Link, Recorder]:
+        """A circuit id in use on both sides: client's link, id, handler, relay's link, handler."""
+        mine, theirs = Recorder(), Recorder()
+        link = await self.client.get(self.relay)
+        circ_id = link.attach(mine)
+        link.send(Create2(2, b"x" * 84).cell(circ_id))
+        far, cell = await self.accepted.get()
+        assert cell.circ_id == circ_id
+        far.adopt(circ_id, theirs)
+        return link, circ_id, mine, far, theirs
+
+
+def run_of(circ_id: int, count: int) -> Run:
+    cells = np.zeros((count, 514), np.uint8)
+    cells[:, 4] = CellCommand.RELAY
+    cells[:, 5] = np.arange(count) % 256
+    run = Run(circ_id, cells)
+    run.set_circ_id(circ_id)
+    return run
+
+
+async def test_client_and_relay_agree_on_identity_and_version() -> None:
+    async with Pair() as pair:
+        link = await pair.client.get(pair.relay)
+        assert link.version == 5
+        assert link.peer.rsa_id == pair.identity.rsa_public.identity
+        assert link.peer.ed_id == pair.identity.ed_id
+        assert link.peer.canonical
+        assert link.peer.clock_skew is not None and abs(link.peer.clock_skew) < 120
+        circuit = await pair.circuit()
+        assert circuit[3].peer.rsa_id is None  # a client stays anonymous
+        assert circuit[1] & CIRC_ID_HIGH_BIT
+
+
+async def test_one_link_is_shared_also_by_those_who_ask_at_once() -> None:
+    async with Pair() as pair:
+        links = await asyncio.gather(*(pair.client.get(pair.relay) for _ in range(5)))
+        assert len(set(links)) == 1
+        assert len(pair.server.links) == 1
+
+
+async def test_runs_arrive_whole_and_in_order() -> None:
+    async with Pair() as pair:
+        link, circ_id, _, _, theirs = await pair.circuit()
+        link.send(run_of(circ_id, 1000))
+        got = 0
+        while got < 1000:
+            item = await theirs.items.get()
+            assert isinstance(item, Run)
+            assert (item.cells[:, 5] == np.arange(got, got + len(item)) % 256).all()
+            got += len(item)
+
+
+async def test_destroy_reaches_the_other_side_after_what_was_queued() -> None:
+    async with Pair() as pair:
+        link, circ_id, mine, far, theirs = await pair.circuit()
+        far.send(run_of(circ_id, 3))
+        far.destroy(circ_id, 5)
+        assert isinstance(await mine.items.get(), Run)
+        cell = await mine.items.get()
+        assert isinstance(cell, Cell) and Destroy.decode(cell.body).reason == 5
+        assert not theirs.lost.done()
+        assert far.circuits == 0 and link.circuits == 1
+
+
+async def test_losing_the_link_tells_its_circuits() -> None:
+    async with Pair() as pair:
+        link, _, mine, far, theirs = await pair.circuit()
+        far.close("test")
+        assert await theirs.lost == "test"
+        await mine.lost
+        assert link.closed
+        with pytest.raises(LinkError):
+            link.attach(Recorder())
+
+
+async def test_relays_authenticate_to_each_other_and_share_the_canonical_link() -> None:
+    async with Pair() as pair:
+        identity = make_identity()
+        opened: asyncio.Queue[Link] = asyncio.Queue()
+        pair.server._on_link = opened.put_nowait
+        other = LinkManager(identity)
+        address = await other.listen("127.0.0.1", 0)
+        link = await other.get(pair.relay)
+        far = await opened.get()
+        assert far.peer.rsa_id == identity.rsa_public.identity and far.peer.ed_id == identity.ed_id
+        assert far.peer.canonical
+        assert await pair.server.get(relay_at(identity, address)) is far
+        assert link.circuits == 0
+        await other.close()
+
+
+async def test_another_relay_at_the_address_is_refused() -> None:
+    async with Pair() as pair:
+        liar = relay_at(make_identity(), pair.relay.addresses[0])
+        with pytest.raises(WrongIdentity):
+            await pair.client.get(liar)
+        assert pair.client.links == [] and pair.client.half_open == 0
+
+
+async def test_nobody_at_the_address() -> None:
+    async with Pair() as pair:
+        address = pair.relay.addresses[0]
+        await pair.server.close()
+        with pytest.raises(LinkError, match="can't be reached"):
+            await pair.client.get(relay_at(pair.identity, address))
+
+
+async def test_a_link_without_circuits_expires() -> None:
+    async with Pair() as pair:
+        link, circ_id, _, _, _ = await pair.circuit()
+        pair.client._idle_seconds = 0.0
+        pair.client._sweep()
+        assert not link.closed
+        link.detach(circ_id)
+        pair.client._loop.call_later(0.01, pair.client._sweep)
+        while not link.closed:
+            await asyncio.sleep(0.01)
+
+
+async def test_a_circuit_whose_handler_fails_is_destroyed_and_no_other() -> None:
+    async with Pair() as pair:
+        link, circ_id, mine, far, theirs = await pair.circuit()
+        second = Recorder()
+        other_id = link.attach(second)
+        link.send(Create2(2, b"").cell(other_id))
+        await pair.accepted.get()
+        survivor = Recorder()
+        far.adopt(other_id, survivor)
+
+        def fail(item: Cell | Run) -> None:
+            raise ZeroDivisionError
+
+        theirs.handle = fail  # type: ignore[method-assign]
+        link.send(run_of(circ_id, 1))
+        link.send(run_of(other_id, 1))
+        cell = await mine.items.get()
+        assert isinstance(cell, Cell) and cell.command == CellCommand.DESTROY
+        assert isinstance(await survivor.items.get(), Run)
+        assert await theirs.lost
+
+
+async def test_a_congested_circuit_hears_when_it_may_go_on() -> None:
+    async with Pair() as pair:
+        link, circ_id, mine, _, theirs = await pair.circuit()
+        assert link.send(run_of(circ_id, 100))
+        assert not link.send(run_of(circ_id, 2000))
+        got = 0
+        while got < 2100:
+            got += len(await theirs.items.get())  # type: ignore[arg-type]
+        assert mine.writables == 1
+        assert link.queued(circ_id) == 0
