@@ -1,0 +1,81 @@
+"""The file that holds a core's larger blocks, one after the other.
+
+Space is handed out at the end only, so writers (threads included) never overlap. What the database does
+not refer to is free: an interrupted append leaves bytes past the recorded end, which the next opening cuts
+off, and cleared blocks give their pages back to the file system where it can punch holes.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+from pathlib import Path
+
+_KEEP_SIZE, _PUNCH_HOLE = 1, 2
+
+
+class BlockFile:
+    """An open block file; ``end`` is where the next block goes."""
+
+    def __init__(self, path: Path, end: int) -> None:
+        self.path = path
+        self.end = end
+        self.dirty = False
+        self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        if os.fstat(self._fd).st_size > end:
+            os.ftruncate(self._fd, end)
+        self._fresh = end == 0
+
+    def reserve(self, size: int) -> int:
+        """Hand out ``size`` bytes; return their position."""
+        position = self.end
+        self.end += size
+        return position
+
+    def write(self, position: int, data: bytes | memoryview) -> None:
+        """Write all of ``data`` at a reserved ``position``. Raises ``OSError``."""
+        view = memoryview(data)
+        while view:
+            written = os.pwrite(self._fd, view, position)
+            view = view[written:]
+            position += written
+        self.dirty = True  # not earlier: a commit in another thread may just be syncing
+
+    def read(self, position: int, size: int) -> bytes:
+        """The ``size`` bytes at ``position``, fewer if the file is damaged."""
+        return os.pread(self._fd, size, position)
+
+    def sync(self) -> None:
+        """Make what was written durable."""
+        self.dirty = False
+        os.fdatasync(self._fd)
+        if self._fresh:
+            self._fresh = False
+            sync_folder(self.path.parent)
+
+    def release(self, position: int, size: int) -> None:
+        """Give the space back to the file system, where that is possible."""
+        punch = getattr(_LIBC, "fallocate", None)
+        if punch is not None:
+            where, length = ctypes.c_int64(position), ctypes.c_int64(size)
+            punch(self._fd, _KEEP_SIZE | _PUNCH_HOLE, where, length)
+
+    def close(self) -> None:
+        os.close(self._fd)
+
+    def remove(self) -> None:
+        """Close and delete the file."""
+        self.close()
+        self.path.unlink(missing_ok=True)
+
+
+def sync_folder(path: Path) -> None:
+    """Make new, renamed and deleted names in a folder durable."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)
+
+
+_LIBC = ctypes.CDLL(None)

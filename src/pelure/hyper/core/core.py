@@ -1,0 +1,215 @@
+"""A core: a signed append-only log of blocks, read from the disk or from peers.
+
+:class:`Core` adds waiting to :class:`~pelure.hyper.core.state.CoreState`: what is not held here is asked for
+through :attr:`Core.replicator`, which the replication puts in place while there are peers.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Iterable, Sequence
+from typing import Protocol
+
+from pelure.errors import DriveError, ProtocolError
+from pelure.hyper.core import exchange
+from pelure.hyper.core.core_storage import CoreStorage
+from pelure.hyper.core.manifest import Manifest
+from pelure.hyper.core.signer import KeyPair
+from pelure.hyper.core.state import CoreState
+from pelure.hyper.core.tree import NotAvailable, SeekResult
+from pelure.hyper.wire.messages import Data, Request
+
+_DOWNLOAD_WINDOW = 1024
+
+
+class Replicator(Protocol):
+    """What a core asks of its replication."""
+
+    def request_block(self, index: int) -> asyncio.Future[None]:
+        """Fetch and store a block; cancelling the future takes the request back."""
+        ...
+
+    def request_seek(self, position: int) -> asyncio.Future[None]:
+        """Fetch tree nodes that tell more about where byte ``position`` is."""
+        ...
+
+    def request_upgrade(self) -> asyncio.Future[bool]:
+        """Ask the peers for their newest tree; the result tells whether it is longer."""
+        ...
+
+
+class Core(CoreState):
+    """One core. ``key`` (32 bytes) identifies it; ``replicator`` is the way to peers, if there is one."""
+
+    _replicator: Replicator | None = None
+
+    def __init__(
+        self,
+        storage: CoreStorage,
+        key: bytes,
+        manifest: Manifest | None = None,
+        key_pairs: Sequence[KeyPair] = (),
+    ) -> None:
+        super().__init__(storage, key, manifest, key_pairs)
+        self._waiters: list[asyncio.Future[None]] = []
+        self.closed = False
+        self.on_change(lambda change: self._wake())
+
+    @property
+    def replicator(self) -> Replicator | None:
+        """The way to peers."""
+        return self._replicator
+
+    @replicator.setter
+    def replicator(self, replicator: Replicator | None) -> None:
+        self._replicator = replicator
+        self._wake()
+
+    def _wake(self) -> None:
+        waiters, self._waiters = self._waiters, []
+        for waiter in waiters:
+            if not waiter.done():
+                waiter.set_result(None)
+
+    async def changed(self) -> None:
+        """Wait for the next change of the core, or of the way to its peers."""
+        waiter = asyncio.get_running_loop().create_future()
+        self._waiters.append(waiter)
+        await waiter
+
+    def proof(self, request: Request) -> Data | None:
+        """The answer to a peer's request, or ``None`` if something of it is not held.
+
+        Raises :class:`~pelure.errors.ProtocolError` for a request that makes no sense and
+        :class:`~pelure.errors.DriveError` if a block on the disk is damaged, or its linked file changed.
+        """
+        try:
+            return exchange.answer(self, request)
+        except NotAvailable:
+            return None
+
+    def verify_and_store(self, answers: Sequence[Data]) -> int:
+        """Verify answers in order and store the good ones; return how many those are.
+
+        They are durable soon after. Raises :class:`~pelure.errors.ProtocolError` if the first one is bad.
+        """
+        for count, data in enumerate(answers):
+            try:
+                exchange.apply(self, data)
+            except ProtocolError:
+                if count == 0:
+                    raise
+                return count
+        return len(answers)
+
+    async def get(self, index: int, *, wait: bool = True, timeout: float | None = None) -> bytes:
+        """Block ``index``, decrypted, from the disk or from peers.
+
+        Raises :class:`~pelure.hyper.core.tree.NotAvailable` if it is not held and ``wait`` is false or no
+        peer brought it within ``timeout`` seconds; without a time-out it waits for as long as it takes.
+        """
+        block = self.get_local(index)
+        if block is not None:
+            return block
+        if index < 0 or not wait:
+            raise NotAvailable(f"block {index} is not held here")
+        try:
+            return await asyncio.wait_for(self._fetch(index), timeout)
+        except TimeoutError:
+            raise NotAvailable(f"no peer sent block {index} within {timeout:g} seconds") from None
+
+    async def _fetch(self, index: int) -> bytes:
+        while (block := self.get_local(index)) is None:
+            if self.closed:
+                raise DriveError("the core was purged")
+            if self._replicator is None or index >= self.length:
+                await self.changed()
+            else:
+                await self._replicator.request_block(index)
+        return block
+
+    async def seek(
+        self, position: int, *, wait: bool = True, timeout: float | None = None
+    ) -> tuple[int, int]:
+        """The block that holds byte ``position``, and the offset in it. Raises like :meth:`get`."""
+        found = self.find(position)
+        if not found.found:
+            if not wait:
+                raise NotAvailable(f"it is not known here which block holds byte {position}")
+            try:
+                found = await asyncio.wait_for(self._fetch_seek(position), timeout)
+            except TimeoutError:
+                raise NotAvailable(f"no peer told which block holds byte {position}") from None
+        return found.start, found.offset
+
+    async def _fetch_seek(self, position: int) -> SeekResult:
+        while not (found := self.find(position)).found:
+            if self._replicator is None:
+                await self.changed()
+            else:
+                await self._replicator.request_seek(position)
+        return found
+
+    async def update(self, *, wait: bool = False, timeout: float | None = None) -> bool:
+        """Ask the peers for a newer tree; return whether the core changed.
+
+        With ``wait`` and no peers yet, wait for the first; a writer never waits.
+        """
+        if self.writable:
+            return False
+        before = (self.fork, self.length)
+        try:
+            await asyncio.wait_for(self._fetch_upgrade(wait), timeout)
+        except TimeoutError:
+            pass
+        return (self.fork, self.length) != before
+
+    async def _fetch_upgrade(self, wait: bool) -> None:
+        while self._replicator is None:
+            if not wait:
+                return
+            await self.changed()
+        await self._replicator.request_upgrade()
+
+    async def download(self, ranges: Iterable[tuple[int, int]]) -> None:
+        """Fetch all blocks of the ``(start, end)`` ranges that are not held; they are durable on return."""
+        gate = asyncio.Semaphore(_DOWNLOAD_WINDOW)
+
+        async def fetch(index: int) -> None:
+            try:
+                await self._fetch(index)
+            finally:
+                gate.release()
+
+        async with asyncio.TaskGroup() as group:
+            for start, end in ranges:
+                for index in self.bitfield.missing(start, end).tolist():
+                    await gate.acquire()
+                    group.create_task(fetch(index))
+        self.storage.store.commit()
+
+    def purge(self) -> None:
+        """Delete the core from the store, for good; it can't be used any more."""
+        self.closed = True
+        self.storage.purge()
+        self._wake()
+
+    def snapshot(self, length: int | None = None) -> Snapshot:
+        """The first ``length`` blocks (by default all) as they are now."""
+        return Snapshot(self, self.length if length is None else length)
+
+
+class Snapshot:
+    """A core at a fixed length and fork."""
+
+    def __init__(self, core: Core, length: int) -> None:
+        self.core = core
+        self.length = length
+        self.fork = core.fork
+
+    async def get(self, index: int, *, wait: bool = True, timeout: float | None = None) -> bytes:
+        """Like :meth:`Core.get`; raises ``NotAvailable`` too if the core was cut below this length since."""
+        self.core.check_version(self.fork, self.length)
+        if index >= self.length:
+            raise NotAvailable(f"block {index} is not part of version {self.length}")
+        return await self.core.get(index, wait=wait, timeout=timeout)

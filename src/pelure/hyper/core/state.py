@@ -1,0 +1,355 @@
+"""A core's local state: tree, blocks and bitfield, and how a writer changes them (HYPER-FACTS §9, §10, §12).
+
+All of it is synchronous. A change is made in memory, signed and handed to the storage as one piece; when
+:meth:`CoreState.append`, :meth:`~CoreState.truncate` or :meth:`~CoreState.clear` returns, it is durable.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from pelure.errors import DriveError
+from pelure.hyper.core import flat_tree, tree
+from pelure.hyper.core.changes import Change, ChangeKind
+from pelure.hyper.core.core_storage import CoreStorage, Head, LinkedBlock
+from pelure.hyper.core.encryption import PADDING, Encryption
+from pelure.hyper.core.hashing import discovery_key, leaf_hash
+from pelure.hyper.core.linked import LinkedFileChanged
+from pelure.hyper.core.manifest import Manifest, single_signer
+from pelure.hyper.core.signer import KeyPair, Verifier
+from pelure.hyper.core.tree import NotAvailable, TreeBatch, need
+from pelure.hyper.wire.messages import MAX_BLOCK, Node
+
+
+@dataclass(frozen=True, slots=True)
+class PlacedBlock:
+    """A block that is on the disk already: ``size`` and ``hash`` are those of its stored form.
+
+    It is at ``position`` of the core's block file, or of the linked file number ``link``.
+    """
+
+    size: int
+    hash: bytes
+    position: int
+    link: int | None = None
+
+
+class CoreState:
+    """The local half of a core. See :class:`~pelure.hyper.core.core.Core`."""
+
+    def __init__(
+        self,
+        storage: CoreStorage,
+        key: bytes,
+        manifest: Manifest | None = None,
+        key_pairs: Sequence[KeyPair] = (),
+    ) -> None:
+        self.storage = storage
+        self.key = key
+        self.discovery_key = discovery_key(key)
+        self.encryption: Encryption | None = None
+        self.truncations: list[tuple[int, int]] = []
+        self._listeners: list[Callable[[Change], None]] = []
+        self._load(manifest, key_pairs)
+
+    def _load(self, manifest: Manifest | None, key_pairs: Sequence[KeyPair]) -> None:
+        head = self.storage.head
+        self._head = head or Head(self.key)
+        if self._head.key != self.key:
+            raise DriveError("the store is damaged: a core's key and discovery key do not match")
+        if self._head.manifest is not None:
+            manifest = Manifest.decode(self._head.manifest)
+        self.verifier = Verifier(self.key, manifest) if manifest is not None else None
+        if manifest is not None and not manifest.matches(self.key):
+            raise DriveError("the manifest is not the one this core's key stands for")
+        pairs = {pair.public_key: pair for pair in map(KeyPair.from_seed, self._head.seeds)}
+        pairs.update({pair.public_key: pair for pair in key_pairs})
+        self._key_pairs = tuple(pairs.values())
+        self.bitfield = self.storage.load_bitfield()
+        self.roots = self.roots_at(self._head.length)
+        self.contiguous_length = self.bitfield.first_unset()
+        known = Head(
+            self.key,
+            self._head.fork,
+            self._head.length,
+            self._head.signature,
+            manifest.encode() if manifest is not None else None,
+            tuple(pair.seed for pair in self._key_pairs),
+        )
+        if head != known:
+            self._head = known
+            self.storage.put_head(known)
+
+    @property
+    def manifest(self) -> Manifest | None:
+        """The manifest, once it is known."""
+        return self.verifier.manifest if self.verifier is not None else None
+
+    @property
+    def has_manifest(self) -> bool:
+        """Whether there is a manifest to tell peers (that of a compat core is not told)."""
+        return self.verifier is not None and not self.verifier.compat
+
+    @property
+    def needs_manifest(self) -> bool:
+        """Whether the manifest is not known yet."""
+        return self.verifier is None
+
+    @property
+    def fork(self) -> int:
+        """How often the core was truncated."""
+        return self._head.fork
+
+    @property
+    def length(self) -> int:
+        """Blocks that are known to exist, held here or not."""
+        return self._head.length
+
+    @property
+    def signature(self) -> bytes | None:
+        """The signature of the current head."""
+        return self._head.signature
+
+    @property
+    def padding(self) -> int:
+        """Bytes by which each stored block is longer than the block."""
+        return PADDING if self.encryption is not None else 0
+
+    @property
+    def byte_length(self) -> int:
+        """Bytes of all blocks."""
+        return sum(root.size for root in self.roots) - self.padding * self.length
+
+    @property
+    def writable(self) -> bool:
+        """Whether enough secret keys are held to sign."""
+        return self.verifier is not None and self.verifier.can_sign(self._key_pairs)
+
+    def set_encryption(self, encryption_key: bytes) -> None:
+        """Read and write encrypted blocks, under a key derived from this 32-byte one."""
+        compat = self.verifier is not None and self.verifier.compat
+        self.encryption = Encryption.derive(self.key, encryption_key, compat)
+
+    def on_change(self, listener: Callable[[Change], None]) -> Callable[[], None]:
+        """Call ``listener`` after each change; returns what ends that."""
+        self._listeners.append(listener)
+        return lambda: self._listeners.remove(listener) if listener in self._listeners else None
+
+    def emit(self, kind: ChangeKind, start: int, length: int) -> None:
+        """Tell the listeners."""
+        for listener in list(self._listeners):
+            listener(Change(kind, start, length))
+
+    def get_node(self, index: int) -> Node | None:
+        """Tree node ``index``, if held."""
+        return self.storage.get_node(index)
+
+    def roots_at(self, length: int) -> list[Node]:
+        """The full roots of the first ``length`` blocks. Raises ``NodeMissing``."""
+        return [need(self.get_node, index) for index in flat_tree.full_roots(length)]
+
+    def batch(self) -> TreeBatch:
+        """The tree, to be grown."""
+        return TreeBatch(self.roots, self.length, self.fork)
+
+    def has(self, index: int) -> bool:
+        """Whether block ``index`` is held here."""
+        return self.bitfield.get(index)
+
+    def has_range(self, start: int, end: int) -> bool:
+        """Whether all of ``start`` to ``end`` (exclusive) are held here."""
+        return end <= self.contiguous_length or self.bitfield.first_unset(start) >= end
+
+    def append(self, blocks: Sequence[bytes], *, durable: bool = True) -> int:
+        """Append ``blocks``; return the number of the first.
+
+        They are on the disk for good when this returns, or, with ``durable`` false, once any later change
+        of the store is. Raises :class:`~pelure.errors.DriveError` if the core can't be written.
+        """
+        self._check_writable()
+        first = self.length
+        batch = self.batch()
+        for index, block in enumerate(blocks, first):
+            if len(block) > MAX_BLOCK:
+                raise DriveError(f"a block of {len(block)} bytes is too long; the limit is {MAX_BLOCK}")
+            stored = block if self.encryption is None else self.encryption.seal(index, self.fork, block)
+            batch.append_leaf(len(stored), leaf_hash(stored))
+            self.storage.put_block(index, stored)
+        self._appended(batch, durable)
+        return first
+
+    def append_placed(self, blocks: Sequence[PlacedBlock], *, durable: bool = True) -> int:
+        """Append blocks whose content is on the disk already; see :meth:`append`."""
+        self._check_writable()
+        first = self.length
+        batch = self.batch()
+        for index, block in enumerate(blocks, first):
+            batch.append_leaf(block.size, block.hash)
+            if block.link is None:
+                self.storage.put_block_at(index, block.position, block.size)
+            else:
+                size = block.size - self.padding
+                self.storage.put_linked_block(index, block.link, block.position, size, self.fork)
+        self._appended(batch, durable)
+        return first
+
+    def _check_writable(self) -> None:
+        if not self.writable:
+            raise DriveError("this core is read-only here: its secret key is not in the store")
+
+    def _appended(self, batch: TreeBatch, durable: bool) -> None:
+        first = self.length
+        if batch.length == first:
+            return
+        self.bitfield.set_range(first, batch.length)
+        self.save(batch, self._sign(batch))
+        if durable:
+            self.storage.store.commit()
+        self.emit(ChangeKind.APPEND, first, batch.length - first)
+
+    def _sign(self, batch: TreeBatch) -> bytes:
+        assert self.verifier is not None  # writable
+        return self.verifier.sign(batch, self._key_pairs)
+
+    def save(self, batch: TreeBatch, signature: bytes | None) -> None:
+        """Take over a grown, signed tree."""
+        for node in batch.nodes:
+            self.storage.put_node(node)
+        self.roots = batch.roots
+        self._head.length, self._head.fork, self._head.signature = batch.length, batch.fork, signature
+        self.storage.put_head(self._head)
+        self.save_bitfield()
+
+    def save_bitfield(self) -> None:
+        """Store the bitfield's changes, and see how far it reaches without a hole."""
+        self.contiguous_length = self.bitfield.first_unset(
+            self.contiguous_length if self.bitfield.first_unset(0) >= self.contiguous_length else 0
+        )
+        self.storage.put_bitfield(self.bitfield)
+
+    def set_manifest(self, manifest: Manifest) -> None:
+        """Remember the manifest, which has been checked against the key."""
+        self.verifier = Verifier(self.key, manifest)
+        self._head.manifest = manifest.encode()
+        self.storage.put_head(self._head)
+
+    def assumed_verifier(self) -> Verifier:
+        """The verifier to use when no manifest is known: that of a compat core."""
+        return self.verifier or Verifier(self.key, single_signer(self.key, version=0))
+
+    def truncate(self, length: int, fork: int | None = None) -> None:
+        """Cut the core to ``length`` blocks, at a new ``fork`` (by default the next one)."""
+        self._check_writable()
+        if not 0 <= length <= self.length:
+            raise DriveError(f"the core has {self.length} blocks and can't be cut to {length}")
+        if fork is not None and fork <= self.fork:
+            raise DriveError(f"the core is at fork {self.fork} already")
+        batch = TreeBatch(self.roots_at(length), length, self.fork + 1 if fork is None else fork)
+        signature = self._sign(batch) if length else None
+        removed = self.length - length
+        self.drop_blocks(length, self.length)
+        self.drop_nodes(length)
+        self.truncations.append((batch.fork, length))
+        self.save(batch, signature)
+        self.storage.store.commit()
+        self.emit(ChangeKind.TRUNCATE, length, removed)
+
+    def drop_nodes(self, length: int) -> None:
+        """Forget all tree nodes that reach beyond the first ``length`` blocks."""
+        for index in self.storage.node_indexes(2 * length):
+            self.storage.delete_node(index)
+        index = 2 * length - 2
+        while length and index < 4 * self.length:
+            if flat_tree.right_span(index) >= 2 * length:
+                self.storage.delete_node(index)
+            index = flat_tree.parent(index)
+
+    def drop_blocks(self, start: int, end: int) -> int:
+        """Forget the blocks ``start`` to ``end`` (exclusive); return the bytes freed."""
+        freed = 0
+        index = self.bitfield.first_set(start, end)
+        while index is not None:
+            freed += self.storage.delete_block(index)
+            index = self.bitfield.first_set(index + 1, end)
+        self.bitfield.set_range(start, min(end, self.length), False)
+        return freed
+
+    def clear(self, start: int, end: int) -> int:
+        """Delete the content of blocks ``start`` to ``end`` (exclusive) here; return the bytes freed."""
+        end = min(end, self.length)
+        if start < 0 or start >= end:
+            return 0
+        freed = self.drop_blocks(start, end)
+        self.save_bitfield()
+        self.storage.store.commit()
+        self.emit(ChangeKind.CLEAR, start, end - start)
+        return freed
+
+    def get_stored(self, index: int) -> bytes | None:
+        """Block ``index`` as it goes to peers, checked against the tree; ``None`` if it is not held.
+
+        Raises :class:`~pelure.errors.DriveError` if what the disk has is not the block any more.
+        """
+        found = self.storage.get_block(index) if self.bitfield.get(index) else None
+        if isinstance(found, LinkedBlock):
+            found = self._check_linked(index, found)[0]
+        elif found is not None and leaf_hash(found) != need(self.get_node, 2 * index).hash:
+            raise DriveError(f"the store is damaged: block {index} is not what it was")
+        return found
+
+    def get_local(self, index: int) -> bytes | None:
+        """Block ``index``, decrypted; ``None`` if it is not held. Raises like :meth:`get_stored`."""
+        found = self.storage.get_block(index) if self.bitfield.get(index) else None
+        if isinstance(found, LinkedBlock):
+            return self._check_linked(index, found)[1]
+        if found is None:
+            return None
+        if leaf_hash(found) != need(self.get_node, 2 * index).hash:
+            raise DriveError(f"the store is damaged: block {index} is not what it was")
+        return found if self.encryption is None else self.encryption.open(index, found)
+
+    def _check_linked(self, index: int, block: LinkedBlock) -> tuple[bytes, bytes]:
+        stored = block.data
+        if self.encryption is not None:
+            stored = self.encryption.seal(index, block.fork, block.data)
+        if leaf_hash(stored) != need(self.get_node, 2 * index).hash:
+            self.storage.store.open_files.forget(block.path)
+            raise LinkedFileChanged(block.path, "has changed")
+        return stored, block.data
+
+    def get_inline(self, start: int, end: int) -> dict[int, bytes]:
+        """The short blocks held of ``start`` to ``end`` (exclusive), decrypted, read in one go."""
+        found = self.storage.get_inline_blocks(start, end)
+        if self.encryption is None:
+            return found
+        return {index: self.encryption.open(index, block) for index, block in found.items()}
+
+    def find(self, position: int) -> tree.SeekResult:
+        """Where byte ``position`` is, as far as the nodes held here tell."""
+        return tree.seek(self.get_node, self.roots, self.length, position, self.padding)
+
+    def byte_offset(self, index: int) -> int:
+        """Bytes before block ``index``. Raises ``NodeMissing``."""
+        return tree.byte_offset(self.get_node, self.roots, 2 * index) - self.padding * index
+
+    def missing_nodes(self, index: int) -> int:
+        """How many levels a proof of tree node ``index`` has to climb to reach a node that is held."""
+        end = 2 * self.length
+        climb = 0
+        while not flat_tree.contains(index, end) and self.get_node(index) is None:
+            index = flat_tree.parent(index)
+            climb += 1
+        return climb
+
+    def can_upgrade(self, length: int) -> bool:
+        """Whether growth from ``length`` blocks can be proved with the nodes held here."""
+        if length > self.length:
+            return False
+        return all(self.get_node(index) is not None for index in flat_tree.full_roots(length))
+
+    def check_version(self, fork: int, length: int) -> None:
+        """Raises ``NotAvailable`` if the first ``length`` blocks as of ``fork`` were cut off since."""
+        for new_fork, cut in self.truncations:
+            if new_fork > fork and cut < length:
+                raise NotAvailable(f"version {length} is gone: the core was truncated to {cut}")

@@ -1,0 +1,252 @@
+"""Crash-safe storage of many cores in one folder.
+
+Everything small (heads, tree nodes, bitfield pages, short blocks) lives in one LMDB environment, so that one
+transaction covers all cores; longer blocks live in one file per core (:mod:`.blockfile`) or stay in the
+user's own files (:mod:`.linked`). A commit first makes the block files durable, then the transaction: at any
+power cut the database refers only to bytes that are there.
+
+Changes collect in memory and reach the disk by :meth:`Store.commit`, which returns once they are durable, or
+by :meth:`Store.commit_soon`, which does the same in a thread while reads go on.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import fcntl
+import logging
+import os
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+
+import lmdb
+
+from pelure.errors import DriveError
+from pelure.hyper.core.blockfile import BlockFile, sync_folder
+from pelure.hyper.core.linked import OpenFiles
+
+_MAP_SIZE = 1 << 40
+_SOON_BYTES = 8 << 20
+_SOON_DELAY = 0.2
+_FORMAT = b"pelure hyper store 1"
+_FORMAT_KEY = b"format"
+
+log = logging.getLogger(__name__)
+
+Changes = dict[bytes, bytes | None]
+
+
+class Store:
+    """The storage folder. One process at a time, one thread at a time (commits aside)."""
+
+    def __init__(self, path: Path) -> None:
+        """Open or create ``path``. Raises :class:`~pelure.errors.DriveError` if it is in use or damaged."""
+        self.path = path
+        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        self._lock = _lock_folder(path)
+        try:
+            self._env = _open_environment(path)
+        except DriveError:
+            os.close(self._lock)
+            raise
+        self._reader = self._env.begin()
+        self._reader_stale = False
+        self._pending: Changes = {}
+        self._writing: Changes = {}
+        self._commit_lock = threading.Lock()
+        self._releases: list[tuple[BlockFile, int, int]] = []
+        self._releasing: list[tuple[BlockFile, int, int]] = []
+        self._timer: asyncio.TimerHandle | None = None
+        self._uncommitted = 0
+        self.block_files: dict[int, BlockFile] = {}
+        self.open_files = OpenFiles()
+        self.closed = False
+        self._check_format()
+
+    def _check_format(self) -> None:
+        found = self.get(_FORMAT_KEY)
+        if found is None:
+            self.put(_FORMAT_KEY, _FORMAT)
+            self.commit()
+            sync_folder(self.path)
+        elif found != _FORMAT:
+            self.close()
+            raise DriveError(f"{str(self.path)!r} was written by another version of pelure")
+
+    def get(self, key: bytes) -> bytes | None:
+        """The value of ``key``, committed or not."""
+        for changes in (self._pending, self._writing):
+            if key in changes:
+                return changes[key]
+        return self._committed().get(key)
+
+    def _committed(self) -> lmdb.Transaction[bytes]:
+        if self.closed:
+            raise DriveError("the store is closed")
+        if self._reader_stale:
+            self._reader_stale = False
+            self._reader.abort()
+            self._reader = self._env.begin()
+        return self._reader
+
+    def put(self, key: bytes, value: bytes) -> None:
+        """Set ``key``; durable after the next commit."""
+        self._pending[key] = value
+
+    def delete(self, key: bytes) -> None:
+        """Remove ``key``, after the next commit for good."""
+        self._pending[key] = None
+
+    def keys(self, start: bytes, end: bytes) -> list[bytes]:
+        """Keys in ``start`` to ``end`` (exclusive), committed or not, ascending."""
+        found = {key for key, _ in self._scan(start, end)}
+        for changes in (self._writing, self._pending):
+            for key, value in changes.items():
+                if start <= key < end:
+                    (found.discard if value is None else found.add)(key)
+        return sorted(found)
+
+    def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
+        with self._committed().cursor() as cursor:
+            more = cursor.set_range(start)
+            while more and (key := cursor.key()) < end:
+                yield key, cursor.value()
+                more = cursor.next()
+
+    def scan(self, start: bytes, end: bytes) -> dict[bytes, bytes]:
+        """All of ``start`` to ``end`` (exclusive) in one go, committed or not."""
+        found: dict[bytes, bytes] = dict(self._scan(start, end))
+        for key in self.keys(start, end) if self._pending or self._writing else ():
+            value = self.get(key)
+            if value is not None:
+                found[key] = value
+        return found
+
+    def release_after_commit(self, file: BlockFile, position: int, size: int) -> None:
+        """Give back space in a block file once nothing committed refers to it."""
+        self._releases.append((file, position, size))
+
+    def commit(self) -> None:
+        """Make all changes durable; returns when they are. Raises ``DriveError`` if the disk won't."""
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        with self._commit_lock:
+            self._take()
+            self._write()
+
+    def commit_soon(self, size: int) -> None:
+        """Commit in a thread before long; ``size`` bytes were changed since the last call.
+
+        Without a running event loop this is :meth:`commit`.
+        """
+        self._uncommitted += size
+        try:
+            loop = asyncio.get_running_loop()
+        except RuntimeError:
+            self.commit()
+            return
+        if self._uncommitted >= _SOON_BYTES and not self._commit_lock.locked():
+            self._commit_in_thread(loop)
+        elif self._timer is None:
+            self._timer = loop.call_later(_SOON_DELAY, self._commit_in_thread, loop)
+
+    def _commit_in_thread(self, loop: asyncio.AbstractEventLoop) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+        if self.closed:
+            return
+        if not self._commit_lock.acquire(blocking=False):
+            self._timer = loop.call_later(_SOON_DELAY, self._commit_in_thread, loop)
+            return
+        self._take()  # in this thread: only the writing is left to the other one
+        loop.run_in_executor(None, self._write_and_unlock)
+
+    def _write_and_unlock(self) -> None:
+        try:
+            self._write()
+        except DriveError:
+            log.exception("storing received blocks failed; trying again with the next ones")
+        finally:
+            self._commit_lock.release()
+
+    def _take(self) -> None:
+        """Turn what is pending into what is being written."""
+        self._writing, self._pending = self._pending, {}
+        self._releasing, self._releases = self._releases, []
+        self._uncommitted = 0
+
+    def _write(self) -> None:
+        try:
+            for file in list(self.block_files.values()):
+                if file.dirty:
+                    file.sync()
+            with self._env.begin(write=True) as transaction:
+                for key, value in self._writing.items():
+                    if value is None:
+                        transaction.delete(key)
+                    else:
+                        transaction.put(key, value)
+        except (lmdb.Error, OSError) as error:
+            self._pending = {**self._writing, **self._pending}
+            self._releases = self._releasing + self._releases
+            self._writing = {}
+            raise DriveError(f"the store in {str(self.path)!r} can't be written: {error}") from error
+        self._reader_stale = True  # before the overlay goes: a reader sees one or the other
+        self._writing = {}
+        for file, position, size in self._releasing:
+            file.release(position, size)
+
+    def block_file(self, number: int, end: int) -> BlockFile:
+        """The block file of core ``number``, cut off at ``end`` if it is opened now."""
+        file = self.block_files.get(number)
+        if file is None:
+            file = self.block_files[number] = BlockFile(self.path / f"blocks-{number}", end)
+        return file
+
+    def remove_block_file(self, number: int) -> None:
+        """Delete the block file of core ``number``."""
+        file = self.block_file(number, 0)
+        with self._commit_lock:
+            del self.block_files[number]
+            self._releases = [release for release in self._releases if release[0] is not file]
+            file.remove()
+
+    def close(self) -> None:
+        """Commit and close; idempotent."""
+        if self.closed:
+            return
+        try:
+            self.commit()
+        finally:
+            self.closed = True
+            self._reader.abort()
+            self._env.close()
+            for file in self.block_files.values():
+                file.close()
+            self.open_files.close()
+            os.close(self._lock)
+
+
+def _lock_folder(path: Path) -> int:
+    """Take the folder's lock. Raises ``DriveError`` if another process, or this one, has it."""
+    fd = os.open(path / "lock", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError as error:
+        os.close(fd)
+        if error.errno in (errno.EAGAIN, errno.EACCES):
+            raise DriveError(f"the store {str(path)!r} is in use; end the other process first") from None
+        raise
+    return fd
+
+
+def _open_environment(path: Path) -> lmdb.Environment:
+    folder = path / "db"
+    folder.mkdir(mode=0o700, exist_ok=True)
+    try:
+        return lmdb.open(str(folder), map_size=_MAP_SIZE, mode=0o600, readahead=False)
+    except lmdb.Error as error:
+        raise DriveError(f"the store {str(path)!r} is damaged: {error}") from error
