@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""The client role: bootstrap, circuit pool, onion connections, SOCKS proxy, Python API (asyncio)."""
