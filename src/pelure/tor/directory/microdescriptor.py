@@ -1,4 +1,4 @@
-"""Microdescriptors (dir-spec section 3.3): parsing one and splitting a run of them.
+"""Microdescriptors (dir-spec section 3.3): parsing, splitting a run of them, making them of descriptors.
 
 TAP onion keys and ``family`` lines are optional (proposals 350 and 321). A microdescriptor is named by the
 SHA-256 of its exact text.
@@ -8,16 +8,25 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
 from pelure.tor.directory.exit_policy import REJECT_ALL, PortPolicy
-from pelure.tor.directory.family import parse_family
-from pelure.tor.directory.tokenizer import Section, decode_base64, decode_document, tokenize
+from pelure.tor.directory.family import canonical_family, parse_family
+from pelure.tor.directory.router_descriptor import RouterDescriptor
+from pelure.tor.directory.tokenizer import (
+    Section,
+    decode_base64,
+    decode_document,
+    encode_base64,
+    encode_object,
+    tokenize,
+)
 
 MAX_MICRODESCRIPTOR_LENGTH = 64 << 10
 MAX_MICRODESCRIPTORS_LENGTH = 64 << 20
+METHOD_FAMILY_IDS = 35
 _START = re.compile(rb"^onion-key[ \r\n]", re.MULTILINE)
 
 
@@ -79,3 +88,33 @@ def split_microdescriptors(document: bytes) -> Iterator[bytes]:
         body = document[start:end]
         annotation = body.find(b"\n@")
         yield body if annotation < 0 else body[: annotation + 1]
+
+
+def build_microdescriptor(descriptor: RouterDescriptor, method: int) -> bytes:
+    """The microdescriptor an authority makes of ``descriptor`` for consensus ``method`` (dir-spec 3.3)."""
+    lines = ["onion-key\n"]
+    if descriptor.tap_key is not None:
+        lines.append(encode_object("RSA PUBLIC KEY", descriptor.tap_key))
+    lines.append(f"ntor-onion-key {encode_base64(descriptor.ntor_key)}\n")
+    if descriptor.family:
+        lines.append(f"family {canonical_family(descriptor.family, descriptor.rsa_id)}\n")
+    if method >= METHOD_FAMILY_IDS and descriptor.family_ids:
+        lines.append(f"family-ids {' '.join(descriptor.family_ids)}\n")
+    policies = (("p", descriptor.exit_policy.summary()), ("p6", descriptor.ipv6_policy))
+    lines += [f"{keyword} {policy}\n" for keyword, policy in policies if policy and policy != REJECT_ALL]
+    lines.append(f"id ed25519 {encode_base64(descriptor.ed_id)}\n")
+    return "".join(lines).encode("latin-1")
+
+
+def microdescriptors_by_method(
+    descriptor: RouterDescriptor, methods: Sequence[int]
+) -> list[tuple[list[int], bytes]]:
+    """The different microdescriptors of ``descriptor``, each with the (ascending) methods that make it."""
+    found: list[tuple[list[int], bytes]] = []
+    for method in methods:
+        text = build_microdescriptor(descriptor, method)
+        if found and found[-1][1] == text:
+            found[-1][0].append(method)
+        else:
+            found.append(([method], text))
+    return found
