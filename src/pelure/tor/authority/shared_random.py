@@ -15,6 +15,8 @@ from enum import Enum
 
 from pelure.errors import DirectoryError
 from pelure.tor.crypto.digests import equal, sha3_256
+from pelure.tor.directory.consensus import SharedRandomValue
+from pelure.tor.directory.vote import SharedRandomCommit
 
 ROUNDS_A_PHASE = 12
 ROUNDS_A_RUN = 2 * ROUNDS_A_PHASE
@@ -61,7 +63,7 @@ class Commit:
 
     @classmethod
     def parse(cls, words: list[str]) -> Commit:
-        """Parse the arguments of a ``shared-rand-commit`` line (4.1.4). Raises ``DirectoryError``."""
+        """Parse the arguments of a ``Commit`` line of the state file (4.3). Raises ``DirectoryError``."""
         if len(words) < 4 or words[0] != str(PROTOCOL_VERSION) or words[1] != ALGORITHM:
             raise DirectoryError("a shared random commitment of unknown version or algorithm")
         try:
@@ -70,10 +72,14 @@ class Commit:
             identity = b""
         if len(identity) != 20:
             raise DirectoryError("a shared random commitment with a malformed identity")
-        reveal = words[4] if len(words) > 4 else ""
-        for value in (words[3], reveal) if reveal else (words[3],):
+        return cls.checked(SharedRandomCommit(identity, words[3], words[4] if len(words) > 4 else ""))
+
+    @classmethod
+    def checked(cls, line: SharedRandomCommit) -> Commit:
+        """Take the line of a vote (4.1.4) if its values are well formed. Raises ``DirectoryError``."""
+        for value in (line.commit, line.reveal) if line.reveal else (line.commit,):
             _decode(value)
-        return cls(identity, words[3], reveal)
+        return cls(line.identity, line.commit, line.reveal)
 
     @property
     def hashed_reveal(self) -> bytes:
@@ -86,10 +92,11 @@ class Commit:
         revealed_at, _ = _decode(self.reveal)
         return committed_at == revealed_at and equal(sha3_256(self.reveal.encode()), digest)
 
-    def arguments(self, *, with_reveal: bool) -> str:
-        """The arguments of its line in a vote or in the state file."""
+    @property
+    def arguments(self) -> str:
+        """The arguments of its line in the state file, the reveal included."""
         line = f"{PROTOCOL_VERSION} {ALGORITHM} {self.identity.hex().upper()} {self.commit}"
-        return f"{line} {self.reveal}" if with_reveal and self.reveal else line
+        return f"{line} {self.reveal}" if self.reveal else line
 
 
 def _encode(timestamp: int, digest: bytes) -> str:
@@ -106,26 +113,13 @@ def _decode(value: str) -> tuple[int, bytes]:
     return struct.unpack(">Q", raw[:8])[0], raw[8:]
 
 
-@dataclass(frozen=True, slots=True)
-class SharedRandom:
-    """A shared random value and the number of reveals that went into it."""
-
-    reveals: int
-    value: bytes
-
-    @property
-    def encoded(self) -> str:
-        """Its arguments in votes, consensuses and the state file."""
-        return f"{self.reveals} {base64.b64encode(self.value).decode()}"
-
-
-def compute(commits: Iterable[Commit], previous: SharedRandom | None) -> SharedRandom:
+def compute(commits: Iterable[Commit], previous: SharedRandomValue | None) -> SharedRandomValue:
     """The value that a run's revealed commitments give (3.3.1), in order of their hashed reveals."""
     revealed = sorted((one for one in commits if one.reveal), key=lambda one: one.hashed_reveal)
     reveals = "".join(f"{one.identity.hex().upper()}{one.reveal}" for one in revealed)
     message = b"shared-random" + struct.pack(">QI", len(revealed), PROTOCOL_VERSION)
     message += sha3_256(reveals.encode()) + (previous.value if previous else bytes(32))
-    return SharedRandom(len(revealed), sha3_256(message))
+    return SharedRandomValue(len(revealed), sha3_256(message))
 
 
 @dataclass(slots=True)
@@ -140,8 +134,8 @@ class SharedRandomState:
     valid_until: int = 0
     phase: Phase = Phase.COMMIT
     commits: dict[bytes, Commit] = field(default_factory=dict)
-    previous: SharedRandom | None = None
-    current: SharedRandom | None = None
+    previous: SharedRandomValue | None = None
+    current: SharedRandomValue | None = None
     fresh: bool = False
 
     def prepare(self, valid_after: int, interval: int, identity: bytes, rng: Callable[[int], bytes]) -> bool:
@@ -173,15 +167,23 @@ class SharedRandomState:
             self.fresh = True
         self.commits.clear()
 
-    def receive(self, commits: Iterable[Commit], voter: bytes, authorities: Collection[bytes]) -> bool:
+    def receive(
+        self, commits: Iterable[SharedRandomCommit], voter: bytes, authorities: Collection[bytes]
+    ) -> bool:
         """Take the commitments in ``voter``'s vote; returns whether the state changed.
 
         Only the voter's own counts. In the commit phase the first is kept; in the reveal phase a reveal is
         added to a known commitment that it matches. Everything else is ignored.
         """
         changed = False
-        for commit in commits:
-            if commit.identity == voter and voter in authorities and self._wanted(commit):
+        for line in commits:
+            if line.identity != voter or voter not in authorities:
+                continue
+            try:
+                commit = Commit.checked(line)
+            except DirectoryError:
+                continue
+            if self._wanted(commit):
                 self.commits[voter] = commit
                 changed = True
         return changed
@@ -194,20 +196,14 @@ class SharedRandomState:
             return False
         return commit.reveal_matches()
 
-    def vote_lines(self) -> list[str]:
-        """The protocol's lines of our vote (4.1.4 and 4.1.5), without line ends."""
-        with_reveal = self.phase is Phase.REVEAL
-        lines = [
-            f"shared-rand-commit {commit.arguments(with_reveal=with_reveal)}"
-            for commit in self.commits.values()
-        ]
-        values = (("previous", self.previous), ("current", self.current))
+    def vote_commits(self) -> list[SharedRandomCommit]:
+        """The commitments for our vote (4.1.4), in the order of their lines; reveals in their phase only."""
+        revealing = self.phase is Phase.REVEAL
         return [
-            "shared-rand-participate",
-            *sorted(lines),
-            *(f"shared-rand-{name}-value {value.encoded}" for name, value in values if value is not None),
+            SharedRandomCommit(one.identity, one.commit, one.reveal if revealing else "")
+            for one in sorted(self.commits.values(), key=lambda one: one.identity)
         ]
 
-    def accept_consensus(self, previous: SharedRandom | None, current: SharedRandom | None) -> None:
+    def accept_consensus(self, previous: SharedRandomValue | None, current: SharedRandomValue | None) -> None:
         """Take over the values that a consensus has: the majority's word counts, not ours."""
         self.previous, self.current, self.fresh = previous, current, False

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-import base64
-import binascii
-
 from pelure.errors import DirectoryError
-from pelure.tor.authority.shared_random import Commit, SharedRandom, SharedRandomState, phase_of
-from pelure.tor.directory.tokenizer import format_time, parse_int, parse_time
+from pelure.tor.authority.shared_random import Commit, SharedRandomState, phase_of
+from pelure.tor.directory.consensus import SharedRandomValue
+from pelure.tor.directory.tokenizer import decode_base64, format_time, parse_int, parse_time
+from pelure.tor.directory.vote_encode import format_shared_random
 
 FILE_NAME = "sr-state"
 _MAX_REVEALS = 1 << 31
@@ -22,12 +21,12 @@ def encode_state(state: SharedRandomState) -> bytes:
         "TorVersion pelure",
         f"ValidAfter {format_time(state.valid_after)}",
         f"ValidUntil {format_time(state.valid_until)}",
-        *(f"Commit {commit.arguments(with_reveal=True)}" for commit in state.commits.values()),
+        *(f"Commit {commit.arguments}" for commit in state.commits.values()),
     ]
     if state.previous is not None:
-        lines.append(f"SharedRandPreviousValue {state.previous.encoded}")
+        lines.append(f"SharedRandPreviousValue {format_shared_random(state.previous)}")
     if state.current is not None:
-        lines.append(f"SharedRandCurrentValue {state.current.encoded}")
+        lines.append(f"SharedRandCurrentValue {format_shared_random(state.current)}")
     return ("\n".join(lines) + "\n").encode()
 
 
@@ -69,14 +68,8 @@ def _take_commit(state: SharedRandomState, words: list[str]) -> None:
     state.commits[commit.identity] = commit
 
 
-def _parse_value(text: str, seen: SharedRandom | None) -> SharedRandom:
+def _parse_value(text: str, seen: SharedRandomValue | None) -> SharedRandomValue:
     words = text.split()
     if seen is not None or len(words) < 2:
         raise DirectoryError("the shared random state has a malformed or repeated value")
-    try:
-        value = binascii.a2b_base64(words[1], strict_mode=True)
-    except (binascii.Error, ValueError):
-        value = b""
-    if len(value) != 32 or base64.b64encode(value).decode() != words[1]:
-        raise DirectoryError("the shared random state has a malformed value")
-    return SharedRandom(parse_int(words[0], 0, _MAX_REVEALS), value)
+    return SharedRandomValue(parse_int(words[0], 0, _MAX_REVEALS), decode_base64(words[1], 32))

@@ -14,13 +14,14 @@ from pelure.tor.authority.shared_random import (
     ROUNDS_A_RUN,
     Commit,
     Phase,
-    SharedRandom,
     SharedRandomState,
     compute,
     phase_of,
     run_end,
 )
 from pelure.tor.authority.sr_state import decode_state, encode_state
+from pelure.tor.directory.consensus import SharedRandomValue
+from pelure.tor.directory.vote import SharedRandomCommit
 
 INTERVAL = 10
 RUN = ROUNDS_A_RUN * INTERVAL
@@ -44,7 +45,7 @@ def test_value_of_three_reveals(monkeypatch: pytest.MonkeyPatch) -> None:
     """The value printed by C tor's src/test/sr_srv_calc_ref.py, whose commitments are not encoded ones."""
     commits = [Commit(20 * letter, chr(letter[0]) * 56, chr(letter[0]) * 56) for letter in (b"B", b"C", b"A")]
     monkeypatch.setattr(Commit, "hashed_reveal", property(lambda self: self.identity))
-    value = compute(commits, SharedRandom(1, b"Z" * 32))
+    value = compute(commits, SharedRandomValue(1, b"Z" * 32))
     assert value.value.hex().upper() == "2A9B1D6237DAB312A40F575DA85C147663E7ED3F80E9555395F15B515C74253D"
     assert value.reveals == 3
 
@@ -57,12 +58,9 @@ def test_phases_of_a_run() -> None:
 
 def exchange(states: dict[bytes, SharedRandomState], absent: bytes = b"") -> None:
     """One round's votes: every authority but ``absent`` hears every other."""
-    lines = {who: state.vote_lines() for who, state in states.items() if who != absent}
+    votes = {who: state.vote_commits() for who, state in states.items() if who != absent}
     for state in states.values():
-        for voter, vote in lines.items():
-            commits = [
-                Commit.parse(line.split()[1:]) for line in vote if line.startswith("shared-rand-commit ")
-            ]
+        for voter, commits in votes.items():
             state.receive(commits, voter, states)
 
 
@@ -98,18 +96,23 @@ def test_what_is_ignored() -> None:
     me, other, stranger = (bytes([n]) * 20 for n in (1, 2, 3))
     state = SharedRandomState()
     state.prepare(START, INTERVAL, me, rng_of("me"))
-    theirs = Commit.generate(other, START, bytes(32))
-    hidden = Commit(other, theirs.commit)
+    made = Commit.generate(other, START, bytes(32))
+    theirs = SharedRandomCommit(other, made.commit, made.reveal)
+    hidden = SharedRandomCommit(other, made.commit)
     known = (me, other)
     assert not state.receive([hidden], me, known), "not the voter's own"
-    assert not state.receive([Commit(stranger, theirs.commit)], stranger, known), "not an authority"
+    assert not state.receive([SharedRandomCommit(stranger, made.commit)], stranger, known), "not an authority"
     assert not state.receive([theirs], other, known), "revealed in the commit phase"
     assert state.receive([hidden], other, known)
-    changed = Commit.generate(other, START, b"x" * 32)
-    assert not state.receive([Commit(other, changed.commit)], other, known), "a second commitment"
+    unlike = Commit.generate(other, START, b"x" * 32)
+    changed = SharedRandomCommit(other, unlike.commit, unlike.reveal)
+    assert not state.receive([SharedRandomCommit(other, unlike.commit)], other, known), "a second commitment"
+    assert not state.receive([SharedRandomCommit(other, "AAAA")], other, known), "malformed"
     state.prepare(START + 12 * INTERVAL, INTERVAL, me, rng_of("me"))
     assert not state.receive([changed], other, known), "another commitment in the reveal phase"
-    assert not state.receive([Commit(other, theirs.commit, changed.reveal)], other, known), "a false reveal"
+    assert not state.receive([SharedRandomCommit(other, made.commit, unlike.reveal)], other, known), (
+        "a false reveal"
+    )
     assert state.receive([theirs], other, known)
     assert not state.receive([theirs], other, known), "a known reveal"
 
@@ -119,7 +122,7 @@ def test_a_late_start_takes_part_from_the_next_run() -> None:
     state = SharedRandomState()
     state.prepare(START + 15 * INTERVAL, INTERVAL, me, rng_of("me"))
     assert state.phase is Phase.REVEAL and not state.commits
-    assert state.vote_lines() == ["shared-rand-participate"]
+    assert state.vote_commits() == []
     state.prepare(START + RUN, INTERVAL, me, rng_of("me"))
     assert state.current is not None and state.current.reveals == 0
     assert list(state.commits) == [me]
@@ -135,7 +138,9 @@ def test_a_gap_of_a_whole_run_computes_nothing() -> None:
 
 def test_state_file_round_trip() -> None:
     me = bytes(range(20))
-    state = SharedRandomState(previous=SharedRandom(2, b"p" * 32), current=SharedRandom(3, b"c" * 32))
+    state = SharedRandomState(
+        previous=SharedRandomValue(2, b"p" * 32), current=SharedRandomValue(3, b"c" * 32)
+    )
     state.prepare(START + 3 * INTERVAL, INTERVAL, me, rng_of("me"))
     again = decode_state(encode_state(state), START + 4 * INTERVAL, INTERVAL)
     assert again == state
