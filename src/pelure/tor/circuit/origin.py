@@ -143,16 +143,17 @@ class OriginCircuit:
         """Send any one message to ``hop``."""
         self.hops[hop].end.send(command, stream_id, data)
 
-    def pump(self, now: float, room: int, *, blocked: bool = False) -> int:
-        """Send waiting stream data in up to ``room`` cells; returns how many.
-
-        ``blocked``: cells of this circuit pile up in front of its link (what Vegas takes for congestion).
-        """
+    def pump(self, now: float, room: int) -> int:
+        """Send waiting stream data in up to ``room`` cells; returns how many."""
         sent = 0
         for hop in self.hops:
-            hop.end.blocked = blocked
             sent += hop.end.pump(now, room - sent)
         return sent
+
+    def set_blocked(self, blocked: bool) -> None:
+        """Cells of this circuit pile up in front of its link, or no more: Vegas takes that for congestion."""
+        for hop in self.hops:
+            hop.end.blocked = blocked
 
     def take_output(self) -> list[Cell | Run]:
         """What is to be sent on the link, in order; the caller owns it."""
@@ -198,6 +199,7 @@ class OriginCircuit:
 
     def _receive_cell(self, cell: Cell) -> Event:
         if cell.command == CellCommand.DESTROY:
+            self.closed = True
             return self._closed_by(Destroy.decode(cell.body).reason, "destroyed")
         if self.hops or self._pending is None:
             raise ProtocolError("a cell came that has no place on a circuit that exists")
@@ -218,6 +220,5 @@ class OriginCircuit:
         return event
 
     def _closed_by(self, reason: int, how: str) -> CircuitClosed:
-        self.closed = True
         text = f"the circuit was {how} by a relay ({reason_name(DestroyReason, reason)})"
         return CircuitClosed(reason, True, text)

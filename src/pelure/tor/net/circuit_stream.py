@@ -1,0 +1,205 @@
+"""A stream on a circuit as a byte stream of asyncio (tor-spec §6.2, §6.3)."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import TYPE_CHECKING
+
+from pelure.errors import PelureError, StreamError
+from pelure.streams import READ_SIZE
+from pelure.tor.cell.commands import EndReason, reason_name
+from pelure.tor.circuit.stream import State, StreamEndpoint
+
+if TYPE_CHECKING:
+    from pelure.tor.net.origin import Circuit
+
+PENDING_HIGH = 256 * 1024
+"""Bytes written and not yet sent at which ``write`` waits."""
+LINGER_SECONDS = 5.0
+"""A stream that was opened here and half closed is ended when nothing came for so long."""
+
+
+class CircuitStream:
+    """A ``pelure.streams.ByteStream``. Tor's END closes both directions, so a half can't be closed alone.
+
+    The side that accepted the stream says END when it has written everything. The side that opened it
+    keeps reading after ``write_eof`` for as long as data comes, and ends the stream then.
+    """
+
+    def __init__(self, circuit: Circuit, endpoint: StreamEndpoint, *, accepted: bool) -> None:
+        self.circuit = circuit
+        self.endpoint = endpoint
+        self.target = ""
+        """What it was opened to, for ``netstat``; empty for accepted ones."""
+        self.bytes_read = 0
+        self.bytes_written = 0
+        self._accepted = accepted
+        self._error: PelureError | None = None
+        self._connected: asyncio.Future[bytes] | None = None
+        self._readable: asyncio.Future[None] | None = None
+        self._writable: asyncio.Future[None] | None = None
+        self._discarding = False
+        self._linger: asyncio.TimerHandle | None = None
+        self._heard = 0
+
+    def __repr__(self) -> str:
+        return f"<{self.endpoint!r} of {self.circuit!r}>"
+
+    # ---- ByteStream ----
+
+    async def read(self, limit: int = READ_SIZE) -> bytes:
+        """1 to ``limit`` bytes, ``b""`` after a clean END. Raises ``StreamError``, ``CircuitError``."""
+        while not self.endpoint.buffered:
+            if self.endpoint.state is State.ENDED:
+                if self._error is not None:
+                    raise self._error
+                return b""
+            self._readable = self._readable or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._readable)
+        data = self.endpoint.read(limit)
+        self.bytes_read += len(data)
+        self.circuit.flush()
+        return data
+
+    async def write(self, data: bytes | bytearray | memoryview) -> None:
+        """Send ``data``; returns when most of it has left. Raises ``StreamError``, ``CircuitError``."""
+        if self.endpoint.state is State.ENDED:
+            raise self._error or StreamError("the stream is closed")
+        self.endpoint.write(data if isinstance(data, bytes) else bytes(data))
+        self.bytes_written += len(data)
+        self.circuit.pump()
+        await self._drain(PENDING_HIGH)
+
+    async def write_eof(self) -> None:
+        """No more will be written. See the class for when the other side hears of it."""
+        if self.endpoint.state is State.ENDED:
+            return
+        if self._accepted:
+            self.endpoint.finish()
+            self._after_end()
+        elif self._linger is None:
+            self._linger_on()
+
+    async def close(self) -> None:
+        """End the stream; what was written still goes out, what comes is dropped. Idempotent."""
+        self.close_soon()
+
+    # ---- more ----
+
+    def close_soon(self, reason: EndReason = EndReason.DONE) -> None:
+        """:meth:`close` for callers that can't wait, with another END reason if need be."""
+        if self._linger is not None:
+            self._linger.cancel()
+        self._discarding = True
+        self.endpoint.read(self.endpoint.buffered)
+        self.endpoint.finish(reason)
+        self._after_end()
+
+    def accept(self, connected: bytes = b"") -> None:
+        """Answer a stream that came in with CONNECTED (``connected``: its body)."""
+        self.endpoint.accept(connected)
+        self.circuit.flush()
+
+    def refuse(self, reason: EndReason) -> None:
+        """Answer a stream that came in with END."""
+        self.endpoint.end(reason)
+        self._after_end()
+
+    async def connected(self, timeout: float | None = None) -> bytes:
+        """Wait until the other side accepted; returns the body of CONNECTED (or RESOLVED).
+
+        Raises ``StreamError`` with the END reason, ``CircuitError``, or ``TimeoutError``.
+        """
+        if self._connected is None:
+            raise StreamError("the stream was not opened from here")
+        async with asyncio.timeout(timeout):
+            return await asyncio.shield(self._connected)
+
+    async def _drain(self, high: int) -> None:
+        while self.endpoint.pending > high:
+            self._writable = self._writable or asyncio.get_running_loop().create_future()
+            await asyncio.shield(self._writable)
+        if self._error is not None:
+            raise self._error
+
+    def _linger_on(self) -> None:
+        """End the stream if nothing came since the last look and everything written has left."""
+        quiet = self._linger is not None and self._heard == self.bytes_read + self.endpoint.buffered
+        if quiet and not self.endpoint.pending:
+            self.endpoint.end(EndReason.DONE)
+            self._after_end()
+            return
+        self._heard = self.bytes_read + self.endpoint.buffered
+        self._linger = asyncio.get_running_loop().call_later(LINGER_SECONDS, self._linger_on)
+
+    def _after_end(self) -> None:
+        """It was ended from here, or will be once what waits has left."""
+        self.circuit.flush()
+        if self.endpoint.state is State.ENDED:
+            self.circuit.forget(self)
+            self.wake()
+
+    # ---- what the circuit calls ----
+
+    def expect_connected(self) -> None:
+        """It was opened from here: CONNECTED or END will come."""
+        self._connected = asyncio.get_running_loop().create_future()
+        self._connected.add_done_callback(_retrieved)
+
+    def on_connected(self, data: bytes) -> None:
+        """CONNECTED or RESOLVED came."""
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_result(data)
+
+    def on_data(self) -> None:
+        """There is something to read."""
+        if self._discarding:
+            self.endpoint.read(self.endpoint.buffered)
+        readable, self._readable = self._readable, None
+        if readable is not None and not readable.done():
+            readable.set_result(None)
+
+    def on_room(self) -> None:
+        """Data left: a writer may go on, or an END has left behind it."""
+        if self.endpoint.state is State.ENDED:
+            self._after_end()
+        elif self._writable is not None and self.endpoint.pending <= PENDING_HIGH // 2:
+            self._wake_writer()
+
+    def on_end(self, reason: int) -> None:
+        """END came."""
+        refused = self._connected is not None and not self._connected.done()
+        if reason != EndReason.DONE or refused:
+            text = reason_name(EndReason, reason)
+            self.fail(StreamError(f"the other side ended the stream ({text})", reason))
+        else:
+            self.wake()
+
+    def fail(self, error: PelureError) -> None:
+        """It broke: whoever waits, or reads to the end, gets ``error``."""
+        if self._error is None:
+            self._error = error
+        self.endpoint.closed()
+        if self._connected is not None and not self._connected.done():
+            self._connected.set_exception(self._error)
+        self.wake()
+
+    def wake(self) -> None:
+        """Let everybody who waits look again."""
+        if self.endpoint.state is State.ENDED and self._linger is not None:
+            self._linger.cancel()
+        readable, self._readable = self._readable, None
+        if readable is not None and not readable.done():
+            readable.set_result(None)
+        self._wake_writer()
+
+    def _wake_writer(self) -> None:
+        writable, self._writable = self._writable, None
+        if writable is not None and not writable.done():
+            writable.set_result(None)
+
+
+def _retrieved(future: asyncio.Future[bytes]) -> None:
+    """Nobody may have waited for a stream that failed; its error is not to be reported as forgotten."""
+    if not future.cancelled():
+        future.exception()
