@@ -84,6 +84,7 @@ class Mux:
         self._open: dict[Name, Channel] = {}
         self._pairing: tuple[Name, int] | None = None
         self._output: list[tuple[int, int, bytes]] = []
+        self._keep_alive = False
         self.queued_bytes = 0
 
     def find(self, name: Name) -> Channel | None:
@@ -121,6 +122,10 @@ class Mux:
         self._output.append((local, kind, body))
         self.queued_bytes += len(body)
 
+    def keep_alive(self) -> None:
+        """Queue an empty message."""
+        self._keep_alive = True
+
     def take_output(self) -> list[bytes]:
         """Return the queued messages, packed into batches, and forget them."""
         output, self._output = self._output, []
@@ -136,6 +141,9 @@ class Mux:
             size += len(body)
         if batch:
             packed.append(_pack(batch))
+        elif self._keep_alive:
+            packed.append(b"")
+        self._keep_alive = False
         return packed
 
     def receive(self, message: bytes) -> None:

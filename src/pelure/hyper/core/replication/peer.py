@@ -1,0 +1,379 @@
+"""One peer of one core: the Hypercore channel on one stream (HYPER-FACTS sections 7 and 8).
+
+A :class:`Peer` keeps what the other side says about itself, turns messages into calls of the
+:class:`~pelure.hyper.core.replication.replicator.Replicator` and sends requests. It decides nothing about
+what is wanted; that is the replicator's part.
+"""
+
+from __future__ import annotations
+
+import hmac
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Protocol
+
+from pelure.errors import CryptoError, ProtocolError
+from pelure.hyper.core.replication.intervals import IntervalSet
+from pelure.hyper.core.replication.window import Window
+from pelure.hyper.encoding.compact import Reader
+from pelure.hyper.wire import messages as m
+from pelure.hyper.wire.capability import capability
+from pelure.hyper.wire.protomux import Channel, Mux
+
+if TYPE_CHECKING:
+    from pelure.hyper.core.replication.replicator import Replicator
+
+WANT_SPAN = 1 << 21
+"""Blocks in one ``want``, the most that npm takes."""
+MAX_WANTS = 512
+_MAX_BITFIELD_BYTES = WANT_SPAN // 8
+MAX_INVALID_REQUESTS = 64
+MAX_UNAVAILABLE = 64
+"""Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
+MAX_QUEUED_REQUESTS = 1 << 18
+"""Unanswered requests after which a peer counts as flooding."""
+
+
+class Link(Protocol):
+    """The stream a peer is reached over."""
+
+    initiator: bool
+    mux: Mux
+
+    @property
+    def handshake_hash(self) -> bytes: ...
+
+    @property
+    def remote_public(self) -> bytes: ...
+
+    def flush_later(self, peer: Peer) -> None:
+        """Have :meth:`Peer.flush` called before anything else is sent."""
+
+    def wake(self) -> None:
+        """There is something to send."""
+
+    def upload(self, peer: Peer, request: m.Request) -> None:
+        """Queue the answer to ``request``."""
+
+    def answered(self, peer: Peer) -> None:
+        """``peer`` has answers to be verified once the received chunk is read to its end."""
+
+    def fail(self, error: Exception) -> None:
+        """End the stream because of ``error``."""
+
+
+@dataclass(slots=True, eq=False)
+class InFlight:
+    """A request that waits for its answer."""
+
+    request: m.Request
+    sent: float
+    full: bool
+    """The window was full when it was sent."""
+
+
+@dataclass(slots=True)
+class Stats:
+    """What went over a channel: blocks and bytes of blocks."""
+
+    blocks_received: int = 0
+    bytes_received: int = 0
+    blocks_sent: int = 0
+    bytes_sent: int = 0
+
+
+class Peer:
+    """The other side of one core's channel on one stream."""
+
+    def __init__(self, replicator: Replicator, link: Link) -> None:
+        self.replicator = replicator
+        self.core = replicator.core
+        self.link = link
+        self.stats = Stats()
+        self.window = Window()
+        self.blocks = IntervalSet()
+        self.opened = False
+        self.synced = False
+        self.remote = m.Sync(0, 0, 0, can_upgrade=False)
+        self.seeks = False
+        self.length_acked = 0
+        self.can_upgrade = True
+        self.in_flight: dict[int, InFlight] = {}
+        self.answers: list[tuple[InFlight, m.Data]] = []
+        self.requests: dict[int, m.Request] = {}
+        self.invalid_requests = 0
+        self.unavailable = 0
+        self.heard = time.monotonic()
+        self._next_id = 1
+        self._sync_due = False
+        self._news = IntervalSet()
+        self._wants: set[int] = set()
+        self._sent_extension = self._received_extension = ""
+        handshake = m.Handshake(capability(self.core.key, link.handshake_hash, link.initiator))
+        self.channel: Channel = link.mux.open((m.PROTOCOL, self.core.discovery_key), handshake.encode(), self)
+        self._handlers: tuple[Callable[..., None], ...] = (
+            self._on_sync,
+            self._on_request,
+            self._on_cancel,
+            self._on_data,
+            self._on_no_data,
+            self._on_want,
+            self._on_unwant,
+            self._on_bitfield,
+            self._on_range,
+            self._on_extension,
+        )
+
+    # -- what the replicator asks and does --
+
+    @property
+    def same_fork(self) -> bool:
+        """Whether the peer is synced and on the core's fork."""
+        return self.synced and self.remote.fork == self.core.fork
+
+    @property
+    def room(self) -> int:
+        """How many more requests may go out now."""
+        if not self.remote.uploading or self.unavailable >= MAX_UNAVAILABLE:
+            return 0
+        return self.window.size - len(self.in_flight)
+
+    @property
+    def can_upgrade_us(self) -> bool:
+        """Whether the peer can prove growth from exactly the length held here, and has said so."""
+        remote = self.remote
+        return (
+            self.same_fork
+            and remote.length > self.core.length
+            and remote.can_upgrade
+            and remote.uploading
+            and self.length_acked == self.core.length
+        )
+
+    @property
+    def may_have_news(self) -> bool:
+        """Whether the peer has something newer, or has not told yet."""
+        if not self.synced:
+            return True
+        if self.remote.fork != self.core.fork:
+            return self.remote.fork > self.core.fork and self.remote.length > 0
+        unacknowledged = self.length_acked != self.core.length
+        return self.remote.length > self.core.length and (self.remote.can_upgrade or unacknowledged)
+
+    def may_serve(self, index: int) -> bool:
+        """Whether the peer can prove block ``index`` of the local tree (if it has the block)."""
+        return (
+            self.same_fork
+            and index < self.remote.length
+            and (self.remote.length >= self.core.length or self.core.can_upgrade(self.remote.length))
+        )
+
+    def send(self, message: m.Message) -> None:
+        """Queue ``message`` on the channel."""
+        self.channel.send(message.TYPE, message.encode())
+        self.link.wake()
+
+    def request(
+        self,
+        *,
+        block: m.BlockRequest | None = None,
+        hash: m.HashRequest | None = None,
+        seek: m.SeekRequest | None = None,
+        upgrade: m.UpgradeRequest | None = None,
+        manifest: bool = False,
+        priority: int = 0,
+    ) -> InFlight:
+        """Send a request with these parts, at the other side's fork."""
+        request = m.Request(self._next_id, self.remote.fork, block, hash, seek, upgrade, manifest, priority)
+        self._next_id += 1
+        flight = InFlight(request, time.monotonic(), self.room <= 1)
+        self.in_flight[request.id] = flight
+        self.send(request)
+        return flight
+
+    def cancel(self, flight: InFlight) -> None:
+        """Take a request back; its answer, should it still come, is ignored."""
+        if self.in_flight.pop(flight.request.id, None) is not None:
+            self.send(m.Cancel(flight.request.id))
+
+    def want(self, index: int) -> None:
+        """Ask which blocks around ``index`` the peer has, unless that was asked before."""
+        start = index - index % WANT_SPAN
+        if start not in self._wants and len(self._wants) < MAX_WANTS:
+            self._wants.add(start)
+            self.send(m.Want(start, WANT_SPAN))
+
+    def sync_soon(self) -> None:
+        """Tell the peer this side's state with the next thing that is sent."""
+        self._sync_due = True
+        self.link.flush_later(self)
+
+    def announce(self, start: int, end: int) -> None:
+        """Tell the peer that blocks ``[start, end)`` are held here now, unless it has them itself."""
+        if not self.blocks.covers(start, end):
+            self._news.add(start, end)
+            self.link.flush_later(self)
+
+    def withdraw(self, start: int, end: int) -> None:
+        """Tell the peer that blocks ``[start, end)`` are no longer held here."""
+        if start < end:
+            self._news.remove(start, end)
+            self.send(m.Range(start, end - start, drop=True))
+
+    def flush(self) -> None:
+        """Send what :meth:`announce` and :meth:`sync_soon` have collected."""
+        news, self._news = self._news, IntervalSet()
+        if news and self.core.contiguous_length >= self.core.length:
+            self.send(m.Range(0, self.core.length))
+        else:
+            for start, end in news:
+                self.send(m.Range(start, end - start))
+        if self._sync_due:
+            self._send_sync()
+
+    def close(self) -> None:
+        """Close the channel and forget what the other side asked."""
+        self.requests.clear()
+        self.channel.close()
+        self.link.wake()
+
+    def _send_sync(self) -> None:
+        """Tell the peer this side's state, and acknowledge its own."""
+        core = self.core
+        self._sync_due = False
+        same_fork = self.remote.fork == core.fork
+        if not same_fork:
+            self.can_upgrade = False
+        elif self.remote.length < core.length:
+            self.can_upgrade = core.can_upgrade(self.remote.length)
+        self.send(
+            m.Sync(
+                core.fork,
+                core.length,
+                self.remote.length if same_fork else 0,
+                can_upgrade=self.can_upgrade,
+                uploading=True,
+                downloading=self.replicator.downloading,
+                has_manifest=core.has_manifest,
+            )
+        )
+
+    def send_extension(self, name: str, message: bytes) -> None:
+        """Send an extension message; the name travels only when it differs from the last one."""
+        self.send(m.Extension("" if name == self._sent_extension else name, message))
+        self._sent_extension = name
+
+    # -- events of the channel --
+
+    def on_open(self, handshake: Reader) -> None:
+        opening = m.Handshake.decode(handshake)
+        expected = capability(self.core.key, self.link.handshake_hash, not self.link.initiator)
+        if not hmac.compare_digest(opening.capability, expected):
+            raise CryptoError("the other side does not know the key of the core it opened")
+        self.seeks = opening.seeks
+        self.opened = True
+        self._send_sync()
+        contiguous = min(self.core.contiguous_length, self.core.length)
+        if contiguous > 0:
+            self.send(m.Range(0, contiguous))
+
+    def on_message(self, kind: int, body: Reader) -> None:
+        self.heard = time.monotonic()
+        if kind < len(self._handlers):
+            self._handlers[kind](m.MESSAGES[kind].decode(body))
+
+    def on_close(self) -> None:
+        self.requests.clear()
+        self.replicator.remove(self)
+
+    def _on_sync(self, sync: m.Sync) -> None:
+        changed = not self.synced or sync.length != self.remote.length or sync.fork != self.remote.fork
+        self.synced = True
+        self.remote = sync
+        core = self.core
+        if not sync.downloading and not self.replicator.downloading:
+            self.close()
+            self.replicator.remove(self)
+            return
+        self.length_acked = sync.remote_length if sync.fork == core.fork else 0
+        if sync.fork == core.fork and (core.length > sync.length or (changed and sync.length == 0)):
+            self.sync_soon()
+        self.replicator.synced(self)
+
+    def _on_request(self, request: m.Request) -> None:
+        if len(self.requests) >= MAX_QUEUED_REQUESTS:
+            raise ProtocolError("the other side floods this one with requests")
+        self.requests[request.id] = request
+        self.link.upload(self, request)
+
+    def _on_cancel(self, cancel: m.Cancel) -> None:
+        self.requests.pop(cancel.request, None)
+
+    def _on_data(self, data: m.Data) -> None:
+        flight = self.in_flight.pop(data.request, None)
+        if flight is None:
+            return
+        size = len(data.block.value) if data.block else 0
+        self.window.answered(self.heard - flight.sent, size, flight.full, self.heard)
+        if _answers(flight.request, data):
+            self.answers.append((flight, data))
+            self.link.answered(self)
+        else:
+            self.replicator.unanswered(self, flight)
+
+    def _on_no_data(self, no_data: m.NoData) -> None:
+        flight = self.in_flight.pop(no_data.request, None)
+        if flight is None:
+            return
+        if flight.request.fork == self.remote.fork:
+            self.unavailable += 1
+        if (block := flight.request.block) is not None:
+            self.blocks.remove(block.index, block.index + 1)
+            self._wants.discard(block.index - block.index % WANT_SPAN)
+        self.replicator.unanswered(self, flight)
+
+    def _on_want(self, want: m.Want) -> None:
+        core = self.core
+        contiguous = min(core.contiguous_length, core.length)
+        if contiguous and (contiguous == core.length or want.start + want.length < contiguous):
+            self.send(m.Range(0, contiguous))
+            return
+        start = want.start - want.start % 32
+        end = min(want.start + min(want.length, WANT_SPAN), core.length)
+        first = core.bitfield.first_set(start)
+        if first is not None and first < end:
+            self.send(m.Bitfield(start, core.bitfield.words(start, end - start)))
+
+    def _on_unwant(self, unwant: m.Unwant) -> None:
+        """Every change is announced to every peer, so there is nothing to take back."""
+
+    def _on_bitfield(self, bitfield: m.Bitfield) -> None:
+        if len(bitfield.words) > _MAX_BITFIELD_BYTES:
+            raise ProtocolError("bitfield is longer than what can be asked for")
+        self.blocks.set_words(bitfield.start, bitfield.words)
+        self.replicator.available(self)
+
+    def _on_range(self, announced: m.Range) -> None:
+        end = announced.start + announced.length
+        if announced.drop:
+            self.blocks.remove(announced.start, end)
+        else:
+            self.blocks.add(announced.start, end)
+            self.replicator.available(self)
+
+    def _on_extension(self, extension: m.Extension) -> None:
+        name = extension.name or self._received_extension
+        self._received_extension = name
+        self.replicator.extension_message(name, extension.message, self)
+
+
+def _answers(request: m.Request, data: m.Data) -> bool:
+    """Whether ``data`` holds only what ``request`` asked for."""
+    return (
+        request.fork == data.fork
+        and (data.block is None or (request.block is not None and request.block.index == data.block.index))
+        and (data.hash is None or (request.hash is not None and request.hash.index == data.hash.index))
+        and (data.seek is None or (request.seek is not None and request.seek.bytes == data.seek.bytes))
+        and (data.upgrade is None or request.upgrade is not None)
+    )

@@ -1,0 +1,527 @@
+"""The replicator of one core: what is wanted, from which peer, and what to do with answers.
+
+HYPER-FACTS sections 8 (reading), 12 (forks) and 13 (who has what). All of it runs in the event loop,
+without awaiting anything between an event and the requests that follow from it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable, Iterable
+
+from pelure.errors import ProtocolError
+from pelure.hyper.core.changes import Change, ChangeKind
+from pelure.hyper.core.replication.extensions import Extension
+from pelure.hyper.core.replication.local import LocalCore
+from pelure.hyper.core.replication.peer import InFlight, Link, Peer
+from pelure.hyper.core.replication.wants import BlockWant, Download, SeekWant, finish
+from pelure.hyper.wire import messages as m
+
+log = logging.getLogger(__name__)
+
+STALL_SECONDS = 10.0
+"""A peer that answered nothing for so long no longer keeps others from being asked the same."""
+_STEAL_SCAN = 64
+_PRIORITY = 1
+_URGENT_ROOM = 256
+"""Requests for single blocks that may go out although the window is full of bulk requests."""
+
+
+class Replicator:
+    """Keeps one core in step with its peers, over any number of streams.
+
+    Futures that the ``request_…`` methods return are woken when something changed that they asked for, or
+    when the replicator closes: look at the core, and ask again if need be.
+    """
+
+    def __init__(self, core: LocalCore) -> None:
+        self.core = core
+        self.peers: list[Peer] = []
+        self.extensions: dict[str, Extension] = {}
+        self.links: set[Link] = set()
+        self.connecting: set[Link] = set()
+        """Streams whose handshake is under way."""
+        self._downloading = True
+        self._closed = False
+        self._blocks: dict[int, BlockWant] = {}
+        self._unasked: dict[int, BlockWant] = {}
+        """Those of ``_blocks`` that no peer has been asked for."""
+        self._downloads: list[Download] = []
+        self._seeks: list[SeekWant] = []
+        self._claims: dict[int, list[tuple[Peer, InFlight]]] = {}
+        """Who has been asked for each block."""
+        self._upgrading: tuple[Peer, InFlight] | None = None
+        self._upgrade_waiters: list[tuple[int, int, asyncio.Future[bool]]] = []
+        self._end_changes = core.on_change(self._on_change)
+
+    # -- what the core asks for --
+
+    def request_block(self, index: int) -> asyncio.Future[None]:
+        """Fetch block ``index`` before anything else; cancelling the future takes that back."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed or self.core.has(index):
+            future.set_result(None)
+            return future
+        want = self._blocks.get(index)
+        if want is None:
+            want = self._blocks[index] = self._unasked[index] = BlockWant(index)
+            self._request_block(want)
+        want.futures.append(future)
+        future.add_done_callback(lambda _: self._block_left(want))
+        return future
+
+    def _block_left(self, want: BlockWant) -> None:
+        """Someone no longer waits for a block; when no-one does, requests for it are taken back."""
+        if self._blocks.get(want.index) is want and all(future.done() for future in want.futures):
+            self._forget_block(want.index)
+            if not self._downloads:
+                for peer, flight in self._claims.pop(want.index, ()):
+                    peer.cancel(flight)
+
+    def request_download(self, ranges: Iterable[tuple[int, int]]) -> asyncio.Future[None]:
+        """Fetch all blocks of the ``(start, end)`` ranges, as fast as peers send them.
+
+        The future is woken when all are held; cancelling it stops the download.
+        """
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        download = Download(ranges, future)
+        if self._closed or download.complete(self.core.bitfield):
+            future.set_result(None)
+            return future
+        self._downloads.append(download)
+        future.add_done_callback(lambda _: self._download_left(download))
+        self.schedule_all()
+        return future
+
+    def _download_left(self, download: Download) -> None:
+        if download in self._downloads:
+            self._downloads.remove(download)
+
+    def request_upgrade(self) -> asyncio.Future[bool]:
+        """Wait for something newer than what is held; false as soon as no peer has any."""
+        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
+        self._upgrade_waiters.append((self.core.fork, self.core.length, future))
+        self._check_upgrades()
+        return future
+
+    def request_seek(self, position: int) -> asyncio.Future[None]:
+        """Fetch tree nodes that tell which block holds byte ``position`` (not counting padding)."""
+        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        if self._closed:
+            future.set_result(None)
+            return future
+        want = SeekWant(position, future)
+        self._seeks.append(want)
+        future.add_done_callback(lambda _: self._seeks.remove(want) if want in self._seeks else None)
+        self._request_seek(want)
+        return future
+
+    def extension(self, name: str, on_message: Callable[[bytes, Peer], None]) -> Extension:
+        """Register the extension ``name``; ``on_message`` gets each message and its sender."""
+        self.extensions[name] = Extension(self, name, on_message)
+        return self.extensions[name]
+
+    @property
+    def downloading(self) -> bool:
+        """Whether peers are told that data is wanted. When neither side wants any, channels close."""
+        return self._downloading
+
+    @downloading.setter
+    def downloading(self, downloading: bool) -> None:
+        if downloading == self._downloading:
+            return
+        self._downloading = downloading
+        for peer in self.peers:
+            if peer.opened:
+                peer.sync_soon()
+        if downloading:
+            for link in list(self.links):
+                self._connect(link)
+
+    def close(self) -> None:
+        """Close all channels and wake everyone who waits; idempotent."""
+        if self._closed:
+            return
+        self._closed = True
+        self._end_changes()
+        for peer in self.peers:
+            peer.close()
+        self.peers.clear()
+        for want in list(self._blocks.values()):
+            for future in want.futures:
+                finish(future)
+        for future in [want.future for want in self._downloads] + [want.future for want in self._seeks]:
+            finish(future)
+        self._check_upgrades()
+
+    # -- streams and peers --
+
+    def attach(self, link: Link) -> None:
+        """Replicate over a stream whose handshake is complete."""
+        self.connecting.discard(link)
+        self.links.add(link)
+        self._connect(link)
+
+    def detach(self, link: Link) -> None:
+        """The stream ended."""
+        self.connecting.discard(link)
+        self.links.discard(link)
+        self._check_upgrades()
+
+    def _connect(self, link: Link) -> None:
+        """Open a channel on ``link`` unless there is one."""
+        if not self._closed and link.mux.find((m.PROTOCOL, self.core.discovery_key)) is None:
+            self.peers.append(Peer(self, link))
+            link.wake()
+
+    def remove(self, peer: Peer) -> None:
+        """A peer's channel closed: what it was asked for is asked of others."""
+        if peer not in self.peers:
+            return
+        self.peers.remove(peer)
+        for flight in list(peer.in_flight.values()):
+            self._drop(peer, flight)
+        peer.in_flight.clear()
+        for download in self._downloads:
+            download.rewind(peer)
+        for seek in self._seeks:
+            seek.refused.discard(peer)
+        if peer.synced and peer.link in self.links and self._downloading and self._wants_something():
+            self._connect(peer.link)
+        self._request_upgrade()
+        self.schedule_all()
+        self._check_upgrades()
+
+    # -- events from peers --
+
+    def synced(self, peer: Peer) -> None:
+        """A peer told its state."""
+        self._update_fork(peer)
+        self._request_upgrade()
+        for download in self._downloads:
+            download.rewind(peer)
+        self._schedule(peer)
+        self._check_upgrades()
+
+    def available(self, peer: Peer) -> None:
+        """A peer announced blocks."""
+        for download in self._downloads:
+            download.rewind(peer)
+        for seek in self._seeks:
+            seek.refused.discard(peer)
+        self._schedule(peer)
+
+    def unanswered(self, peer: Peer, flight: InFlight) -> None:
+        """A peer has no (usable) answer to a request."""
+        self._drop(peer, flight)
+        self.schedule_all()
+        self._check_upgrades()
+
+    def extension_message(self, name: str, message: bytes, peer: Peer) -> None:
+        """An extension message came; unknown names are ignored."""
+        extension = self.extensions.get(name)
+        if extension is not None:
+            extension.on_message(message, peer)
+
+    def apply(self, peer: Peer) -> None:
+        """Verify and store the answers of ``peer`` that have come in; ends its stream if one is false.
+
+        Raises ``DriveError`` when they can't be stored.
+        """
+        answers, peer.answers = peer.answers, []
+        start = 0
+        while start < len(answers) and not self._closed:
+            batch = self._fitting(answers, start)
+            if not batch:
+                self._drop(peer, answers[start][0])
+                start += 1
+                continue
+            try:
+                stored = self.core.verify_and_store([data for _, data in batch])
+            except ProtocolError as error:
+                log.warning("a peer sent data that does not verify, and was dropped: %s", error)
+                for flight, _ in answers[start:]:
+                    self._drop(peer, flight)
+                peer.link.fail(error)
+                return
+            for flight, data in batch[:stored]:
+                self._settle(peer, flight, data)
+            start += stored
+        self._check_wants()
+        self._request_upgrade()
+        self._schedule(peer)
+
+    def _fitting(self, answers: list[tuple[InFlight, m.Data]], start: int) -> list[tuple[InFlight, m.Data]]:
+        """The answers from ``start`` on that fit the core's fork and length as they are now.
+
+        An upgrade ends the run, since it changes the length; one to a new fork goes alone.
+        """
+        fork, length = self.core.fork, self.core.length
+        fitting: list[tuple[InFlight, m.Data]] = []
+        for flight, data in answers[start:]:
+            if data.fork > fork:
+                return fitting or [(flight, data)]
+            if data.fork < fork or (data.upgrade is not None and data.upgrade.start != length):
+                break
+            fitting.append((flight, data))
+            if data.upgrade is not None:
+                break
+        return fitting
+
+    def _settle(self, peer: Peer, flight: InFlight, data: m.Data) -> None:
+        """Bookkeeping after an answer was stored."""
+        if data.block is not None:
+            peer.unavailable = 0
+            peer.stats.blocks_received += 1
+            peer.stats.bytes_received += len(data.block.value)
+            for other, request in self._claims.pop(data.block.index, ()):
+                if request is not flight:
+                    other.cancel(request)
+        elif flight.request.block is not None:
+            self._drop(peer, flight)
+        if self._upgrading is not None and self._upgrading[1] is flight:
+            self._upgrading = None
+        if data.seek is not None or data.hash is not None:
+            for seek in [seek for seek in self._seeks if seek.holder == (peer, flight)]:
+                finish(seek.future)
+
+    # -- changes of the core --
+
+    def _on_change(self, change: Change) -> None:
+        start, end = change.start, change.start + change.length
+        if change.kind is ChangeKind.TRUNCATE:
+            self._on_truncated(start, end)
+        for peer in self.peers:
+            if not peer.opened:
+                continue
+            if change.kind in (ChangeKind.APPEND, ChangeKind.HAVE):
+                peer.announce(start, end)
+            if change.kind in (ChangeKind.APPEND, ChangeKind.UPGRADE, ChangeKind.TRUNCATE):
+                peer.sync_soon()
+            if change.kind in (ChangeKind.CLEAR, ChangeKind.TRUNCATE):
+                peer.withdraw(start, end)
+        if change.kind in (ChangeKind.APPEND, ChangeKind.HAVE):
+            self._wake_blocks(start, end)
+        if change.kind in (ChangeKind.UPGRADE, ChangeKind.TRUNCATE, ChangeKind.CLEAR):
+            for download in self._downloads:
+                download.rewind()
+        if change.kind is not ChangeKind.HAVE:
+            self._check_upgrades()
+
+    def _wake_blocks(self, start: int, end: int) -> None:
+        if end - start < len(self._blocks):
+            arrived = [index for index in range(start, end) if index in self._blocks]
+        else:
+            arrived = [index for index in self._blocks if start <= index < end]
+        for index in arrived:
+            for future in self._forget_block(index).futures:
+                finish(future)
+
+    def _on_truncated(self, start: int, end: int) -> None:
+        for peer in self.peers:
+            for flight in list(peer.in_flight.values()):
+                if flight.request.fork != self.core.fork:
+                    peer.cancel(flight)
+                    self._drop(peer, flight)
+        self._wake_blocks(start, end)
+
+    # -- requests --
+
+    def schedule_all(self) -> None:
+        """Use free room at every peer, the fastest first."""
+        for peer in sorted(self.peers, key=_slowness):
+            self._schedule(peer)
+
+    def _schedule(self, peer: Peer) -> None:
+        """Send requests to ``peer`` while there is something to ask and room to ask it."""
+        if self._closed or not peer.same_fork:
+            return
+        for want in list(self._unasked.values()):
+            self._request_block(want)
+        for seek in self._seeks:
+            if seek.holder is None:
+                self._request_seek(seek)
+        for download in self._downloads:
+            while peer.room > 0:
+                index = self._next_block(peer, download)
+                if index is None:
+                    break
+                self._claim(peer, index, 0)
+        if len(self.peers) > 1 and self._claims and peer.room > 0:
+            self._steal(peer)
+
+    def _claim(self, peer: Peer, index: int, priority: int) -> None:
+        nodes = self.core.missing_nodes(2 * index)
+        flight = peer.request(block=m.BlockRequest(index, nodes), priority=priority)
+        self._claims.setdefault(index, []).append((peer, flight))
+        self._unasked.pop(index, None)
+
+    def _request_block(self, want: BlockWant) -> None:
+        """Ask the peer that is likely to answer first for a block that someone waits for."""
+        if want.index in self._claims:
+            self._unasked.pop(want.index, None)
+            return
+        able = [peer for peer in self.peers if peer.may_serve(want.index)]
+        holders = [peer for peer in able if want.index in peer.blocks]
+        if not holders:
+            for peer in able:
+                peer.want(want.index)
+            return
+        best = min(holders, key=_slowness)
+        if best.room > -_URGENT_ROOM:
+            self._claim(best, want.index, _PRIORITY)
+
+    def _next_block(self, peer: Peer, download: Download) -> int | None:
+        """The next block of ``download`` that ``peer`` has and nobody was asked for."""
+        local = self.core.bitfield
+        at, index = download.cursor(peer)
+        known = min(self.core.length, peer.remote.length)
+        while at < len(download.ranges):
+            start, end = download.ranges[at]
+            end = min(end, known)
+            index = local.first_unset(max(start, index))
+            while index < end and index in self._claims:
+                index = local.first_unset(index + 1)
+            if index < end:
+                held = peer.blocks.next(index)
+                if held == index:
+                    download.advance(peer, at, index + 1)
+                    return index if peer.may_serve(index) else None
+                peer.want(index)
+                index = end if held is None else held
+            else:
+                at, index = at + 1, 0
+        download.advance(peer, at, index)
+        return None
+
+    def _steal(self, peer: Peer) -> None:
+        """Ask ``peer`` too for what slower peers have been asked for and won't answer soon."""
+        own = peer.window.latency or STALL_SECONDS
+        now = time.monotonic()
+        newest = list(self._claims.items())[: -_STEAL_SCAN - 1 : -1]
+        for index, claims in newest:
+            if peer.room <= 0:
+                return
+            holder, flight = claims[0]
+            if len(claims) > 1 or holder is peer or index not in peer.blocks:
+                continue
+            slow = (holder.window.latency or 0) > 2 * own or now - flight.sent > max(4 * own, 0.2)
+            if slow and peer.may_serve(index):
+                self._claim(peer, index, flight.request.priority)
+
+    def _request_seek(self, want: SeekWant) -> None:
+        """Ask for a tree node near the wanted position, and the way from there to the position."""
+        found = self.core.find(want.position)
+        if found.found:
+            finish(want.future)
+            return
+        depth = (found.end - found.start).bit_length() - 1
+        seek = m.SeekRequest(want.position, self.core.padding)
+        for peer in sorted(self.peers, key=_slowness):
+            if peer in want.refused or not peer.seeks or not peer.may_serve(found.end - 1):
+                continue
+            held = peer.blocks.next(found.start)
+            if held is None or held >= found.end:
+                peer.want(found.start)
+                continue
+            hash = m.HashRequest(2 * held, depth)
+            want.holder = (peer, peer.request(hash=hash, seek=seek, priority=_PRIORITY))
+            return
+
+    def _request_upgrade(self) -> None:
+        """Ask one peer for proof of what it has beyond the length held here."""
+        if self._closed or (self._upgrading is not None and not _stalled(*self._upgrading)):
+            return
+        core = self.core
+        for peer in sorted(self.peers, key=_slowness):
+            if peer.can_upgrade_us:
+                upgrade = m.UpgradeRequest(core.length, peer.remote.length - core.length)
+                manifest = core.needs_manifest and peer.remote.has_manifest
+                self._upgrading = (peer, peer.request(upgrade=upgrade, manifest=manifest))
+                return
+
+    def _update_fork(self, peer: Peer) -> None:
+        """Ask for proof of a newer fork, one peer at a time."""
+        remote = peer.remote
+        if remote.fork <= self.core.fork or remote.length == 0 or not remote.uploading:
+            return
+        asked = (flight.request for other in self.peers for flight in other.in_flight.values())
+        if not any(request.fork == remote.fork and request.upgrade is not None for request in asked):
+            peer.request(
+                upgrade=m.UpgradeRequest(0, remote.length),
+                manifest=self.core.needs_manifest and remote.has_manifest,
+            )
+
+    # -- bookkeeping --
+
+    def tick(self) -> None:
+        """To be called about once a second: sees to peers that stopped answering."""
+        self._request_upgrade()
+        for peer in self.peers:
+            self._update_fork(peer)
+        if len(self.peers) > 1:
+            self.schedule_all()
+
+    def _drop(self, peer: Peer, flight: InFlight) -> None:
+        """A request of ``peer`` came to nothing."""
+        block = flight.request.block
+        if block is not None:
+            claims = [claim for claim in self._claims.get(block.index, ()) if claim[1] is not flight]
+            if claims:
+                self._claims[block.index] = claims
+            else:
+                self._claims.pop(block.index, None)
+                if block.index in self._blocks:
+                    self._unasked[block.index] = self._blocks[block.index]
+                for download in self._downloads:
+                    download.rewind()
+        if self._upgrading is not None and self._upgrading[1] is flight:
+            self._upgrading = None
+        for seek in self._seeks:
+            if seek.holder == (peer, flight):
+                seek.holder = None
+                seek.refused.add(peer)
+
+    def _forget_block(self, index: int) -> BlockWant:
+        self._unasked.pop(index, None)
+        return self._blocks.pop(index)
+
+    def _check_wants(self) -> None:
+        """Wake downloads that are complete."""
+        for download in list(self._downloads):
+            if download.complete(self.core.bitfield):
+                finish(download.future)
+
+    def _check_upgrades(self) -> None:
+        """Wake those who wait for an upgrade, when it came or when none is to be expected."""
+        if not self._upgrade_waiters:
+            return
+        now = (self.core.fork, self.core.length)
+        expected = not self._closed and self._upgrade_expected()
+        waiting = []
+        for fork, length, future in self._upgrade_waiters:
+            if future.done():
+                continue
+            if now != (fork, length) or not expected:
+                future.set_result(now != (fork, length))
+            else:
+                waiting.append((fork, length, future))
+        self._upgrade_waiters = waiting
+
+    def _upgrade_expected(self) -> bool:
+        return bool(self.connecting) or any(peer.may_have_news for peer in self.peers)
+
+    def _wants_something(self) -> bool:
+        return bool(self._blocks or self._seeks or self._downloads or self._upgrade_waiters)
+
+
+def _stalled(peer: Peer, flight: InFlight) -> bool:
+    return time.monotonic() - max(flight.sent, peer.heard) > STALL_SECONDS
+
+
+def _slowness(peer: Peer) -> float:
+    """Seconds that a new request to ``peer`` will probably take."""
+    latency = peer.window.latency
+    return (latency if latency is not None else 0.5) * (1 + len(peer.in_flight) / peer.window.size)
