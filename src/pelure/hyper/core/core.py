@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Iterable, Sequence
-from typing import Protocol
+from typing import TYPE_CHECKING
 
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.core import exchange
@@ -19,23 +19,8 @@ from pelure.hyper.core.state import CoreState
 from pelure.hyper.core.tree import NotAvailable, SeekResult
 from pelure.hyper.wire.messages import Data, Request
 
-_DOWNLOAD_WINDOW = 1024
-
-
-class Replicator(Protocol):
-    """What a core asks of its replication."""
-
-    def request_block(self, index: int) -> asyncio.Future[None]:
-        """Fetch and store a block; cancelling the future takes the request back."""
-        ...
-
-    def request_seek(self, position: int) -> asyncio.Future[None]:
-        """Fetch tree nodes that tell more about where byte ``position`` is."""
-        ...
-
-    def request_upgrade(self) -> asyncio.Future[bool]:
-        """Ask the peers for their newest tree; the result tells whether it is longer."""
-        ...
+if TYPE_CHECKING:
+    from pelure.hyper.core.replication.replicator import Replicator
 
 
 class Core(CoreState):
@@ -173,24 +158,22 @@ class Core(CoreState):
 
     async def download(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Fetch all blocks of the ``(start, end)`` ranges that are not held; they are durable on return."""
-        gate = asyncio.Semaphore(_DOWNLOAD_WINDOW)
-
-        async def fetch(index: int) -> None:
-            try:
-                await self._fetch(index)
-            finally:
-                gate.release()
-
-        async with asyncio.TaskGroup() as group:
-            for start, end in ranges:
-                for index in self.bitfield.missing(start, end).tolist():
-                    await gate.acquire()
-                    group.create_task(fetch(index))
+        wanted = [(start, end) for start, end in ranges if start < end]
+        while any(self.bitfield.first_unset(start) < end for start, end in wanted):
+            if self.closed:
+                raise DriveError("the core was purged")
+            if self._replicator is None:
+                await self.changed()
+            else:
+                await self._replicator.request_download(wanted)
         self.storage.store.commit()
 
     def purge(self) -> None:
         """Delete the core from the store, for good; it can't be used any more."""
         self.closed = True
+        if self._replicator is not None:
+            self._replicator.close()
+            self._replicator = None
         self.storage.purge()
         self._wake()
 

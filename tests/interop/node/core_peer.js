@@ -1,0 +1,142 @@
+// A corestore of npm hypercore, driven over standard input and output by tests: one JSON command a line,
+// one JSON answer a line. Blocks travel as hex, or are made from a seed on both sides.
+const fs = require('fs')
+const net = require('net')
+const readline = require('readline')
+const crypto = require('crypto')
+const Corestore = require('corestore')
+
+const store = new Corestore(process.argv[2], {
+  primaryKey: process.argv[3] ? Buffer.from(process.argv[3], 'hex') : undefined,
+  unsafe: true
+})
+const cores = new Map()
+const sockets = new Set()
+let server = null
+
+function replicate (socket, initiator) {
+  sockets.add(socket)
+  socket.setNoDelay(true)
+  socket.on('error', () => {})
+  socket.on('close', () => sockets.delete(socket))
+  const stream = store.replicate(initiator)
+  stream.on('error', (error) => { if (process.env.DEBUG) console.error('stream', error) })
+  stream.pipe(socket).pipe(stream)
+}
+
+// The same bytes as seeded_block() in tests/interop/npm.py.
+function seeded (seed, index, size) {
+  const out = Buffer.alloc(size)
+  let word = crypto.createHash('sha256').update(`${seed}/${index}`).digest()
+  for (let at = 0; at < size; at += 32) word.copy(out, at, 0, Math.min(32, size - at))
+  return out
+}
+
+const commands = {
+  async open ({ id, name, key, encryptionKey }) {
+    const options = { name, key: key && Buffer.from(key, 'hex') }
+    if (encryptionKey) options.encryptionKey = Buffer.from(encryptionKey, 'hex')
+    const core = store.get(options)
+    await core.ready()
+    cores.set(id, core)
+    return state(core)
+  },
+  async state ({ id }) { return state(cores.get(id)) },
+  async append ({ id, blocks }) {
+    await cores.get(id).append(blocks.map((block) => Buffer.from(block, 'hex')))
+    return state(cores.get(id))
+  },
+  async appendSeeded ({ id, seed, from, count, size, batch }) {
+    for (let at = from; at < from + count; at += batch) {
+      const blocks = []
+      for (let i = at; i < Math.min(at + batch, from + count); i++) blocks.push(seeded(seed, i, size))
+      await cores.get(id).append(blocks)
+    }
+    return state(cores.get(id))
+  },
+  async get ({ id, index, wait, timeout }) {
+    const block = await cores.get(id).get(index, { wait: wait !== false, timeout: timeout || 0 })
+    return { block: block && block.toString('hex') }
+  },
+  async update ({ id, wait }) { return { updated: await cores.get(id).update({ wait: !!wait }) } },
+  async seek ({ id, bytes }) { return { at: await cores.get(id).seek(bytes) } },
+  async download ({ id, start, end }) {
+    await cores.get(id).download({ start, end }).done()
+    return state(cores.get(id))
+  },
+  async truncate ({ id, length }) {
+    await cores.get(id).truncate(length)
+    return state(cores.get(id))
+  },
+  async clear ({ id, start, end }) {
+    await cores.get(id).clear(start, end)
+    return {}
+  },
+  async has ({ id, start, end }) {
+    const held = []
+    for (let i = start; i < end; i++) held.push(await cores.get(id).has(i))
+    return { held }
+  },
+  async hashes ({ id, start, end }) {
+    const hash = crypto.createHash('sha256')
+    for (let i = start; i < end; i++) hash.update(await cores.get(id).get(i))
+    return { sha256: hash.digest('hex') }
+  },
+  async purge ({ id }) {
+    await cores.get(id).purge()
+    cores.delete(id)
+    return {}
+  },
+  async waitLength ({ id, length }) {
+    const core = cores.get(id)
+    while (core.length < length) await new Promise((resolve) => core.once('append', resolve))
+    return state(core)
+  },
+  async waitFork ({ id, fork, length }) {
+    const core = cores.get(id)
+    while (core.fork < fork || core.length < length) {
+      await new Promise((resolve) => { core.once('truncate', resolve); core.once('append', resolve) })
+    }
+    return state(core)
+  },
+  async listen () {
+    server = net.createServer((socket) => replicate(socket, false))
+    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
+    return { port: server.address().port }
+  },
+  async connect ({ port }) {
+    const socket = net.connect(port, '127.0.0.1')
+    await new Promise((resolve, reject) => { socket.once('connect', resolve); socket.once('error', reject) })
+    replicate(socket, true)
+    return {}
+  },
+  async disconnect () {
+    for (const socket of sockets) socket.destroy()
+    return {}
+  }
+}
+
+async function state (core) {
+  return {
+    key: core.key.toString('hex'),
+    discoveryKey: core.discoveryKey.toString('hex'),
+    length: core.length,
+    byteLength: core.byteLength,
+    fork: core.fork,
+    contiguousLength: core.contiguousLength,
+    writable: core.writable,
+    treeHash: core.length ? (await core.treeHash()).toString('hex') : null
+  }
+}
+
+readline.createInterface({ input: process.stdin }).on('line', async (line) => {
+  const command = JSON.parse(line)
+  let answer
+  try {
+    answer = await commands[command.cmd](command)
+  } catch (error) {
+    answer = { error: error.code || error.message }
+    if (process.env.DEBUG) console.error(error)
+  }
+  fs.writeSync(1, JSON.stringify({ ...answer, n: command.n }) + '\n')
+}).on('close', () => process.exit(0))
