@@ -11,7 +11,7 @@ import asyncio
 import logging
 import os
 import socket
-from typing import Protocol
+from typing import Protocol, cast
 
 from pelure.errors import LinkError, PelureError, ProtocolError
 from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand, DestroyReason
@@ -204,7 +204,7 @@ class Link(asyncio.BufferedProtocol):
     # ---- asyncio protocol ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         self._transport = transport
         transport.set_write_buffer_limits(high=WRITE_HIGH_WATER, low=WRITE_HIGH_WATER // 4)
         peername = transport.get_extra_info("peername")
