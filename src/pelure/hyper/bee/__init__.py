@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Hyperbee: a B-tree in an append-only core."""
