@@ -7,16 +7,12 @@ No I/O: the bytes come from a DirPort or from a ``BEGIN_DIR`` stream. (The clien
 from __future__ import annotations
 
 import calendar
-import gzip
-import lzma
 import time
-import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-import zstandard
-
 from pelure.errors import ProtocolError
+from pelure.tor.directory.compression import choose_encoding, compress
 
 MAX_HEAD = 16_384
 MAX_BODY = 4 << 20
@@ -30,8 +26,6 @@ REASONS = {
     413: "Payload too large",
     503: "Directory busy",
 }
-_ENCODINGS = ("x-zstd", "x-tor-lzma", "gzip", "deflate", "identity")
-"""What kept documents can be encoded with, best first."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +38,10 @@ class DirRequest:
     body: bytes = field(default=b"", repr=False)
     deflated: bool = False
 
-    def accepts(self, encoding: str) -> bool:
-        """Whether the client takes a reply in ``encoding``."""
-        if self.deflated:
-            return encoding == "deflate"
-        listed = {
-            word.partition(";")[0].strip() for word in self.headers.get("accept-encoding", "").split(",")
-        }
-        return encoding in listed or encoding == "identity"
+    @property
+    def encoding(self) -> str:
+        """The best encoding that the client takes a reply in."""
+        return "deflate" if self.deflated else choose_encoding(self.headers.get("accept-encoding", ""))
 
     @property
     def modified_since(self) -> float | None:
@@ -133,17 +123,6 @@ def _http_date(now: float) -> str:
     return time.strftime("%a, %d %b %Y %H:%M:%S GMT", time.gmtime(now))
 
 
-def compress(data: bytes, encoding: str) -> bytes:
-    """``data`` in ``encoding``, one of those of ``Accept-Encoding``."""
-    if encoding == "x-zstd":
-        return zstandard.ZstdCompressor(level=8).compress(data)
-    if encoding == "x-tor-lzma":
-        return lzma.compress(data, format=lzma.FORMAT_ALONE, preset=6)
-    if encoding == "gzip":
-        return gzip.compress(data, mtime=0)
-    return zlib.compress(data) if encoding == "deflate" else data
-
-
 class EncodedBody:
     """A document that is asked for often, compressed once for each encoding."""
 
@@ -153,7 +132,7 @@ class EncodedBody:
 
     def reply(self, request: DirRequest, expires: int = 0) -> DirReply:
         """The reply with this document in the best encoding that ``request`` accepts."""
-        encoding = next(one for one in _ENCODINGS if request.accepts(one) or one == "identity")
+        encoding = request.encoding
         body = self._encoded.get(encoding)
         if body is None:
             body = self._encoded[encoding] = compress(self.data, encoding)
@@ -161,8 +140,5 @@ class EncodedBody:
 
 
 def encoded_reply(request: DirRequest, data: bytes, expires: int = 0) -> DirReply:
-    """A reply with ``data``, made for this request: compressed fast if the client accepts it at all."""
-    encoding = "deflate" if request.accepts("deflate") and len(data) > 500 else "identity"
-    if request.deflated:
-        encoding = "deflate"
-    return DirReply(200, compress(data, encoding), encoding=encoding, expires=expires)
+    """A reply with ``data``, encoded for this request."""
+    return DirReply(200, compress(data, request.encoding), encoding=request.encoding, expires=expires)
