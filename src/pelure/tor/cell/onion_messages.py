@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import IntEnum
-from typing import ClassVar
+from typing import ClassVar, Self
 
 from pelure.errors import CryptoError, ProtocolError
 from pelure.tor.cell.codec import Reader, vector
@@ -122,7 +122,7 @@ class Introduce1(RelayMessageBody):
         return self.header + self.encrypted
 
     @classmethod
-    def decode(cls, data: bytes) -> Introduce1:
+    def decode(cls, data: bytes) -> Self:
         reader = Reader(data, cls.command.name)
         if reader.take(20) != _LEGACY_KEY_ID:
             raise ProtocolError(f"{reader.what} in the format of version 2 services")

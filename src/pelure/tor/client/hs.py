@@ -1,0 +1,141 @@
+"""Connecting to an onion service: descriptor, rendezvous point, introduction, joined circuit (rend-spec-v3).
+
+The rendezvous circuit is built while the descriptor is fetched; introduction points are tried in random
+order, those that failed lately last; when all of them fail, the descriptor is fetched anew, once.
+Failures carry the SOCKS codes of proposal 304.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Hashable, Iterable
+
+from pelure.errors import ConfigError, OnionServiceError, PelureError
+from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
+from pelure.tor.client.hs_events import ClientEvent, DescriptorOpened, OnClientEvent
+from pelure.tor.client.hs_rendezvous import INTRODUCTION_FAILED, RENDEZVOUS_FAILED, Meeting
+from pelure.tor.crypto.address import decode_address
+from pelure.tor.crypto.keys import Rng
+from pelure.tor.net.circuit_source import CircuitSource
+from pelure.tor.net.netdir_source import NetDirSource, current_netdir
+from pelure.tor.net.origin import Circuit
+from pelure.tor.onion.client_auth import ClientAuthKey
+from pelure.tor.onion.second_layer import IntroPoint
+
+BAD_ADDRESS = 0xF6
+RENDEZVOUS_ATTEMPTS = 3
+FAILURE_SECONDS = 120.0
+"""For so long an introduction point that failed is tried after the others."""
+
+log = logging.getLogger(__name__)
+
+
+class OnionClient:
+    """See the module. ``client_keys``: the keys that open a service's descriptor, by its 32-byte identity."""
+
+    def __init__(
+        self,
+        source: CircuitSource,
+        directory: NetDirSource,
+        *,
+        on_event: OnClientEvent | None = None,
+        rng: Rng = os.urandom,
+    ) -> None:
+        self.client_keys: dict[bytes, list[ClientAuthKey]] = {}
+        self._source = source
+        self._directory = directory
+        self._on_event = on_event
+        self._rng = rng
+        self._descriptors = DescriptorClient(source, rng)
+        self._failed: dict[bytes, float] = {}
+
+    async def connect(self, address: str, isolation: Hashable = None) -> Circuit:
+        """Return a new circuit that ends at the service, for streams by ``circuit.begin("", port)``.
+
+        It is the caller's to share among streams of one ``isolation``, and to close. Raises
+        :class:`OnionServiceError`, its ``code`` as proposal 304 has it, and :class:`DirectoryError` before
+        the network's directory is known.
+        """
+        try:
+            identity = decode_address(address)
+        except ConfigError as error:
+            raise OnionServiceError(str(error), BAD_ADDRESS) from error
+        secrets = [key.secret for key in self.client_keys.get(identity, ())]
+        for left in reversed(range(RENDEZVOUS_ATTEMPTS)):
+            try:
+                return await self._connect(identity, secrets)
+            except OnionServiceError as error:
+                if error.code != RENDEZVOUS_FAILED or not left:
+                    raise
+                log.info("A rendezvous failed, trying another rendezvous point: %s", error)
+        raise AssertionError("the last attempt returns or raises")
+
+    def forget(self) -> None:
+        """Fetch descriptors anew and take no notice of earlier failures (a *new identity*)."""
+        self._descriptors.forget()
+        self._failed.clear()
+
+    def _emit(self, event: ClientEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    async def _connect(self, identity: bytes, secrets: list[bytes]) -> Circuit:
+        arranging = asyncio.create_task(self._arrange())
+        try:
+            descriptor = await self._descriptor(identity, secrets, refresh=False)
+            meeting = await arranging
+            try:
+                await self._introduce(meeting, descriptor)
+            except OnionServiceError as error:
+                if meeting.circuit.closed.is_set():
+                    raise OnionServiceError("the rendezvous point was lost", RENDEZVOUS_FAILED) from error
+                log.info("No introduction point of the descriptor at hand works: %s", error)
+                await self._introduce(meeting, await self._descriptor(identity, secrets, refresh=True))
+            return await meeting.join(self._emit)
+        except BaseException:
+            arranging.cancel()
+            await asyncio.gather(arranging, return_exceptions=True)
+            if not arranging.cancelled() and arranging.exception() is None:
+                arranging.result().circuit.close()
+            raise
+
+    async def _arrange(self) -> Meeting:
+        failure: PelureError | None = None
+        for _ in range(RENDEZVOUS_ATTEMPTS):
+            try:
+                return await Meeting.arrange(self._source, self._rng, self._emit)
+            except PelureError as error:
+                failure = error
+        raise OnionServiceError(f"no rendezvous point can be reached: {failure}", RENDEZVOUS_FAILED)
+
+    async def _descriptor(self, identity: bytes, secrets: list[bytes], *, refresh: bool) -> ServiceDescriptor:
+        began = time.monotonic()
+        netdir = current_netdir(self._directory)
+        descriptor = await self._descriptors.get(netdir, identity, secrets, refresh=refresh)
+        self._emit(DescriptorOpened(len(descriptor.content.intro_points), time.monotonic() - began))
+        return descriptor
+
+    async def _introduce(self, meeting: Meeting, descriptor: ServiceDescriptor) -> None:
+        """Introduce ourselves through any introduction point. Raises :class:`OnionServiceError`."""
+        params = CircuitParams.from_consensus(current_netdir(self._directory).params)
+        failure = OnionServiceError("the onion service has no introduction point now", INTRODUCTION_FAILED)
+        for point in self._in_order(descriptor.content.intro_points):
+            try:
+                await meeting.introduce(self._source, point, descriptor, params, self._rng, self._emit)
+                return
+            except OnionServiceError as error:
+                failure = error
+                if meeting.circuit.closed.is_set():
+                    break
+                self._failed[point.auth_key] = time.monotonic()
+        raise failure
+
+    def _in_order(self, points: Iterable[IntroPoint]) -> list[IntroPoint]:
+        """Random order, but those that failed lately come last, the latest failure at the very end."""
+        now = time.monotonic()
+        self._failed = {key: at for key, at in self._failed.items() if now - at < FAILURE_SECONDS}
+        return sorted(points, key=lambda point: (self._failed.get(point.auth_key, 0.0), self._rng(8)))

@@ -1,0 +1,97 @@
+"""The service's side of a rendezvous: from an opened INTRODUCE2 to a joined circuit (rend-spec-v3 4.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import Callable
+
+from pelure.errors import PelureError
+from pelure.tor.cell.onion_messages import Rendezvous1
+from pelure.tor.circuit.relaycrypto import HopKeys
+from pelure.tor.crypto.keys import Rng
+from pelure.tor.net.circuit_source import CircuitSource
+from pelure.tor.net.origin import Circuit
+from pelure.tor.onion.introduction import Introduction
+from pelure.tor.service.events import OnEvent, RendezvousFailed, RendezvousJoined
+
+CIRCUIT_LENGTH = 4
+ATTEMPTS = 3
+"""C tor's default too: the first, and ``hs_service_max_rdv_failures`` (2) more."""
+CONCURRENT_BUILDS = 64
+ANSWER_SECONDS = 60.0
+"""A client has given up on an introduction that was not answered for so long."""
+
+OnJoined = Callable[[Circuit], None]
+log = logging.getLogger(__name__)
+
+
+class Rendezvous:
+    """Answers introductions; at most ``CONCURRENT_BUILDS`` circuits are built at once, the others wait.
+
+    ``on_joined`` is called with each circuit, before anything can come through it.
+    """
+
+    def __init__(self, source: CircuitSource, on_joined: OnJoined, emit: OnEvent, rng: Rng) -> None:
+        self.congestion_control: int | None = None
+        """Cells per SENDME that the descriptor announces, None while it offers no congestion control."""
+        self._source = source
+        self._on_joined = on_joined
+        self._emit = emit
+        self._rng = rng
+        self._building = asyncio.Semaphore(CONCURRENT_BUILDS)
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def answer(self, introduction: Introduction) -> None:
+        """Meet the client, in the background."""
+        task = asyncio.create_task(self._answer(introduction, time.monotonic()))
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give up everything under way."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _answer(self, introduction: Introduction, began: float) -> None:
+        where = introduction.rendezvous_point.nickname
+        try:
+            async with asyncio.timeout(ANSWER_SECONDS), self._building:
+                build_began = time.monotonic()
+                circuit = await self._circuit(introduction)
+        except (PelureError, TimeoutError) as error:
+            reason = str(error) or "there was not enough time"
+            log.info("The rendezvous point %s could not be reached: %s", where, reason)
+            self._emit(RendezvousFailed(where, reason))
+            return
+        built = time.monotonic() - build_began
+        try:
+            self._join(circuit, introduction)
+        except PelureError as error:
+            circuit.close()
+            log.info("The rendezvous at %s failed: %s", where, error)
+            self._emit(RendezvousFailed(where, str(error)))
+            return
+        self._emit(RendezvousJoined(circuit.id, where, built, time.monotonic() - began))
+
+    async def _circuit(self, introduction: Introduction) -> Circuit:
+        for left in reversed(range(ATTEMPTS)):
+            try:
+                return await self._source.internal_circuit(
+                    introduction.rendezvous_point, length=CIRCUIT_LENGTH, purpose="rendezvous"
+                )
+            except PelureError:
+                if not left:
+                    raise
+        raise AssertionError("there is at least one attempt")
+
+    def _join(self, circuit: Circuit, introduction: Introduction) -> None:
+        """Answer with RENDEZVOUS1; what follows on the circuit comes from the client."""
+        handshake_info, material = introduction.answer(self._rng)
+        message = Rendezvous1(introduction.cookie, handshake_info)
+        circuit.send(message.command, message.encode())
+        increment = self.congestion_control if introduction.congestion_control else None
+        circuit.add_hs_hop(HopKeys.service(material), service=True, sendme_inc=increment)
+        self._on_joined(circuit)

@@ -1,0 +1,257 @@
+"""An onion service: introduction points, descriptors, rendezvous and streams under one roof (rend-spec-v3).
+
+Several services can run in one process; they share nothing but the source of circuits and the directory.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from pelure.errors import ConfigError, OnionServiceError, ProtocolError
+from pelure.tor.cell.onion_messages import Introduce2
+from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.crypto.keys import Rng
+from pelure.tor.directory.netdir import NetDir
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net import dir_http
+from pelure.tor.net.circuit_source import CircuitSource
+from pelure.tor.net.netdir_source import NetDirSource, current_netdir
+from pelure.tor.net.origin import Circuit
+from pelure.tor.onion.introduction import Introduction
+from pelure.tor.onion.ring import RingParams
+from pelure.tor.onion.second_layer import INTRO_POINTS_MAX, FlowControl, SecondLayer
+from pelure.tor.onion.time_periods import PeriodSchedule
+from pelure.tor.service.events import ConnectionEnded, IntroductionReceived, OnEvent, ServiceEvent
+from pelure.tor.service.intro_points import IntroPoints, ServiceIntroPoint
+from pelure.tor.service.keys import ServiceKeys
+from pelure.tor.service.publisher import Publisher
+from pelure.tor.service.rendezvous import Rendezvous
+from pelure.tor.service.streams import StreamAcceptor
+from pelure.tor.service.targets import Target
+
+INTRO_POINTS_DEFAULT = 3
+FIRST_PUBLICATION_GRACE = 3.0
+"""Seconds that the first descriptor waits for all introduction points once there is one."""
+UPLOAD_SECONDS = 60.0
+CONCURRENT_UPLOADS = 8
+HSDIR_CIRCUIT_LENGTH = 3
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Connection:
+    """A joined circuit, for whoever lists connections. ``since``: seconds since the epoch."""
+
+    id: int
+    since: float
+    path: tuple[str, ...]
+    streams: int
+    cells_read: int
+    cells_written: int
+
+
+class OnionService:
+    """See the module. :meth:`start` it, wait for ``published``, :meth:`close` it in the end."""
+
+    def __init__(
+        self,
+        source: CircuitSource,
+        directory: NetDirSource,
+        keys: ServiceKeys,
+        ports: Mapping[int, Target],
+        *,
+        intro_points: int = INTRO_POINTS_DEFAULT,
+        max_streams: int = 0,
+        on_event: OnEvent | None = None,
+        rng: Rng = os.urandom,
+    ) -> None:
+        """``ports``: virtual port to target. ``max_streams``: most streams open on a circuit (0: any number).
+
+        Raises :class:`ConfigError` if no descriptor can name that many introduction points.
+        """
+        if not 1 <= intro_points <= INTRO_POINTS_MAX:
+            raise ConfigError(f"an onion service has 1 to {INTRO_POINTS_MAX} introduction points")
+        self.keys = keys
+        self._source = source
+        self._directory = directory
+        self._on_event = on_event
+        self._connections: dict[int, tuple[Circuit, float]] = {}
+        self._watches: set[asyncio.Task[None]] = set()
+        self._uploading = asyncio.Semaphore(CONCURRENT_UPLOADS)
+        self._publishing: asyncio.Task[None] | None = None
+        self._first_point_at: float | None = None
+        self._publisher = Publisher(keys, self._upload, self._emit, rng)
+        self._intro = IntroPoints(
+            source, intro_points, self._introduced, self._points_changed, self._emit, rng
+        )
+        self._rendezvous = Rendezvous(source, self._joined, self._emit, rng)
+        self._streams = StreamAcceptor(ports, max_streams, self._emit)
+
+    @property
+    def address(self) -> str:
+        """The ``….onion`` address."""
+        return self.keys.address
+
+    @property
+    def published(self) -> asyncio.Event:
+        """Set once both descriptors are on their directories."""
+        return self._publisher.published
+
+    async def start(self) -> None:
+        """Begin to establish introduction points and to publish. Raises :class:`DirectoryError`."""
+        self._use_netdir(current_netdir(self._directory))
+        self._directory.on_change.append(self._use_netdir)
+        self._publishing = asyncio.create_task(self._publisher.run())
+        self._intro.start()
+
+    async def close(self) -> None:
+        """End everything; the descriptor stays valid: the service can be found as soon as it is back."""
+        if self._use_netdir in self._directory.on_change:
+            self._directory.on_change.remove(self._use_netdir)
+        if self._publishing is not None:
+            self._publishing.cancel()
+            await asyncio.gather(self._publishing, return_exceptions=True)
+        await self._intro.close()
+        await self._rendezvous.close()
+        await self._streams.close()
+        for circuit, _ in list(self._connections.values()):
+            circuit.close()
+        await asyncio.gather(*self._watches)
+
+    # ---- who may connect ----
+
+    async def add_clients(self, clients: Mapping[str, bytes]) -> None:
+        """Authorize clients (name to X25519 public key, 32 bytes); returns once that is published.
+
+        Raises :class:`ConfigError`, with nothing changed, for a bad name or key or if too many don't fit.
+        """
+        self._publisher.check_size([*self.keys.clients.values(), *clients.values()])
+        for name, public in clients.items():
+            self.keys.add_client(name, public)
+        await self.republish()
+
+    async def remove_client(self, name: str) -> None:
+        """Withdraw a client's authorization; returns once that is published. Raises :class:`ConfigError`.
+
+        What the client has open stays open (:meth:`close_circuit`), and a descriptor that it fetched before
+        goes on telling it the introduction points (:meth:`rotate_intro_points`).
+        """
+        self.keys.remove_client(name, os.urandom)
+        await self.republish()
+
+    async def reload_clients(self) -> None:
+        """Take up changes made in the folder ``authorized_clients``. Raises :class:`ConfigError`."""
+        if self.keys.reload_clients():
+            await self.republish()
+
+    async def rotate_intro_points(self) -> None:
+        """Move to new introduction points; returns when the old ones are gone and the new ones published."""
+        await self._intro.rotate()
+
+    async def republish(self) -> None:
+        """Publish new revisions of both descriptors; returns when each directory was tried once."""
+        self._publisher.renew()
+        await self._publisher.settled()
+
+    # ---- who is connected ----
+
+    def connections(self) -> list[Connection]:
+        """The joined circuits."""
+        return [
+            Connection(
+                number,
+                since,
+                tuple(relay.nickname for relay in circuit.path),
+                len(circuit.streams),
+                circuit.cells_read,
+                circuit.cells_written,
+            )
+            for number, (circuit, since) in self._connections.items()
+        ]
+
+    def close_circuit(self, number: int) -> bool:
+        """Close a joined circuit with everything on it; return whether there was one."""
+        entry = self._connections.get(number)
+        if entry is not None:
+            entry[0].close()
+        return entry is not None
+
+    # ---- inside ----
+
+    def _emit(self, event: ServiceEvent) -> None:
+        if self._on_event is not None:
+            self._on_event(event)
+
+    def _use_netdir(self, netdir: NetDir) -> None:
+        schedule = PeriodSchedule.from_consensus(netdir, testing=netdir.network.testing)
+        params = RingParams.from_params(netdir.params)
+        directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
+        self._publisher.set_network(schedule.publish_slots(), directories, params)
+        if self._publisher.published.is_set():
+            self._describe()
+
+    def _describe(self) -> None:
+        """Let the descriptors name what there is now."""
+        params = CircuitParams.from_consensus(current_netdir(self._directory).params)
+        increment = params.sendme_inc if params.congestion_control else None
+        self._rendezvous.congestion_control = increment
+        self._publisher.set_content(
+            SecondLayer(
+                tuple(point.describe() for point in self._intro.listed),
+                flow_control=None if increment is None else FlowControl("1-2", increment),
+            )
+        )
+
+    async def _points_changed(self) -> None:
+        """Publish the introduction points, the first time when all are there or after a moment of grace."""
+        if self._first_point_at is None:
+            self._first_point_at = time.monotonic()
+        grace = self._first_point_at + FIRST_PUBLICATION_GRACE - time.monotonic()
+        if len(self._intro.listed) < self._intro.count and grace > 0:
+            await asyncio.sleep(grace)
+        self._describe()
+        await self._publisher.settled()
+
+    async def _upload(self, relay: Relay, document: bytes) -> None:
+        try:
+            async with self._uploading, asyncio.timeout(UPLOAD_SECONDS):
+                circuit = await self._source.internal_circuit(
+                    relay, length=HSDIR_CIRCUIT_LENGTH, purpose="hsdir"
+                )
+                try:
+                    stream = await circuit.begin_dir()
+                    answer = await dir_http.post(stream, "/tor/hs/3/publish", document)
+                finally:
+                    circuit.close()
+        except TimeoutError:
+            raise OnionServiceError(f"{relay.nickname} did not take the descriptor in time") from None
+        if answer.status != 200:
+            raise OnionServiceError(f"{relay.nickname} refused the descriptor (status {answer.status})")
+
+    def _introduced(self, point: ServiceIntroPoint, message: Introduce2) -> None:
+        try:
+            introduction = Introduction.open(message, point.keys, self._publisher.subcredentials)
+        except ProtocolError as error:
+            log.info("An introduction through %s can't be opened: %s", point.relay.nickname, error)
+            return
+        where = introduction.rendezvous_point.nickname
+        self._emit(IntroductionReceived(point.relay.nickname, where))
+        self._rendezvous.answer(introduction)
+
+    def _joined(self, circuit: Circuit) -> None:
+        self._connections[circuit.id] = circuit, time.time()
+        circuit.on_incoming = self._streams.incoming
+        watch = asyncio.create_task(self._watch(circuit))
+        self._watches.add(watch)
+        watch.add_done_callback(self._watches.discard)
+
+    async def _watch(self, circuit: Circuit) -> None:
+        await circuit.closed.wait()
+        del self._connections[circuit.id]
+        self._emit(ConnectionEnded(circuit.id))

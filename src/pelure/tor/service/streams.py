@@ -1,0 +1,79 @@
+"""Streams that clients open on joined circuits, connected to the service's targets (tor-spec 6.2)."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Mapping
+
+from pelure.errors import ProtocolError
+from pelure.streams import splice
+from pelure.tor.cell.commands import EndReason, RelayCommand
+from pelure.tor.cell.relay_messages import Begin
+from pelure.tor.circuit.events import Incoming
+from pelure.tor.net.circuit_stream import CircuitStream
+from pelure.tor.service.events import OnEvent, StreamBegun
+from pelure.tor.service.targets import IncomingInfo, Target, TcpTarget, UnixTarget
+
+log = logging.getLogger(__name__)
+
+
+class StreamAcceptor:
+    """Accepts streams to the virtual ``ports``, at most ``max_streams`` at once on one circuit (0: any number)."""
+
+    def __init__(self, ports: Mapping[int, Target], max_streams: int, emit: OnEvent) -> None:
+        self.ports = dict(ports)
+        self.max_streams = max_streams
+        self._emit = emit
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def incoming(self, stream: CircuitStream, request: Incoming) -> None:
+        """Accept or refuse a stream that a client opened; never raises."""
+        if request.command != RelayCommand.BEGIN:
+            stream.refuse(EndReason.NOTDIRECTORY)
+            return
+        try:
+            port = Begin.decode(request.data).port
+        except ProtocolError:
+            stream.refuse(EndReason.TORPROTOCOL)
+            return
+        target = self.ports.get(port)
+        if target is None:
+            log.info("A client asked for port %d, which the onion service doesn't have", port)
+            stream.refuse(EndReason.CONNECTREFUSED)
+        elif self.max_streams and len(stream.circuit.streams) > self.max_streams:
+            log.info("A client opened more than %d streams at once", self.max_streams)
+            stream.refuse(EndReason.RESOURCELIMIT)
+        else:
+            task = asyncio.create_task(self._serve(stream, target, IncomingInfo(port, stream.circuit.id)))
+            self._tasks.add(task)
+            task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """End every stream."""
+        for task in list(self._tasks):
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _serve(self, stream: CircuitStream, target: Target, info: IncomingInfo) -> None:
+        self._emit(StreamBegun(info.circuit, info.port))
+        try:
+            if isinstance(target, TcpTarget | UnixTarget):
+                await self._forward(stream, target)
+            else:
+                stream.accept()
+                await target(stream, info)
+        except Exception:
+            log.exception("Serving a stream to port %d failed", info.port)
+        finally:
+            await stream.close()
+
+    async def _forward(self, stream: CircuitStream, target: TcpTarget | UnixTarget) -> None:
+        try:
+            local = await target.connect()
+        except OSError as error:
+            log.warning("The onion service can't connect to %s: %s", target, error or type(error).__name__)
+            stream.refuse(EndReason.CONNECTREFUSED)
+            return
+        stream.accept()
+        await splice(stream, local)
