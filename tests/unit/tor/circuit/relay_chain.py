@@ -76,6 +76,8 @@ class RelayChain:
         self.relays = [self._make(i, OLD if old else NEW) for i in range(count)]
         self.commands: list[int] = []
         """Cell commands as the first relay saw them."""
+        self.beyond: Callable[[np.ndarray], None] | None = None
+        """Takes the cells that the last relay does not recognize: a joined rendezvous."""
 
     def _make(self, index: int, protocols: Protocols) -> ChainRelay:
         secret, public = x25519_generate(self.rng)
@@ -162,7 +164,17 @@ class RelayChain:
 
         relay.end = HopEnd(index, window, emit, self.rng, initiator=False, xoff_limit=249000)
 
+    def backward(self, cells: np.ndarray) -> Run:
+        """Cells from beyond the last relay, as they come to the origin."""
+        for relay in reversed(self.relays):
+            assert relay.crypto is not None
+            relay.crypto.backward(cells)
+        return Run(CIRC_ID, cells)
+
     def _forward(self, index: int, cells: np.ndarray) -> None:
+        if index == len(self.relays) and self.beyond is not None:
+            self.beyond(cells)
+            return
         relay = self.relays[index]
         assert relay.crypto is not None and relay.end is not None
         found = relay.crypto.forward(cells)
