@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
@@ -15,7 +14,7 @@ from pelure.tor.directory.descriptor_signing import (
     check_rsa,
     descriptor_digest,
 )
-from pelure.tor.directory.tokenizer import Section, decode_document, parse_hex, parse_time, tokenize
+from pelure.tor.directory.tokenizer import Section, decode_document, parse_hex, parse_time, split_at, tokenize
 
 MAX_EXTRA_INFO_LENGTH = 50_000
 _START = re.compile(rb"^extra-info ", re.MULTILINE)
@@ -64,8 +63,6 @@ def parse_extra_info(document: bytes, rsa_key: RsaPublicKey | None = None) -> Ex
     )
 
 
-def split_extra_infos(document: bytes) -> Iterator[bytes]:
-    """Yield the text of each extra-info document in a run."""
-    starts = [match.start() for match in _START.finditer(document)]
-    for start, end in zip(starts, [*starts[1:], len(document)], strict=True):
-        yield document[start:end]
+def split_extra_infos(document: bytes) -> list[bytes]:
+    """The text of each extra-info document in a run."""
+    return split_at(document, _START)

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterator
 from dataclasses import dataclass, field
 
 from pelure.errors import CryptoError, DirectoryError
@@ -19,6 +18,7 @@ from pelure.tor.directory.tokenizer import (
     format_time,
     parse_hex,
     parse_time,
+    split_at,
     tokenize,
 )
 
@@ -92,13 +92,12 @@ def _digest(document: bytes) -> bytes:
     return hashlib.sha1(document[: end + len(_END)]).digest()
 
 
-def split_key_certificates(document: bytes) -> Iterator[bytes]:
-    """Yield the text of each certificate in a run. Raises ``DirectoryError`` if there are far too many."""
-    starts = [match.start() for match in _START.finditer(document)]
-    if len(starts) > MAX_CERTIFICATES:
+def split_key_certificates(document: bytes) -> list[bytes]:
+    """The text of each certificate in a run. Raises ``DirectoryError`` if there are far too many."""
+    pieces = split_at(document, _START)
+    if len(pieces) > MAX_CERTIFICATES:
         raise DirectoryError("too many key certificates at once")
-    for start, end in zip(starts, [*starts[1:], len(document)], strict=True):
-        yield document[start:end]
+    return pieces
 
 
 def build_key_certificate(

@@ -21,6 +21,7 @@ from pelure.tor.directory.tokenizer import (
     decode_document,
     encode_base64,
     encode_object,
+    split_at,
     tokenize,
 )
 
@@ -83,9 +84,7 @@ def split_microdescriptors(document: bytes) -> Iterator[bytes]:
     """
     if len(document) > MAX_MICRODESCRIPTORS_LENGTH:
         raise DirectoryError("too many microdescriptors at once")
-    starts = [match.start() for match in _START.finditer(document)]
-    for start, end in zip(starts, [*starts[1:], len(document)], strict=True):
-        body = document[start:end]
+    for body in split_at(document, _START):
         annotation = body.find(b"\n@")
         yield body if annotation < 0 else body[: annotation + 1]
 

@@ -26,6 +26,7 @@ from pelure.tor.directory.tokenizer import (
     parse_hex,
     parse_int,
     parse_time,
+    split_at,
     tokenize,
 )
 
@@ -148,10 +149,9 @@ def split_router_descriptors(document: bytes) -> Iterator[bytes]:
     if len(document) > MAX_DESCRIPTORS_LENGTH:
         raise DirectoryError("too many router descriptors at once")
     end_marker = b"\n-----END SIGNATURE-----\n"
-    starts = [match.start() for match in _START.finditer(document)]
-    for start, limit in zip(starts, [*starts[1:], len(document)], strict=True):
-        end = document.rfind(end_marker, start, limit)
-        yield document[start : limit if end < 0 else end + len(end_marker)]
+    for piece in split_at(document, _START):
+        end = piece.rfind(end_marker)
+        yield piece if end < 0 else piece[: end + len(end_marker)]
 
 
 def _text(section: Section, keyword: str) -> str:
@@ -201,7 +201,7 @@ def _check_tap(section: Section, rsa_key: RsaPublicKey, ed_id: bytes) -> bytes |
 
 
 def _family_ids(section: Section, ed_id: bytes) -> tuple[tuple[str, ...], float]:
-    """Sorted family ids proven by ``family-cert`` items (proposal 321), and when the first of them expires."""
+    """Sorted family ids proven by ``family-cert`` items (proposal 321), and when the first one expires."""
     ids: set[str] = set()
     expires = float("inf")
     for item in section.all("family-cert"):

@@ -119,6 +119,13 @@ def _read_object(text: str, item: Item, stop: int) -> None:
     item.end = min(finish + 1, stop)
 
 
+def split_at(document: bytes, start: re.Pattern[bytes]) -> list[bytes]:
+    """The pieces of ``document`` that begin where ``start`` matches; what comes before is dropped."""
+    starts = [match.start() for match in start.finditer(document)]
+    ends = [*starts[1:], len(document)]
+    return [document[begin:end] for begin, end in zip(starts, ends, strict=False)]
+
+
 class Section:
     """The items of one document or part of it, with checks of how often a keyword may appear."""
 

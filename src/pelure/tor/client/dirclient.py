@@ -1,0 +1,395 @@
+"""The directory client: gets, checks, keeps and renews the network's directory (dir-spec section 5).
+
+Bootstrapping asks fallback directories and authorities over one-hop circuits; later requests go through the
+entry guards. Every consensus is verified against authority certificates before anything in it is used, and
+parsing happens in threads. Progress goes to a callback as (fraction, what).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Iterable, Sequence
+from typing import TypeVar
+
+from pelure.errors import CircuitError, DirectoryError, LinkError, PathError, PelureError
+from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.client.dircache import (
+    GUARDS_FILE,
+    DirectoryCache,
+    parse_certificates,
+    parse_microdescriptors,
+)
+from pelure.tor.client.dirfetch import DirectorySource, http_date, server_time
+from pelure.tor.client.schedule import microdescriptor_batches, next_refresh, retry_pause
+from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
+from pelure.tor.directory.consensus_verify import check_clock, check_signatures, verify_consensus
+from pelure.tor.directory.diff import apply_diff, is_diff
+from pelure.tor.directory.key_certificate import KeyCertificate
+from pelure.tor.directory.microdescriptor import Microdescriptor
+from pelure.tor.directory.netdir import NetDir, check_required_protocols
+from pelure.tor.directory.network import Network
+from pelure.tor.directory.relay import Relay
+from pelure.tor.directory.tokenizer import encode_base64
+from pelure.tor.net.dir_http import DirResponse
+from pelure.tor.net.links import LinkManager
+from pelure.tor.net.statefile import StateFolder
+from pelure.tor.path.guards import GuardManager
+from pelure.tor.path.weights import random_below
+
+CONSENSUS_PATH = "/tor/status-vote/current/consensus-microdesc"
+MAX_CERTIFICATES_LENGTH = 1 << 20
+MAX_BATCH_LENGTH = 4 << 20
+PARALLEL_BATCHES = 6
+HEDGE_SECONDS = 5.0
+MAX_SOURCES = 8
+SKEW_WORTH_MENTIONING = 1800.0
+STALE_SECONDS = 24 * 3600.0
+"""How long an expired consensus still serves if no newer one can be had."""
+
+Progress = Callable[[float, str], None]
+T = TypeVar("T")
+log = logging.getLogger(__name__)
+
+
+class DirectoryClient:
+    """The directory of one network, for clients and services.
+
+    ``netdir`` and ``guards`` are there once :meth:`bootstrap` has returned; ``on_change`` callbacks get each
+    new :class:`NetDir`. ``folder`` keeps the directory and the guards between runs.
+    """
+
+    def __init__(self, network: Network, links: LinkManager, folder: StateFolder) -> None:
+        self.network = network
+        self.links = links
+        self.netdir: NetDir | None = None
+        self.guards: GuardManager | None = None
+        self.on_change: list[Callable[[NetDir], None]] = []
+        self._folder = folder
+        self._cache = DirectoryCache(folder)
+        self._certificates: dict[tuple[bytes, bytes], KeyCertificate] = {}
+        self._microdescriptors: dict[bytes, Microdescriptor] = {}
+        self._consensus: Consensus | None = None
+        self._updating = asyncio.Lock()
+        self._skew: float | None = None
+
+    # ---- what others use ----
+
+    @property
+    def params(self) -> CircuitParams:
+        """The circuit parameters of the consensus, or the defaults as long as there is none."""
+        return CircuitParams.from_consensus(self._consensus.params) if self._consensus else CircuitParams()
+
+    async def bootstrap(self, progress: Progress | None = None) -> NetDir:
+        """Load or fetch the directory until paths can be built from it.
+
+        Tries until it succeeds. Raises ``DirectoryError`` only for what no new attempt can mend: a wrong clock,
+        or a network that requires newer software.
+        """
+        report = progress or (lambda fraction, what: None)
+        report(0.0, "reading the cached directory")
+        await self._load()
+        attempt = 0
+        while True:
+            try:
+                await self._update(report)
+                if self.netdir is not None and self.netdir.have_enough:
+                    report(1.0, "the directory is complete")
+                    return self.netdir
+            except _FatalDirectoryError:
+                raise
+            except PelureError as error:
+                if self.netdir is not None and self.netdir.usable(time.time(), STALE_SECONDS):
+                    log.warning("the cached directory is used, for it can't be renewed: %s", error)
+                    report(1.0, "the cached directory is used")
+                    return self.netdir
+                log.warning("the directory could not be fetched yet: %s", error)
+                report(0.05, f"trying again: {error}")
+            attempt += 1
+            await asyncio.sleep(retry_pause(attempt, testing=self.network.testing, rng=os.urandom))
+
+    async def refresh_loop(self) -> None:
+        """Keep the directory fresh until cancelled; run as a task after :meth:`bootstrap`."""
+        failures = 0
+        while True:
+            if failures:
+                pause = retry_pause(failures, testing=self.network.testing, rng=os.urandom)
+            else:
+                pause = self._seconds_to_refresh()
+            await asyncio.sleep(pause)
+            try:
+                before = self._consensus
+                await self._update(lambda fraction, what: None)
+                failures = failures + 1 if self._consensus is before else 0
+            except PelureError as error:
+                failures += 1
+                log.info("the directory could not be renewed: %s", error)
+
+    async def update_now(self) -> NetDir | None:
+        """Fetch a newer consensus at once, if there is one. Raises ``DirectoryError``, ``LinkError`` …"""
+        await self._update(lambda fraction, what: None)
+        return self.netdir
+
+    def save_guards(self) -> None:
+        """Write the guards' state to disk; call it when a guard was confirmed, and at the end."""
+        if self.guards is not None:
+            self._folder.write_json(GUARDS_FILE, self.guards.state())
+
+    # ---- loading ----
+
+    async def _load(self) -> None:
+        certificates = await asyncio.to_thread(self._cache.load_certificates)
+        self._add_certificates(certificates)
+        consensus = await asyncio.to_thread(self._cache.load_consensus)
+        self._microdescriptors = await asyncio.to_thread(self._cache.load_microdescriptors)
+        if consensus is None:
+            return
+        try:
+            await asyncio.to_thread(self._verify, consensus)
+            check_required_protocols(consensus)
+            check_clock(consensus, time.time())
+        except DirectoryError as error:
+            log.info("the cached consensus is not used: %s", error)
+            return
+        await self._adopt(consensus)
+
+    def _add_certificates(self, certificates: Iterable[KeyCertificate]) -> bool:
+        """Take over certificates of this network's authorities; returns whether any was new."""
+        known = {authority.v3ident for authority in self.network.voters}
+        before = len(self._certificates)
+        for one in certificates:
+            if one.identity in known:
+                self._certificates[(one.identity, one.signing_key_digest)] = one
+        return len(self._certificates) > before
+
+    def _identities(self) -> list[bytes]:
+        return [authority.v3ident for authority in self.network.voters if authority.v3ident is not None]
+
+    def _verify(self, consensus: Consensus) -> None:
+        verify_consensus(consensus, self._identities(), self._certificates)
+
+    # ---- updating ----
+
+    def _seconds_to_refresh(self) -> float:
+        if self._consensus is None:
+            return 0.0
+        due = next_refresh(self._consensus, testing=self.network.testing, rng=os.urandom)
+        return max(due - time.time(), 1.0)
+
+    async def _update(self, report: Progress) -> None:
+        """Fetch what is missing or due: consensus, certificates, microdescriptors."""
+        async with self._updating:
+            if self._consensus is None or time.time() >= self._consensus.fresh_until:
+                report(0.05, "connecting to a directory")
+                consensus = await self._from_any_source(lambda source: self._get_consensus(source, report))
+                if consensus is not None:
+                    await self._adopt(consensus)
+                    await asyncio.to_thread(self._cache.store_consensus, consensus)
+            if self.netdir is not None and self.netdir.missing:
+                await self._get_microdescriptors(report)
+
+    async def _adopt(self, consensus: Consensus) -> None:
+        """Make ``consensus`` (verified) the current one."""
+        wanted = {status.md_digest for status in consensus.routers}
+        self._consensus = consensus
+        self._microdescriptors = {
+            digest: one for digest, one in self._microdescriptors.items() if digest in wanted
+        }
+        await self._rebuild()
+
+    async def _rebuild(self) -> None:
+        """Join consensus and microdescriptors anew and tell everybody."""
+        assert self._consensus is not None
+        netdir = await asyncio.to_thread(NetDir, self._consensus, self._microdescriptors, self.network)
+        self.netdir = netdir
+        if self.guards is not None:
+            self.guards.update(netdir, time.time())
+        elif netdir.have_enough:
+            state = self._folder.read_json(GUARDS_FILE)
+            self.guards = GuardManager(state, netdir, os.urandom, time.time())
+        if netdir.have_enough:
+            self.save_guards()
+            for callback in list(self.on_change):
+                callback(netdir)
+
+    # ---- sources ----
+
+    def _sources(self) -> list[Relay]:
+        """Directories to ask, in order: the guards if there are any, then fallbacks and authorities."""
+        authorities = self._shuffled([one.relay() for one in self.network.authorities if one.orport])
+        fallbacks = self._shuffled([one.relay() for one in self.network.fallbacks])
+        mixed = [relay for pair in zip(fallbacks[::2], fallbacks[1::2], strict=False) for relay in pair]
+        for index, authority in enumerate(authorities):
+            mixed.insert(min(3 * index + 2, len(mixed)), authority)
+        guards: list[Relay] = []
+        if self.guards is not None:
+            try:
+                for _ in range(3):
+                    guards.append(self.guards.select(time.time(), exclude=guards, directory=True))
+            except PathError:
+                pass  # fewer guards than that: authorities stand behind them
+        return (guards + mixed)[:MAX_SOURCES]
+
+    def _shuffled(self, relays: Sequence[Relay]) -> list[Relay]:
+        rest, order = list(relays), []
+        while rest:
+            order.append(rest.pop(random_below(len(rest), os.urandom)))
+        return order
+
+    async def _from_any_source(self, ask: Callable[[DirectorySource], Awaitable[T]]) -> T:
+        """The first answer that any directory gives; a slow one gets a rival after some seconds.
+
+        Raises the last error if all fail, and a fatal one at once.
+        """
+        waiting = self._sources()
+        running: set[asyncio.Task[T]] = set()
+        failure: PelureError = DirectoryError("the network has no directory that could be asked")
+        try:
+            while waiting or running:
+                if waiting:
+                    running.add(asyncio.create_task(self._ask(waiting.pop(0), ask)))
+                patience = HEDGE_SECONDS if waiting else None
+                done, running = await asyncio.wait(
+                    running, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    error = task.exception()
+                    if error is None:
+                        return task.result()
+                    if isinstance(error, _FatalDirectoryError) or not isinstance(error, PelureError):
+                        raise error
+                    failure = error
+            raise failure
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+
+    async def _ask(self, relay: Relay, ask: Callable[[DirectorySource], Awaitable[T]]) -> T:
+        try:
+            async with DirectorySource(self.links, relay, self.params) as source:
+                if self.guards is not None:
+                    self.guards.succeeded(relay, time.time())
+                return await ask(source)
+        except (LinkError, CircuitError):
+            if self.guards is not None:
+                self.guards.failed(relay, time.time())
+            raise
+
+    # ---- consensus ----
+
+    async def _get_consensus(self, source: DirectorySource, report: Progress) -> Consensus | None:
+        """A newer verified consensus from ``source``; None if it has none newer."""
+        old = self._consensus
+        headers: dict[str, str] = {}
+        if old is not None:
+            headers["If-Modified-Since"] = http_date(old.valid_after)
+            headers["X-Or-Diff-From-Consensus"] = old.sha3_signed.hex().upper()
+        report(0.1, f"asking {source.relay.nickname} for the consensus")
+        answer = await source.get(CONSENSUS_PATH, limit=MAX_CONSENSUS_LENGTH, headers=headers)
+        self._note_time(answer)
+        if answer.status == 304 and old is not None:
+            return None
+        if answer.status != 200:
+            raise DirectoryError(f"{source.relay.nickname} has no consensus ({answer.status})")
+        report(0.3, "checking the consensus")
+        consensus = await asyncio.to_thread(self._parse_consensus, answer.body, old)
+        if old is not None and consensus.valid_after <= old.valid_after:
+            return None
+        await self._get_certificates(source, consensus, report)
+        await asyncio.to_thread(self._verify, consensus)
+        self._check_current(consensus)
+        log.info("got the consensus of %d relays from %s", len(consensus.routers), source.relay.nickname)
+        return consensus
+
+    def _parse_consensus(self, body: bytes, old: Consensus | None) -> Consensus:
+        if is_diff(body):
+            if old is None:
+                raise DirectoryError("a directory sent a consensus diff that nobody asked for")
+            body = apply_diff(old.text, body)
+        consensus = parse_consensus(body)
+        if consensus.flavour != "microdesc":
+            raise DirectoryError("a directory sent a consensus of the wrong flavour")
+        return consensus
+
+    async def _get_certificates(
+        self, source: DirectorySource, consensus: Consensus, report: Progress
+    ) -> None:
+        """Fetch the certificates that checking ``consensus`` needs and that aren't known."""
+        outcome = check_signatures(consensus, self._identities(), self._certificates)
+        if not outcome.missing or (outcome.enough and self.netdir is not None):
+            return
+        report(0.4, "fetching the authorities' certificates")
+        names = "+".join(f"{one.hex().upper()}-{key.hex().upper()}" for one, key in sorted(outcome.missing))
+        answer = await source.get(f"/tor/keys/fp-sk/{names}", limit=MAX_CERTIFICATES_LENGTH)
+        if answer.status != 200:
+            raise DirectoryError(f"{source.relay.nickname} has no authority certificates ({answer.status})")
+        if self._add_certificates(await asyncio.to_thread(parse_certificates, answer.body)):
+            await asyncio.to_thread(self._cache.store_certificates, list(self._certificates.values()))
+
+    def _check_current(self, consensus: Consensus) -> None:
+        """Raise what the user has to know: a wrong clock, or software too old for the network."""
+        try:
+            check_clock(consensus, time.time())
+            recommended = check_required_protocols(consensus)
+        except DirectoryError as error:
+            hint = ""
+            if self._skew is not None and abs(self._skew) > SKEW_WORTH_MENTIONING:
+                hint = f" (a directory's clock differs from it by {self._skew / 3600:+.1f} hours)"
+            raise _FatalDirectoryError(f"{error}{hint}") from error
+        if recommended:
+            log.warning("the network recommends newer software: %s is missing here", recommended)
+
+    def _note_time(self, answer: DirResponse) -> None:
+        theirs = server_time(answer)
+        self._skew = None if theirs is None else theirs - time.time()
+
+    # ---- microdescriptors ----
+
+    async def _get_microdescriptors(self, report: Progress) -> None:
+        """Fetch the missing microdescriptors in batches, several at a time; tell about each part."""
+        assert self.netdir is not None
+        batches = microdescriptor_batches(self.netdir.missing)
+        total, done = len(batches), 0
+        gate = asyncio.Semaphore(PARALLEL_BATCHES)
+        failures: list[PelureError] = []
+
+        async def one(batch: Sequence[bytes]) -> None:
+            nonlocal done
+            async with gate:
+                try:
+                    found = await self._from_any_source(lambda source: self._get_batch(source, batch))
+                except _FatalDirectoryError:
+                    raise
+                except PelureError as error:
+                    failures.append(error)
+                    return
+                self._microdescriptors.update(found)
+                done += 1
+                report(0.5 + 0.45 * done / total, f"relay descriptors: {done} of {total} parts")
+
+        await asyncio.gather(*(one(batch) for batch in batches))
+        await self._rebuild()
+        await asyncio.to_thread(self._cache.store_microdescriptors, dict(self._microdescriptors))
+        if failures and not self.netdir.have_enough:
+            raise failures[0]
+
+    async def _get_batch(
+        self, source: DirectorySource, batch: Sequence[bytes]
+    ) -> dict[bytes, Microdescriptor]:
+        """The microdescriptors of ``batch`` that ``source`` has."""
+        names = "-".join(encode_base64(digest) for digest in batch)
+        answer = await source.get(f"/tor/micro/d/{names}", limit=MAX_BATCH_LENGTH)
+        if answer.status != 200:
+            raise DirectoryError(
+                f"{source.relay.nickname} has none of the microdescriptors ({answer.status})"
+            )
+        wanted = set(batch)
+        found = await asyncio.to_thread(parse_microdescriptors, answer.body)
+        return {digest: one for digest, one in found.items() if digest in wanted}
+
+
+class _FatalDirectoryError(DirectoryError):
+    """What no other directory and no second attempt can mend."""
