@@ -133,9 +133,9 @@ class Link(asyncio.BufferedProtocol):
         """The number of circuits on the link."""
         return len(self._handlers)
 
-    def has_circuit(self, circ_id: int) -> bool:
-        """True if ``circ_id`` is in use."""
-        return circ_id in self._handlers
+    def handler(self, circ_id: int) -> CircuitHandler | None:
+        """The handler of the circuit ``circ_id``, None if there is no such circuit."""
+        return self._handlers.get(circ_id)
 
     # ---- sending ----
 

@@ -1,0 +1,408 @@
+"""A circuit that passes through this relay (tor-spec 5.3 to 5.6, 6.1; rend-spec-v3 4).
+
+Two neighbours: the *previous* one, towards the circuit's origin, and the *next* one, which may be a relay,
+another circuit (a joined rendezvous), or nobody yet. Cells are handled by the run: one cipher call, one
+assignment of the new circuit id, and the array goes on to the next link's queue. Only cells that this relay
+recognizes as its own are looked at, and cost Python.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from enum import Enum
+from typing import Protocol
+
+import numpy as np
+
+from pelure.errors import LinkError, ProtocolError
+from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand
+from pelure.tor.cell.framing import Cell, Cells, Run
+from pelure.tor.cell.messages import Create2, Created2, Destroy
+from pelure.tor.cell.relay_header import decode_relay_body, encode_relay_body
+from pelure.tor.cell.relay_messages import Extend2, Extended2, Truncated
+from pelure.tor.circuit import events as ev
+from pelure.tor.circuit.flowcontrol import CircuitWindow, FixedWindow, VegasWindow
+from pelure.tor.circuit.handshakes import HopSecrets
+from pelure.tor.circuit.hop_end import HopEnd
+from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.circuit.relaycrypto import Bodies, RelayCrypto
+from pelure.tor.circuit.stream import State, StreamEndpoint
+from pelure.tor.crypto.keys import Rng
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net.handshake import WrongIdentity
+from pelure.tor.net.link import Link
+from pelure.tor.net.links import LinkManager
+from pelure.tor.net.queues import HIGH_WATER
+
+log = logging.getLogger(__name__)
+
+CELL_LEN = 514
+HEADER_LEN = 5
+MAX_EARLY = 8  # RELAY_EARLY cells in a circuit's life (tor-spec 5.6)
+RELAY = int(CellCommand.RELAY)
+RELAY_EARLY = int(CellCommand.RELAY_EARLY)
+
+
+class Role(Enum):
+    """What the end of a circuit that is not extended serves as, once that is settled."""
+
+    OPEN = "open"
+    INTRODUCTION = "introduction point"
+    RENDEZVOUS = "rendezvous point"
+    JOINED = "joined rendezvous"
+
+
+class Stream(Protocol):
+    """Somebody behind a stream at this relay: a TCP connection, a directory request."""
+
+    def readable(self) -> None:
+        """Bytes came for it."""
+
+    def room(self) -> None:
+        """Some of what it wrote has left."""
+
+    def ended(self) -> None:
+        """The other side, or the whole circuit, is gone."""
+
+
+class Host(Protocol):
+    """The relay, as its circuits see it."""
+
+    links: LinkManager
+    params: CircuitParams
+    rng: Rng
+    relayed_cells: int
+
+    def check_extend(self, relay: Relay) -> Relay:
+        """The relay to extend to, completed with what is known. Raises ``ProtocolError`` to refuse."""
+
+    def incoming(self, circuit: RelayCircuit, event: ev.Incoming) -> Stream | None:
+        """A stream is wanted; None if it was refused or answered already."""
+
+    def message(self, circuit: RelayCircuit, command: int, data: bytes) -> None:
+        """A message of introduction or rendezvous. Raises ``ProtocolError``."""
+
+    def circuit_closed(self, circuit: RelayCircuit) -> None:
+        """Forget the circuit."""
+
+
+class RelayCircuit:
+    """See the module. It is the handler of its circuit id on the previous link."""
+
+    __slots__ = (
+        "_crypto", "_early_left", "_end", "_extending", "_header", "_sendme_inc", "circ_id", "closed",
+        "created_at", "host", "joined", "kh", "link", "next", "role", "streams",
+    )  # fmt: skip
+
+    def __init__(self, host: Host, link: Link, circ_id: int, secrets: HopSecrets, now: float) -> None:
+        self.host = host
+        self.link = link
+        self.circ_id = circ_id
+        self.kh = secrets.kh
+        self.created_at = now
+        self.next: NextHop | None = None
+        self.joined: RelayCircuit | None = None
+        self.role = Role.OPEN
+        self.streams: dict[StreamEndpoint, Stream] = {}
+        self.closed = False
+        self._crypto = RelayCrypto(secrets.keys)
+        self._sendme_inc = secrets.sendme_inc
+        self._end: HopEnd | None = None
+        self._early_left = MAX_EARLY
+        self._extending: asyncio.Task[None] | None = None
+        self._header = np.frombuffer(circ_id.to_bytes(4, "big") + bytes([RELAY]), np.uint8)
+
+    # ---- from the previous link ----
+
+    def handle(self, item: Cell | Run) -> None:
+        """Cells from the origin's side (a link's ``CircuitHandler``)."""
+        if self.closed:
+            return
+        if isinstance(item, Run):
+            self._forward(item)
+        elif item.command == CellCommand.DESTROY:
+            self.link.detach(self.circ_id)
+            self._end_all(Destroy.decode(item.body).reason)
+        else:
+            raise ProtocolError(f"a cell of command {item.command} came on a circuit that exists")
+
+    def _forward(self, run: Run) -> None:
+        cells = run.cells
+        commands = cells[:, 4]
+        early = int((commands == RELAY_EARLY).sum()) if len(cells) > 1 else int(commands[0] == RELAY_EARLY)
+        if early:
+            self._early_left -= early
+            if self._early_left < 0:
+                raise ProtocolError("more RELAY_EARLY cells came than a circuit may have")
+        found = self._crypto.forward(cells)
+        if found is None:
+            self._pass_on(run)
+        elif len(found.rows) == len(cells):
+            self._receive(found.bodies, found.tags, early > 0)
+        else:
+            position = 0
+            for row, body, tag in zip(found.rows.tolist(), found.bodies, found.tags, strict=True):
+                if row > position:
+                    self._pass_on(Run(run.circ_id, cells[position:row]))
+                self._receive(body.reshape(1, -1), [tag], commands[row] == RELAY_EARLY)
+                position = row + 1
+                if self.closed:
+                    return
+            if position < len(cells):
+                self._pass_on(Run(run.circ_id, cells[position:]))
+
+    def _pass_on(self, run: Run) -> None:
+        """Cells for somebody further on: the next relay, or the circuit this one is joined with."""
+        if self.next is not None and self.next.created:
+            run.set_circ_id(self.next.circ_id)
+            self.host.relayed_cells += len(run)
+            self.next.link.send(run)
+        elif self.joined is not None:
+            run.cells[:, 4] = RELAY  # early ones, too, come from the other circuit's far side
+            self.joined.backward(run)
+        else:
+            raise ProtocolError("a cell came that no hop recognizes, and there is no next one")
+
+    def backward(self, run: Run) -> None:
+        """Pass cells on towards the origin."""
+        cells = run.cells
+        if cells[0, 4] != RELAY or (len(cells) > 1 and (cells[:, 4] != RELAY).any()):
+            raise ProtocolError("a RELAY_EARLY cell came towards the circuit's origin")
+        self._crypto.backward(cells)
+        run.set_circ_id(self.circ_id)
+        self.host.relayed_cells += len(run)
+        self.link.send(run)
+
+    # ---- messages for this relay ----
+
+    def _receive(self, bodies: Bodies, tags: list[bytes], early: bool) -> None:
+        if len(bodies) == 1 and bodies[0, 0] in _OWN_MESSAGES:
+            message = decode_relay_body(bodies[0].tobytes())
+            self._handle_message(message.command, message.data, early)
+            return
+        for event in self.end.receive(bodies, tags, self._now()):
+            self._handle_event(event, early)
+            if self.closed:
+                return
+        self.pump()
+
+    def _handle_message(self, command: int, data: bytes, early: bool) -> None:
+        if command == RelayCommand.EXTEND2:
+            if not early:
+                raise ProtocolError("EXTEND2 came in a cell that is not RELAY_EARLY")
+            self._extend(Extend2.decode(data))
+        elif command == RelayCommand.TRUNCATE:
+            self._truncate()
+        elif command in _HOST_MESSAGES:
+            self.host.message(self, command, data)
+        elif command != RelayCommand.DROP:
+            log.debug("message of command %d ignored", command)
+
+    def _handle_event(self, event: ev.Event, early: bool) -> None:
+        if isinstance(event, ev.StreamData):
+            stream = self.streams.get(event.stream)
+            if stream is not None:
+                stream.readable()
+        elif isinstance(event, ev.StreamEnded):
+            stream = self.streams.pop(event.stream, None)
+            if stream is not None:
+                stream.ended()
+        elif isinstance(event, ev.Incoming):
+            stream = self.host.incoming(self, event)
+            if stream is not None:
+                self.streams[event.stream] = stream
+        elif isinstance(event, ev.RelayMessageReceived):
+            self._handle_message(event.command, event.data, early)
+
+    @property
+    def end(self) -> HopEnd:
+        """This relay's side of its own conversation with the origin; made when first needed."""
+        if self._end is None:
+            params = self.host.params
+            window: CircuitWindow = FixedWindow(params)
+            if self._sendme_inc is not None:
+                window = VegasWindow(params, onion=False, increment=self._sendme_inc)
+            limit = params.xoff_exit * 498
+            self._end = HopEnd(0, window, self._emit, self.host.rng, initiator=False, xoff_limit=limit)
+        return self._end
+
+    def pump(self) -> None:
+        """Send stream data as far as windows and the previous link's queue allow."""
+        if self._end is None or self.closed:
+            return
+        queued = self.link.queued(self.circ_id)
+        if self._end.pump(self._now(), HIGH_WATER - queued):
+            for endpoint, stream in list(self.streams.items()):
+                if endpoint.state is State.ENDED:  # its last byte and END have left
+                    del self.streams[endpoint]
+                else:
+                    stream.room()
+
+    def send(self, command: int, data: bytes = b"") -> None:
+        """Send one message of this relay's to the origin."""
+        body = bytearray(encode_relay_body(command, 0, data, self.host.rng))
+        self._emit(np.frombuffer(body, np.uint8).reshape(1, -1))
+
+    def _emit(self, bodies: Bodies) -> list[bytes]:
+        tags = self._crypto.originate(bodies)
+        cells: Cells = np.empty((len(bodies), CELL_LEN), np.uint8)
+        cells[:, :HEADER_LEN] = self._header
+        cells[:, HEADER_LEN:] = bodies
+        congested = not self.link.send(Run(self.circ_id, cells))
+        if self._end is not None:
+            self._end.blocked = congested
+        return tags
+
+    def _now(self) -> float:
+        return asyncio.get_running_loop().time()
+
+    # ---- extending and truncating ----
+
+    def _extend(self, message: Extend2) -> None:
+        """EXTEND2 (tor-spec 5.3): open a link if need be, and send CREATE2 on it."""
+        if self.next is not None or self._extending is not None or self.role is not Role.OPEN or self.streams:
+            raise ProtocolError("EXTEND2 came on a circuit that is extended or in use already")
+        relay = self.host.check_extend(Relay.from_link_specifiers(message.specifiers, None))
+        if self.link.peer.rsa_id == relay.rsa_id:
+            raise ProtocolError("EXTEND2 asks to go back to the previous hop")
+        link = self.host.links.find(relay)
+        if link is not None:
+            self._create_next(link, message)
+        else:
+            self._extending = asyncio.ensure_future(self._connect_next(relay, message))
+
+    async def _connect_next(self, relay: Relay, message: Extend2) -> None:
+        try:
+            link = await self.host.links.get(relay)
+            if not self.closed:
+                self._create_next(link, message)
+        except WrongIdentity:
+            self.close(DestroyReason.OR_IDENTITY)
+        except LinkError:
+            self.close(DestroyReason.CONNECTFAILED)
+        finally:
+            self._extending = None
+
+    def _create_next(self, link: Link, message: Extend2) -> None:
+        self.next = NextHop(self, link)
+        link.send(Create2(message.handshake_type, message.handshake).cell(self.next.circ_id))
+
+    def extended(self, reply: bytes) -> None:
+        """The next relay has answered."""
+        self.send(RelayCommand.EXTENDED2, Extended2(reply).encode())
+
+    def _truncate(self) -> None:
+        """TRUNCATE: the origin wants this relay to be the end."""
+        if self._extending is not None:
+            self._extending.cancel()
+            self._extending = None
+        if self.next is not None:
+            self.next.destroy(DestroyReason.REQUESTED)
+            self.next = None
+        self.send(RelayCommand.TRUNCATED, Truncated(DestroyReason.REQUESTED).encode())
+
+    def next_lost(self, reason: int) -> None:
+        """The circuit behind this relay is gone: tell the origin, who may extend anew."""
+        self.next = None
+        if not self.closed:
+            self.send(RelayCommand.TRUNCATED, Truncated(reason).encode())
+
+    # ---- joining (rend-spec-v3 4.2.2) ----
+
+    def join(self, other: RelayCircuit) -> None:
+        """From here on, what this relay does not recognize on one circuit goes back along the other."""
+        self.joined, other.joined = other, self
+        self.role = other.role = Role.JOINED
+
+    # ---- the end ----
+
+    def writable(self) -> None:
+        """The previous link's queue has emptied."""
+        if self._end is not None:
+            self._end.blocked = False
+            self.pump()
+
+    def link_closed(self, reason: str) -> None:
+        """The previous link is gone."""
+        self._end_all(DestroyReason.CHANNEL_CLOSED)
+
+    def close(self, reason: int, *, drop_queued: bool = False) -> None:
+        """Close the circuit on both sides; idempotent."""
+        if not self.closed:
+            self.link.destroy(self.circ_id, reason, drop_queued=drop_queued)
+            if drop_queued and self.next is not None:
+                self.next.link.queues.drop(self.next.circ_id)
+            self._end_all(reason)
+
+    def _end_all(self, reason: int) -> None:
+        """The circuit is over towards its origin: end it everywhere else."""
+        if self.closed:
+            return
+        self.closed = True
+        if self._extending is not None:
+            self._extending.cancel()
+        if self.next is not None:
+            self.next.destroy(reason)
+            self.next = None
+        if self.joined is not None:
+            other, self.joined = self.joined, None
+            other.joined = None
+            other.close(reason)
+        streams, self.streams = self.streams, {}
+        for stream in streams.values():
+            stream.ended()
+        self.host.circuit_closed(self)
+
+
+_HOST_MESSAGES = frozenset(
+    {
+        RelayCommand.ESTABLISH_INTRO,
+        RelayCommand.INTRODUCE1,
+        RelayCommand.ESTABLISH_RENDEZVOUS,
+        RelayCommand.RENDEZVOUS1,
+    }
+)
+_OWN_MESSAGES = _HOST_MESSAGES | {RelayCommand.EXTEND2, RelayCommand.TRUNCATE, RelayCommand.DROP}
+
+
+class NextHop:
+    """The circuit's id on the link to the next relay, and what comes from there."""
+
+    __slots__ = ("circ_id", "circuit", "created", "link")
+
+    def __init__(self, circuit: RelayCircuit, link: Link) -> None:
+        """Take an id on ``link``. Raises ``LinkError``."""
+        self.circuit = circuit
+        self.link = link
+        self.created = False
+        self.circ_id = link.attach(self)
+
+    def handle(self, item: Cell | Run) -> None:
+        """Cells towards the origin (a link's ``CircuitHandler``)."""
+        if self.circuit.closed:
+            return
+        if isinstance(item, Run):
+            if not self.created:
+                raise ProtocolError("a relay cell came before the circuit was created")
+            self.circuit.backward(item)
+        elif item.command == CellCommand.DESTROY:
+            self.link.detach(self.circ_id)
+            self.circuit.next_lost(Destroy.decode(item.body).reason)
+        elif item.command == CellCommand.CREATED2 and not self.created:
+            self.created = True
+            self.circuit.extended(Created2.decode(item.body).handshake)
+        else:
+            raise ProtocolError(f"a cell of command {item.command} came out of turn on a circuit")
+
+    def link_closed(self, reason: str) -> None:
+        """The link is gone, or this side of the circuit broke the protocol."""
+        self.circuit.next = None
+        self.circuit.close(DestroyReason.CHANNEL_CLOSED)
+
+    def writable(self) -> None:
+        """Nothing of this relay's own goes this way."""
+
+    def destroy(self, reason: int) -> None:
+        """Tell the next relay that the circuit is over."""
+        self.link.destroy(self.circ_id, reason)

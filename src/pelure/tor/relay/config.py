@@ -1,0 +1,149 @@
+"""A relay's settings, named and written as in torrc (tor manual, "SERVER OPTIONS")."""
+
+from __future__ import annotations
+
+import ipaddress
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pelure.errors import ConfigError, DirectoryError
+from pelure.tor.directory.exit_policy import ExitPolicy
+from pelure.tor.directory.network import Network
+from pelure.tor.relay.memory import default_limit
+
+DEFAULT_EXIT_POLICY = (
+    "reject *:25",
+    "reject *:119",
+    "reject *:135-139",
+    "reject *:445",
+    "reject *:563",
+    "reject *:1214",
+    "reject *:4661-4666",
+    "reject *:6346-6429",
+    "reject *:6699",
+    "reject *:6881-6999",
+    "accept *:*",
+)
+REJECT_PRIVATE = "reject private:*"
+DEFAULT_RATE = 1 << 30  # bytes a second: no limit worth the name
+_NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
+
+
+@dataclass(frozen=True)
+class RelayConfig:
+    """What :class:`~pelure.tor.relay.server.RelayServer` needs to know.
+
+    ``address``: the IP address others reach the relay at; ``bind``: the one to listen on; ``orport`` 0 takes
+    any free port. ``assume_reachable``: publish without asking oneself whether it can be reached.
+    """
+
+    network: Network
+    data_directory: Path
+    nickname: str = "Unnamed"
+    address: str = "127.0.0.1"
+    bind: str = "0.0.0.0"
+    orport: int = 9001
+    contact: str = ""
+    exit_policy: ExitPolicy = field(default_factory=lambda: ExitPolicy.parse(["reject *:*"]))
+    ipv6_exit: bool = False
+    family: tuple[str, ...] = ()
+    directory_cache: bool = True
+    allow_private_addresses: bool = False
+    bandwidth_rate: int = DEFAULT_RATE
+    bandwidth_burst: int = DEFAULT_RATE
+    memory_limit: int = field(default_factory=default_limit)
+    publish: bool = True
+
+    def __post_init__(self) -> None:
+        if not _NICKNAME.fullmatch(self.nickname):
+            raise ConfigError(f"Nickname {self.nickname!r} is not 1 to 19 letters and digits")
+        try:
+            ipaddress.IPv4Address(self.address)
+            ipaddress.ip_address(self.bind)
+        except ValueError:
+            raise ConfigError("a relay needs the IPv4 address that others reach it at (Address)") from None
+        if not 0 <= self.orport <= 65535:
+            raise ConfigError(f"ORPort {self.orport} is not a port")
+
+    @classmethod
+    def from_torrc(cls, network: Network, options: Mapping[str, Sequence[str]], data: Path) -> RelayConfig:
+        """Read torrc ``options`` (lower-case names, as ``Network.options``). Raises ``ConfigError``."""
+        reader = _Options(options)
+        address = reader.text("address", "127.0.0.1" if network.testing else "")
+        bind, port = reader.endpoint("orport", "0.0.0.0", 9001)
+        return cls(
+            network=network,
+            data_directory=Path(reader.text("datadirectory", str(data))),
+            nickname=reader.text("nickname", "Unnamed"),
+            address=address or (bind if bind != "0.0.0.0" else ""),
+            bind=bind,
+            orport=port,
+            contact=reader.text("contactinfo", ""),
+            exit_policy=reader.exit_policy(),
+            ipv6_exit=reader.flag("ipv6exit", False),
+            family=tuple(word for line in reader.all("myfamily") for word in line.replace(",", " ").split()),
+            directory_cache=reader.flag("dircache", True),
+            allow_private_addresses=reader.flag("extendallowprivateaddresses", network.testing),
+            bandwidth_rate=reader.size("bandwidthrate", DEFAULT_RATE),
+            bandwidth_burst=reader.size("bandwidthburst", DEFAULT_RATE),
+            memory_limit=reader.size("maxmeminqueues", default_limit()),
+            publish=reader.text("publishserverdescriptor", "1") != "0",
+        )
+
+
+_UNITS = {"": 1, "bytes": 1, "kbytes": 1 << 10, "kb": 1 << 10, "mbytes": 1 << 20, "mb": 1 << 20}
+_UNITS |= {"gbytes": 1 << 30, "gb": 1 << 30}
+
+
+class _Options:
+    """Typed access to torrc options; the last of several lines counts."""
+
+    def __init__(self, options: Mapping[str, Sequence[str]]) -> None:
+        self._options = options
+
+    def all(self, name: str) -> Sequence[str]:
+        return self._options.get(name, ())
+
+    def text(self, name: str, default: str) -> str:
+        values = self.all(name)
+        return values[-1].strip() if values else default
+
+    def flag(self, name: str, default: bool) -> bool:
+        text = self.text(name, "1" if default else "0")
+        if text not in ("0", "1", "auto"):
+            raise ConfigError(f"{name} is 0 or 1, not {text!r}")
+        return default if text == "auto" else text == "1"
+
+    def size(self, name: str, default: int) -> int:
+        number, _, unit = self.text(name, str(default)).partition(" ")
+        factor = _UNITS.get(unit.strip().lower())
+        if not number.isdigit() or factor is None:
+            raise ConfigError(f"{name} is a number of bytes such as '100 MBytes'")
+        return int(number) * factor
+
+    def endpoint(self, name: str, host: str, port: int) -> tuple[str, int]:
+        """``[ADDRESS:]PORT``; the flags behind it are C tor's."""
+        words = self.text(name, str(port)).split()
+        where, colon, number = words[0].rpartition(":") if words else ("", "", "")
+        if number == "auto":
+            number = "0"
+        if not number.isdigit():
+            raise ConfigError(f"{name} is a port or ADDRESS:PORT")
+        return (where.strip("[]") if colon else host), int(number)
+
+    def exit_policy(self) -> ExitPolicy:
+        """An exit is a relay that says so: without ``ExitRelay 1`` or a policy nothing is let out."""
+        lines = [part.strip() for line in self.all("exitpolicy") for part in line.split(",") if part.strip()]
+        if not self.flag("exitrelay", bool(lines)):
+            lines = ["reject *:*"]
+        else:
+            if not any(line.split(None, 1)[-1].startswith("*:*") for line in lines):
+                lines += DEFAULT_EXIT_POLICY
+            if self.flag("exitpolicyrejectprivate", True):
+                lines.insert(0, REJECT_PRIVATE)
+        try:
+            return ExitPolicy.parse(lines)
+        except DirectoryError as error:
+            raise ConfigError(f"ExitPolicy: {error}") from None

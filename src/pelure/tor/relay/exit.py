@@ -1,0 +1,277 @@
+"""Exit streams: TCP connections on behalf of circuits, and RESOLVE (tor-spec 6.2, 6.4).
+
+One asyncio protocol a connection: bytes that come from the destination go straight into the circuit's
+stream, and reading pauses while much of it waits to leave; bytes for the destination are taken from the
+stream only as fast as it accepts them, which is what makes the other side stop.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import errno
+import ipaddress
+import logging
+import socket
+from collections.abc import Coroutine
+from typing import Any
+
+from pelure.errors import ProtocolError, StreamError
+from pelure.tor.cell.commands import EndReason, RelayCommand
+from pelure.tor.cell.relay_messages import Answer, Begin, Connected, End, Resolve, Resolved
+from pelure.tor.circuit import events as ev
+from pelure.tor.circuit.stream import State, StreamEndpoint
+from pelure.tor.directory.exit_policy import ExitPolicy
+from pelure.tor.relay.circuit import RelayCircuit
+from pelure.tor.relay.resolver import Address, Resolver
+
+log = logging.getLogger(__name__)
+
+READ_SIZE = 128 * 1024
+PENDING_HIGH = 256 * 1024  # bytes waiting to leave on the circuit at which reading pauses
+PENDING_LOW = 128 * 1024
+WRITE_HIGH = 256 * 1024  # bytes the socket has not taken at which the stream is not read any more
+CONNECT_SECONDS = 20.0
+TTL_MIN, TTL_MAX = 300, 3600  # the TTLs an exit tells are clipped, so as to say little of its cache
+MAX_ANSWERS = 8
+
+_REASONS = {
+    errno.ECONNREFUSED: EndReason.CONNECTREFUSED,
+    errno.ENETUNREACH: EndReason.NOROUTE,
+    errno.EHOSTUNREACH: EndReason.NOROUTE,
+    errno.ETIMEDOUT: EndReason.TIMEOUT,
+    errno.ECONNRESET: EndReason.CONNRESET,
+    errno.EMFILE: EndReason.RESOURCELIMIT,
+    errno.ENFILE: EndReason.RESOURCELIMIT,
+    errno.ENOBUFS: EndReason.RESOURCELIMIT,
+}
+
+
+class Exits:
+    """Opens connections as the exit policy allows."""
+
+    def __init__(self, policy: ExitPolicy, resolver: Resolver, *, ipv6: bool = False) -> None:
+        """``ipv6``: IPv6 destinations are allowed at all (torrc ``IPv6Exit``)."""
+        self.policy = policy
+        self.resolver = resolver
+        self.ipv6 = ipv6
+        self.enabled = policy.summary(4).allows_some or (ipv6 and policy.summary(6).allows_some)
+        self.buffer = memoryview(bytearray(READ_SIZE))
+        self.opened = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+
+    def begin(self, circuit: RelayCircuit, event: ev.Incoming) -> ExitStream | None:
+        """BEGIN: connect in the background. None if it is refused at once."""
+        endpoint = event.stream
+        if not self.enabled or circuit.link.peer.rsa_id is None:
+            # A client that is its own first and last hop would use the exit as an open proxy (tor-spec 6.2).
+            endpoint.end(EndReason.EXITPOLICY if not self.enabled else EndReason.TORPROTOCOL)
+            return None
+        try:
+            target = Begin.decode(event.data)
+        except ProtocolError:
+            endpoint.end(EndReason.TORPROTOCOL)
+            return None
+        stream = ExitStream(circuit, endpoint, self.buffer)
+        self._start(self._connect(stream, target))
+        return stream
+
+    def resolve(self, circuit: RelayCircuit, event: ev.Incoming) -> None:
+        """RESOLVE: answer in the background."""
+        try:
+            name = Resolve.decode(event.data).name
+        except ProtocolError:
+            event.stream.end(EndReason.TORPROTOCOL)
+            return
+        if not self.enabled or circuit.link.peer.rsa_id is None:
+            event.stream.end(EndReason.EXITPOLICY)
+            return
+        self._start(self._answer(circuit, event.stream, name))
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.add(task)
+        task.add_done_callback(self._tasks.discard)
+
+    async def close(self) -> None:
+        """Give up what is being connected or looked up."""
+        tasks = list(self._tasks)
+        for task in tasks:
+            task.cancel()
+        await asyncio.gather(*tasks, return_exceptions=True)
+        self.resolver.close()
+
+    async def _connect(self, stream: ExitStream, target: Begin) -> None:
+        try:
+            address = self._choose(await self.resolver.resolve(target.host), target)
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().create_connection(lambda: stream, str(address), target.port)
+            self.opened += 1
+        except _Refused as refused:
+            body = End(EndReason.EXITPOLICY, str(refused.address), TTL_MAX).encode()
+            stream.refuse(EndReason.EXITPOLICY, body[1:])
+        except StreamError as error:
+            stream.refuse(EndReason(error.reason or EndReason.MISC))
+        except TimeoutError:
+            stream.refuse(EndReason.TIMEOUT)
+        except OSError as error:
+            stream.refuse(_REASONS.get(error.errno or 0, EndReason.MISC))
+        except Exception:
+            log.exception("bug: an exit stream")
+            stream.refuse(EndReason.INTERNAL)
+
+    def _choose(self, addresses: list[Address], target: Begin) -> Address:
+        """The first address of a wanted family that the policy allows (tor-spec 6.2, flags of BEGIN)."""
+        usable = [address for address in addresses if self._wanted(address, target)]
+        if not usable:
+            raise StreamError("no address of a family that may be used", EndReason.RESOLVEFAILED)
+        preferred = 6 if target.flags & Begin.IPV6_PREFERRED else 4
+        usable.sort(key=lambda address: address.version != preferred)
+        for address in usable:
+            if self.policy.allows(str(address), target.port):
+                return address
+        raise _Refused(usable[0])
+
+    def _wanted(self, address: Address, target: Begin) -> bool:
+        if address.version == 4:
+            return not target.flags & Begin.IPV4_NOT_OKAY
+        literal = ":" in target.host
+        return self.ipv6 and (literal or bool(target.flags & Begin.IPV6_OKAY))
+
+    async def _answer(self, circuit: RelayCircuit, endpoint: StreamEndpoint, name: str) -> None:
+        try:
+            answers = await self._look_up(name)
+        except StreamError:
+            answers = (Answer(Answer.ERROR_TRANSIENT, b"", TTL_MIN),)
+        if circuit.closed or endpoint.state is State.ENDED:
+            return
+        circuit.end.send(RelayCommand.RESOLVED, endpoint.id, Resolved(answers).encode())
+        endpoint.closed()
+        circuit.end.forget(endpoint, 0)
+
+    async def _look_up(self, name: str) -> tuple[Answer, ...]:
+        address = _reverse_address(name)
+        if address is not None:
+            host = await self.resolver.reverse(address)
+            return (Answer(Answer.HOSTNAME, host.encode("ascii", "replace")[:255], TTL_MAX),)
+        addresses = await self.resolver.resolve(name)
+        usable = [address for address in addresses if address.version == 4 or self.ipv6]
+        if not usable:
+            raise StreamError("no address of a family that may be used", EndReason.RESOLVEFAILED)
+        return tuple(Answer.address(str(address), TTL_MIN) for address in usable[:MAX_ANSWERS])
+
+
+class _Refused(Exception):
+    """The policy refuses every address of the destination."""
+
+    def __init__(self, address: Address) -> None:
+        super().__init__()
+        self.address = address
+
+
+def _reverse_address(name: str) -> Address | None:
+    """The address that an ``in-addr.arpa`` or ``ip6.arpa`` name stands for, None for other names."""
+    try:
+        if name.endswith(".in-addr.arpa"):
+            labels = name.removesuffix(".in-addr.arpa").split(".")
+            return ipaddress.ip_address(".".join(reversed(labels)))
+        if name.endswith(".ip6.arpa"):
+            nibbles = name.removesuffix(".ip6.arpa").replace(".", "")[::-1]
+            return ipaddress.ip_address(bytes.fromhex(nibbles))
+    except ValueError:
+        pass
+    return None
+
+
+class ExitStream(asyncio.BufferedProtocol):
+    """One stream of a circuit and the TCP connection behind it."""
+
+    def __init__(self, circuit: RelayCircuit, endpoint: StreamEndpoint, buffer: memoryview) -> None:
+        self._circuit = circuit
+        self._endpoint = endpoint
+        self._buffer = buffer
+        self._transport: asyncio.Transport | None = None
+        self._over = False
+        self._reading = True
+        self._writing = True
+
+    # ---- what the circuit calls ----
+
+    def readable(self) -> None:
+        """Bytes came for the destination."""
+        if self._transport is not None and self._writing and self._endpoint.buffered:
+            self._transport.write(self._endpoint.read(self._endpoint.buffered))
+
+    def room(self) -> None:
+        """Some bytes left towards the client."""
+        if not self._reading and self._transport is not None and self._endpoint.pending <= PENDING_LOW:
+            self._reading = True
+            self._transport.resume_reading()
+
+    def ended(self) -> None:
+        """The client, or the whole circuit, is gone; what it had sent still reaches the destination."""
+        self._over = True
+        if self._transport is not None:
+            if self._endpoint.buffered:
+                self._transport.write(self._endpoint.read(self._endpoint.buffered))
+            self._transport.close()
+
+    def refuse(self, reason: EndReason, extra: bytes = b"") -> None:
+        """The destination can't be had."""
+        self._finish()
+        if not self._circuit.closed:
+            self._endpoint.end(reason, extra)
+
+    def _finish(self) -> None:
+        self._over = True
+        self._circuit.streams.pop(self._endpoint, None)
+
+    # ---- asyncio protocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        assert isinstance(transport, asyncio.Transport)
+        if self._over:
+            transport.abort()
+            return
+        self._transport = transport
+        transport.set_write_buffer_limits(high=WRITE_HIGH)
+        sock = transport.get_extra_info("socket")
+        if sock is not None:
+            sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        address = transport.get_extra_info("peername")[0]
+        self._endpoint.accept(Connected(address.partition("%")[0], TTL_MIN).encode())
+        self.readable()
+
+    def get_buffer(self, sizehint: int) -> memoryview:
+        return self._buffer
+
+    def buffer_updated(self, nbytes: int) -> None:
+        if self._over or self._transport is None:
+            return
+        endpoint = self._endpoint
+        endpoint.write(bytes(self._buffer[:nbytes]))
+        self._circuit.pump()
+        if endpoint.pending > PENDING_HIGH and self._reading:
+            self._reading = False
+            self._transport.pause_reading()
+
+    def eof_received(self) -> bool:
+        return False  # END closes both directions: so does the connection
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._transport = None
+        if self._over or self._circuit.closed:
+            return
+        self._over = True
+        # The endpoint says END once all that the destination sent has left.
+        self._endpoint.finish(EndReason.CONNRESET if error is not None else EndReason.DONE)
+        if self._endpoint.state is State.ENDED:
+            self._circuit.streams.pop(self._endpoint, None)
+        else:
+            self._circuit.pump()
+
+    def pause_writing(self) -> None:
+        self._writing = False
+
+    def resume_writing(self) -> None:
+        self._writing = True
+        self.readable()

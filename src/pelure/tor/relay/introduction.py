@@ -1,0 +1,129 @@
+"""Introduction points: circuits of services, and the introductions passed to them (rend-spec-v3 3.1 and 3.2).
+
+How many introductions a service gets is limited if it asks so (proposal 305: the DoS extension of
+ESTABLISH_INTRO) or the consensus says so.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+from pelure.errors import ProtocolError
+from pelure.tor.cell.commands import DestroyReason, RelayCommand
+from pelure.tor.cell.extensions import DosParameters, find_extension
+from pelure.tor.cell.onion_messages import (
+    EstablishIntro,
+    Introduce1,
+    IntroduceAck,
+    IntroduceStatus,
+    IntroEstablished,
+)
+from pelure.tor.relay.circuit import RelayCircuit, Role
+
+DEFAULT_RATE = 25  # introductions a second; consensus parameter HiddenServiceEnableIntroDoSRatePerSec
+DEFAULT_BURST = 200  # HiddenServiceEnableIntroDoSBurstPerSec
+MAX_PARAMETER = 2**31 - 1
+
+
+class TokenBucket:
+    """Allows ``burst`` events at once and ``rate`` a second in the long run."""
+
+    def __init__(self, rate: int, burst: int, now: float) -> None:
+        self._rate = rate
+        self._burst = burst
+        self._tokens = float(burst)
+        self._filled = now
+
+    def take(self, now: float) -> bool:
+        """True if one more event is allowed at ``now`` (monotonic seconds)."""
+        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
+        self._filled = now
+        if self._tokens < 1:
+            return False
+        self._tokens -= 1
+        return True
+
+
+class IntroductionPoints:
+    """The services that chose this relay, by authentication key."""
+
+    def __init__(self, params: Mapping[str, int] | None = None) -> None:
+        """``params``: consensus parameters."""
+        self.params: Mapping[str, int] = params or {}
+        self._circuits: dict[bytes, RelayCircuit] = {}
+        self._keys: dict[RelayCircuit, bytes] = {}
+        self._limits: dict[RelayCircuit, TokenBucket] = {}
+        self._introduced: set[RelayCircuit] = set()
+        self.relayed = 0
+        self.refused = 0
+
+    def __len__(self) -> int:
+        return len(self._circuits)
+
+    def establish(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
+        """ESTABLISH_INTRO. Raises ``ProtocolError`` if it proves nothing or is repeated."""
+        if circuit.role is not Role.OPEN or circuit.next is not None or circuit in self._introduced:
+            raise ProtocolError("ESTABLISH_INTRO came on a circuit that is in use")
+        message = EstablishIntro.decode(data)
+        message.verify(circuit.kh)
+        limit = self._limit(find_extension(message.extensions, DosParameters.TYPE), now)
+        older = self._circuits.get(message.auth_key)
+        if older is not None:  # the service came back on a new circuit
+            older.close(DestroyReason.FINISHED)
+        circuit.role = Role.INTRODUCTION
+        self._circuits[message.auth_key] = circuit
+        self._keys[circuit] = message.auth_key
+        if limit is not None:
+            self._limits[circuit] = limit
+        circuit.send(RelayCommand.INTRO_ESTABLISHED, IntroEstablished().encode())
+
+    def _limit(self, extension: bytes | None, now: float) -> TokenBucket | None:
+        enabled = bool(self.params.get("HiddenServiceEnableIntroDoSDefense", 0))
+        rate = self.params.get("HiddenServiceEnableIntroDoSRatePerSec", DEFAULT_RATE)
+        burst = self.params.get("HiddenServiceEnableIntroDoSBurstPerSec", DEFAULT_BURST)
+        if extension is not None:
+            wanted = DosParameters.decode(extension)
+            asked_rate, asked_burst = wanted.rate, wanted.burst
+            if (
+                asked_rate is not None
+                and asked_burst is not None
+                and max(asked_rate, asked_burst) <= MAX_PARAMETER
+                and asked_burst >= asked_rate
+            ):
+                rate, burst = asked_rate, asked_burst
+                enabled = rate > 0 and burst > 0  # zero switches the limit off
+        return TokenBucket(rate, burst, now) if enabled else None
+
+    def introduce(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
+        """INTRODUCE1: pass it to the service, tell the client. Raises ``ProtocolError`` for a second one."""
+        if circuit.role is not Role.OPEN or circuit.next is not None or circuit in self._introduced:
+            raise ProtocolError("INTRODUCE1 came on a circuit that is in use")
+        self._introduced.add(circuit)  # one introduction for a circuit: more of them need more circuits
+        status = self._relay(data, now)
+        if status is IntroduceStatus.SUCCESS:
+            self.relayed += 1
+        else:
+            self.refused += 1
+        circuit.send(RelayCommand.INTRODUCE_ACK, IntroduceAck(status).encode())
+
+    def _relay(self, data: bytes, now: float) -> IntroduceStatus:
+        try:
+            message = Introduce1.decode(data)
+        except ProtocolError:
+            return IntroduceStatus.BAD_FORMAT
+        service = self._circuits.get(message.auth_key)
+        if service is None:
+            return IntroduceStatus.UNKNOWN_ID
+        limit = self._limits.get(service)
+        if limit is not None and not limit.take(now):
+            return IntroduceStatus.CANNOT_RELAY
+        service.send(RelayCommand.INTRODUCE2, data)
+        return IntroduceStatus.SUCCESS
+
+    def forget(self, circuit: RelayCircuit) -> None:
+        """The circuit is closed."""
+        self._introduced.discard(circuit)
+        self._limits.pop(circuit, None)
+        key = self._keys.pop(circuit, None)
+        if key is not None and self._circuits.get(key) is circuit:
+            del self._circuits[key]
