@@ -1,0 +1,173 @@
+"""Opens streams: which circuit, what is refused here already, and what is tried again (path-spec 2.3, 6.3).
+
+Addresses under ``.onion`` go to the service; everything else to an exit, which looks the name up. Nothing is
+ever looked up or connected to from this machine.
+"""
+
+from __future__ import annotations
+
+import ipaddress
+import logging
+from collections.abc import Hashable
+
+from pelure.errors import CircuitError, ConfigError, OnionServiceError, PelureError, StreamError
+from pelure.tor.cell.commands import EndReason
+from pelure.tor.cell.relay_messages import Connected
+from pelure.tor.client.onion_circuits import OnionCircuits
+from pelure.tor.client.pool import CircuitPool
+from pelure.tor.crypto.address import decode_address, encode_address, is_onion
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net.circuit_stream import CircuitStream
+
+log = logging.getLogger(__name__)
+
+STREAM_SECONDS = 30.0
+MAX_EXITS = 3
+"""Exits tried for one stream."""
+BAD_ADDRESS = 0xF6
+"""SOCKS5 code for an onion address that can't be one (socks-extensions, ExtendedErrors)."""
+RESOLVE_PORT = 443
+"""An exit for this port is taken for look-ups."""
+_RETRY = frozenset(
+    {
+        EndReason.MISC,
+        EndReason.RESOLVEFAILED,
+        EndReason.EXITPOLICY,
+        EndReason.DESTROY,
+        EndReason.TIMEOUT,
+        EndReason.HIBERNATING,
+        EndReason.INTERNAL,
+        EndReason.RESOURCELIMIT,
+        EndReason.TORPROTOCOL,
+    }
+)
+"""Reasons of END that speak of the exit, not of the destination."""
+_LOCAL_NAMES = ("localhost", ".localhost", ".local", ".internal", ".exit")
+
+
+class StreamOpener:
+    """See the module."""
+
+    def __init__(self, pool: CircuitPool, onions: OnionCircuits, *, reject_internal: bool) -> None:
+        """``reject_internal``: refuse private addresses, here and as answers (off in testing networks)."""
+        self._pool = pool
+        self._onions = onions
+        self._reject_internal = reject_internal
+
+    async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> CircuitStream:
+        """Open a stream; ``early`` is sent along without waiting for the other side's yes.
+
+        Raises ``OnionServiceError``, ``StreamError``, ``CircuitError``, ``LinkError``, ``PathError``.
+        """
+        if is_onion(host):
+            return await self._open_onion(host, port, isolation, early)
+        self._check_host(host)
+        return await self._open_exit(host, port, isolation, early)
+
+    async def resolve(self, name: str, isolation: Hashable) -> list[str]:
+        """Addresses of a host name, or the name of an IP address, as an exit sees them.
+
+        Raises as :meth:`open` does, ``StreamError`` with RESOLVEFAILED when there is none.
+        """
+        if is_onion(name):
+            raise OnionServiceError("an onion address has no other address", 0x04)
+        self._check_host(name)
+        circuit = await self._pool.exit_circuit("", RESOLVE_PORT, isolation)
+        answers = await circuit.resolve(_reverse_name(name) or name, timeout=STREAM_SECONDS)
+        found = [answer.text for answer in answers if not answer.is_error]
+        usable = [text for text in found if text is not None and not self._is_refused(text)]
+        if not usable:
+            raise StreamError(f"{name} has no address", EndReason.RESOLVEFAILED)
+        return usable
+
+    # ---- onion services ----
+
+    async def _open_onion(self, host: str, port: int, isolation: Hashable, early: bytes) -> CircuitStream:
+        try:
+            address = encode_address(decode_address(host))
+        except ConfigError as error:
+            raise OnionServiceError(str(error), BAD_ADDRESS) from None
+        circuit, served = await self._onions.get(address, isolation)
+        try:
+            return await _begin(circuit.open("", port), early)
+        except CircuitError:
+            if not served:
+                raise
+        # It had been good before and broke just now: the service may be there on a new one.
+        circuit, _ = await self._onions.get(address, isolation)
+        return await _begin(circuit.open("", port), early)
+
+    # ---- exits ----
+
+    async def _open_exit(self, host: str, port: int, isolation: Hashable, early: bytes) -> CircuitStream:
+        tried: list[Relay] = []
+        failure: PelureError | None = None
+        while len(tried) < MAX_EXITS:
+            try:
+                circuit = await self._pool.exit_circuit(host, port, isolation, exclude=tried)
+            except PelureError:
+                if failure is None:
+                    raise
+                break  # no exit is left that was not tried: what the others said counts
+            tried.append(circuit.path[-1])
+            try:
+                stream = await _begin(circuit.open(host, port), early)
+                self._check_connected(stream, await stream.connected())
+                return stream
+            except CircuitError as error:
+                failure = error
+            except StreamError as error:
+                failure = error
+                if error.reason not in _RETRY:
+                    break
+            log.info("a stream is tried on another exit: %s", failure)
+        assert failure is not None
+        raise failure
+
+    # ---- what is refused ----
+
+    def _check_host(self, host: str) -> None:
+        """Refuse what only this machine or its network could answer, and what would say so to an exit."""
+        local = any(host == name or host.endswith(name) for name in _LOCAL_NAMES)
+        if self._is_refused(host) or (self._reject_internal and local):
+            raise StreamError(
+                f"{host} is an address of a private network; it is not asked for", EndReason.EXITPOLICY
+            )
+
+    def _check_connected(self, stream: CircuitStream, body: bytes) -> None:
+        """An exit that took a name for a private address is wrong, or was told so by a bad resolver."""
+        address = Connected.decode(body).address
+        if address is not None and self._is_refused(address):
+            stream.close_soon()
+            raise StreamError("the exit connected to a private address", EndReason.EXITPOLICY)
+
+    def _is_refused(self, host: str) -> bool:
+        if not self._reject_internal:
+            return False
+        try:
+            return not ipaddress.ip_address(host).is_global
+        except ValueError:
+            return False
+
+
+async def _begin(stream: CircuitStream, early: bytes) -> CircuitStream:
+    """Send ``early`` along and wait for the other side's yes."""
+    try:
+        if early:
+            await stream.write(early)
+        await stream.connected(STREAM_SECONDS)
+    except TimeoutError:
+        stream.close_soon()
+        raise StreamError("no answer came to the opening of a stream", EndReason.TIMEOUT) from None
+    except BaseException:
+        stream.close_soon()
+        raise
+    return stream
+
+
+def _reverse_name(host: str) -> str | None:
+    """The ``in-addr.arpa`` or ``ip6.arpa`` name of an IP address, None for host names."""
+    try:
+        return ipaddress.ip_address(host).reverse_pointer
+    except ValueError:
+        return None

@@ -1,0 +1,317 @@
+"""The client's circuits: kept ready, chosen for streams, isolated from each other (path-spec 2.1, 2.2, 2.3).
+
+Exit circuits are shared by streams of one *isolation* token (any hashable: who asks, with what credentials)
+until they are ten minutes old. Internal circuits are for one user alone: they are given out as they are, or
+extended to the relay asked for (*cannibalised*), which is what saves the waiting.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Callable, Collection, Hashable
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from pelure.errors import CircuitError, LinkError, PathError, PelureError
+from pelure.tor.client.builder import CircuitBuilder
+from pelure.tor.client.demand import EXITS_PER_PORT, Demand
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net.origin import Circuit
+
+log = logging.getLogger(__name__)
+
+MAX_DIRTINESS = 600.0
+"""Seconds after its first stream for which an exit circuit takes new ones."""
+UNUSED_LIFETIME = 1800.0
+"""Seconds for which an unused circuit is kept."""
+MAINTAIN_SECONDS = 10.0
+MAX_BUILDING = 8
+"""Circuits built ahead of use at a time; those that somebody waits for don't count."""
+ATTEMPTS = 4
+RETRY_FIRST, RETRY_MAX = 1.0, 60.0
+
+
+class Paths(Protocol):
+    """Path selection on the current directory; raises ``PathError`` where nothing fits."""
+
+    def exit_path(self, port: int, ip: str | None = None, *, exclude: Collection[Relay] = ()) -> list[Relay]:
+        """A path whose last relay allows streams to ``port`` (of ``ip``)."""
+        ...
+
+    def internal_path(
+        self, length: int, last: Relay | None = None, *, exclude: Collection[Relay] = ()
+    ) -> list[Relay]:
+        """A path of ``length`` relays without an exit, to ``last`` if given."""
+        ...
+
+
+@dataclass(eq=False)
+class PooledCircuit:
+    """A circuit of the pool, perhaps still being built; ``isolation`` is set once it has an owner."""
+
+    path: list[Relay]
+    purpose: str
+    created: float
+    ready: asyncio.Task[Circuit]
+    isolation: Hashable | None = None
+    used_at: float | None = None
+    waiting: int = field(default=0)
+
+    @property
+    def circuit(self) -> Circuit | None:
+        """The circuit, if it is built and open."""
+        if not self.ready.done() or self.ready.cancelled() or self.ready.exception() is not None:
+            return None
+        circuit = self.ready.result()
+        return None if circuit.closed.is_set() else circuit
+
+    @property
+    def alive(self) -> bool:
+        """Built and open, or being built."""
+        return not self.ready.done() or self.circuit is not None
+
+
+def _allows(relay: Relay, host: str, port: int) -> bool:
+    return (relay.exit_policy6 if ":" in host else relay.exit_policy).allows(port)
+
+
+class CircuitPool:
+    """See the module. Implements ``net.circuit_source.CircuitSource``."""
+
+    def __init__(self, builder: CircuitBuilder, paths: Callable[[], Paths], demand: Demand) -> None:
+        """``paths`` gives the path selection of the directory as it is now."""
+        self._builder = builder
+        self._paths = paths
+        self._demand = demand
+        self._loop = asyncio.get_running_loop()
+        self._exits: list[PooledCircuit] = []
+        self._stock: list[PooledCircuit] = []
+        self._given: list[PooledCircuit] = []
+        self._wake = asyncio.Event()
+        self._retry_at = 0.0
+        self._retry_delay = RETRY_FIRST
+        self._maintainer = asyncio.create_task(self._maintain())
+
+    # ---- exits ----
+
+    async def exit_circuit(
+        self, host: str, port: int, isolation: Hashable, *, exclude: Collection[Relay] = ()
+    ) -> Circuit:
+        """A circuit for a stream to ``host``:``port``, shared with streams of the same ``isolation`` only.
+
+        ``exclude``: exits that failed this stream. Raises ``CircuitError``, ``LinkError``, ``PathError``.
+        """
+        self._demand.exit_used(port, self._loop.time())
+        failure: PelureError = CircuitError("no circuit could be built")
+        for _ in range(ATTEMPTS):
+            entry = self._find_exit(host, port, isolation, exclude)
+            if entry is None:
+                path = self._paths().exit_path(port, _ip_or_none(host), exclude=exclude)
+                entry = self._begin(path, "exit")
+                self._exits.append(entry)
+            entry.isolation = isolation
+            entry.used_at = entry.used_at or self._loop.time()
+            self._wake.set()
+            try:
+                return await self._wait(entry)
+            except (CircuitError, LinkError) as error:
+                failure = error
+        raise failure
+
+    def _find_exit(
+        self, host: str, port: int, isolation: Hashable, exclude: Collection[Relay]
+    ) -> PooledCircuit | None:
+        """The best circuit that fits: built before unbuilt, the same owner's before an unused one."""
+        now = self._loop.time()
+        fitting = [
+            entry
+            for entry in self._exits
+            if entry.alive
+            and entry.isolation in (None, isolation)
+            and (entry.used_at is None or now - entry.used_at < MAX_DIRTINESS)
+            and entry.path[-1] not in exclude
+            and _allows(entry.path[-1], host, port)
+        ]
+        return max(
+            fitting,
+            key=lambda entry: (entry.circuit is not None, entry.isolation is not None, entry.created),
+            default=None,
+        )
+
+    # ---- internal circuits ----
+
+    async def internal_circuit(
+        self, last: Relay | None, *, length: int, purpose: str, exclude: Collection[Relay] = ()
+    ) -> Circuit:
+        """See ``CircuitSource``."""
+        self._demand.internal_used(length if last is None else length - 1, self._loop.time())
+        failure: PelureError = CircuitError("no circuit could be built")
+        for _ in range(ATTEMPTS):
+            entry = self._take_stock(last, length, exclude)
+            if entry is None:
+                entry = self._begin(self._paths().internal_path(length, last, exclude=exclude), purpose)
+            entry.purpose = purpose
+            self._given.append(entry)
+            self._wake.set()
+            try:
+                circuit = await self._wait(entry)
+                if len(entry.path) < length:
+                    assert last is not None
+                    entry.path.append(last)
+                    await self._builder.extend(circuit, last)
+                return circuit
+            except (CircuitError, LinkError) as error:
+                failure = error
+        raise failure
+
+    def _take_stock(
+        self, last: Relay | None, length: int, exclude: Collection[Relay]
+    ) -> PooledCircuit | None:
+        """Take a ready circuit of the right length that ``last`` can be added to."""
+        wanted = length if last is None else length - 1
+        for entry in self._stock:
+            if entry.circuit is None or len(entry.path) != wanted or last in entry.path:
+                continue
+            if not any(relay in exclude for relay in entry.path):
+                self._stock.remove(entry)
+                return entry
+        return None
+
+    # ---- building ----
+
+    def _begin(self, path: list[Relay], purpose: str) -> PooledCircuit:
+        task = asyncio.ensure_future(self._builder.build(path))
+        task.add_done_callback(self._settled)
+        return PooledCircuit(path, purpose, self._loop.time(), task)
+
+    def _settled(self, task: asyncio.Task[Circuit]) -> None:
+        """Look again what is missing when a circuit failed, and when it closes."""
+        if task.cancelled() or task.exception() is not None:
+            self._wake.set()
+        else:
+            task.result().on_closed = lambda _: self._wake.set()
+
+    async def _wait(self, entry: PooledCircuit) -> Circuit:
+        """Wait until ``entry`` is built; given up by all who waited for it, its building stops."""
+        entry.waiting += 1
+        try:
+            circuit = await asyncio.shield(entry.ready)
+        except asyncio.CancelledError:
+            if entry.waiting == 1 and not entry.ready.done():
+                entry.ready.cancel()
+            raise
+        finally:
+            entry.waiting -= 1
+        if circuit.closed.is_set():
+            raise CircuitError("the circuit was closed meanwhile")
+        return circuit
+
+    # ---- keeping circuits ready ----
+
+    async def _maintain(self) -> None:
+        while True:
+            self._wake.clear()
+            now = self._loop.time()
+            self._expire(now)
+            if now >= self._retry_at:
+                self._stock_up(now)
+            try:
+                async with asyncio.timeout(MAINTAIN_SECONDS):
+                    await self._wake.wait()
+            except TimeoutError:
+                pass
+
+    def _expire(self, now: float) -> None:
+        for entry in self._exits:
+            circuit = entry.circuit
+            if circuit is None or circuit.streams or entry.waiting:
+                continue
+            age = now - (entry.created if entry.used_at is None else entry.used_at)
+            if age > (UNUSED_LIFETIME if entry.used_at is None else MAX_DIRTINESS):
+                circuit.close()
+        for entry in self._stock:
+            if entry.circuit is not None and now - entry.created > UNUSED_LIFETIME:
+                entry.circuit.close()
+        for entries in (self._exits, self._stock, self._given):
+            entries[:] = [entry for entry in entries if entry.alive]
+
+    def _stock_up(self, now: float) -> None:
+        """Begin the circuits that are missing, a few at a time."""
+        try:
+            while self._building() < MAX_BUILDING and (missing := self._missing(now)) is not None:
+                path, purpose, entries = missing
+                entry = self._begin(path, purpose)
+                entry.ready.add_done_callback(self._built_ahead)
+                entries.append(entry)
+        except PathError as error:
+            log.info("no circuits are built ahead: %s", error)
+            self._back_off(now)
+
+    def _building(self) -> int:
+        unfinished = [entry for entry in (*self._exits, *self._stock) if not entry.ready.done()]
+        return sum(not entry.waiting for entry in unfinished)
+
+    def _missing(self, now: float) -> tuple[list[Relay], str, list[PooledCircuit]] | None:
+        """The path of a circuit that should be there and isn't, its purpose and where to keep it."""
+        for port in self._demand.ports(now):
+            unused = [e for e in self._exits if e.isolation is None and _allows(e.path[-1], "", port)]
+            if len(unused) < EXITS_PER_PORT:
+                try:
+                    return self._paths().exit_path(port), "exit", self._exits
+                except PathError:
+                    continue  # no exit for this port; others may have one
+        for length, wanted in self._demand.internal(now).items():
+            if sum(len(entry.path) == length for entry in self._stock) < wanted:
+                return self._paths().internal_path(length), "ready", self._stock
+        return None
+
+    def _built_ahead(self, task: asyncio.Task[Circuit]) -> None:
+        """A circuit that nobody asked for was built or failed; failures make the next wait longer."""
+        if task.cancelled():
+            return
+        error = task.exception()
+        if error is None:
+            self._retry_delay, self._retry_at = RETRY_FIRST, 0.0
+            self._wake.set()
+        else:
+            log.info("a circuit built ahead failed: %s", error)
+            self._back_off(self._loop.time())
+
+    def _back_off(self, now: float) -> None:
+        if now >= self._retry_at:
+            self._retry_at = now + self._retry_delay
+            self._loop.call_later(self._retry_delay, self._wake.set)
+            self._retry_delay = min(self._retry_delay * 2, RETRY_MAX)
+
+    # ---- for others ----
+
+    def circuits(self) -> list[PooledCircuit]:
+        """Every circuit that is open or being built, for ``netstat``."""
+        return [entry for entry in (*self._exits, *self._stock, *self._given) if entry.alive]
+
+    @property
+    def has_ready_exit(self) -> bool:
+        """Whether an unused exit circuit is built."""
+        return any(e.circuit is not None and e.isolation is None for e in self._exits)
+
+    def network_changed(self) -> None:
+        """The directory or the network came back: try again at once."""
+        self._retry_at, self._retry_delay = 0.0, RETRY_FIRST
+        self._wake.set()
+
+    async def close(self) -> None:
+        """Close every circuit and stop building; idempotent."""
+        self._maintainer.cancel()
+        entries = [*self._exits, *self._stock, *self._given]
+        for entry in entries:
+            if entry.circuit is not None:
+                entry.circuit.close()
+            entry.ready.cancel()
+        tasks = [self._maintainer, *(entry.ready for entry in entries)]
+        await asyncio.gather(*tasks, return_exceptions=True)
+        await self._builder.close()
+
+
+def _ip_or_none(host: str) -> str | None:
+    return host if ":" in host or host.replace(".", "").isdigit() else None
