@@ -138,7 +138,7 @@ def split_upload(body: bytes) -> Iterator[bytes]:
     if len(body) > MAX_UPLOAD:
         raise DirectoryError("the upload is too large")
     starts = [match.start() for match in _START.finditer(body)]
-    for start, end in zip(starts, [*starts[1:], len(body)], strict=True):
+    for start, end in zip(starts, [*starts[1:], len(body)], strict=False):
         yield body[start:end]
 
 

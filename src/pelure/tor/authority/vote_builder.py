@@ -28,6 +28,8 @@ from pelure.tor.directory.tokenizer import encode_base64
 from pelure.tor.directory.vote import Vote, VoteEntry
 
 MAX_BELIEVABLE_BANDWIDTH = 10_000_000
+TESTING_MIN_BANDWIDTH = 20_000
+"""Relays of a young network have observed nothing yet; a weight of zero would keep them unused."""
 PROTOCOL_LISTS = {
     "recommended-client-protocols": "Cons=2 Desc=2 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4 HSRend=2 "
     "Link=4-5 Microdesc=2 Relay=2-4",
@@ -140,13 +142,17 @@ class VoteBuilder:
             flags=flags,
             version=version_of_platform(router.platform),
             protocols=router.protocols.text,
-            bandwidth=min(router.advertised_bandwidth, MAX_BELIEVABLE_BANDWIDTH) // 1000,
+            bandwidth=self._bandwidth(router) // 1000,
             measured=self.measured.get(router.rsa_id),
             exit_summary=str(router.exit_policy.summary()),
             ed_id=router.ed_id,
             stats=f"wfu={one.fractional_uptime:.6f} tk={int(one.time_known)} mtbf={int(one.mtbf)}",
             microdescs=lines,
         )
+
+    def _bandwidth(self, router: RouterDescriptor) -> int:
+        lowest = TESTING_MIN_BANDWIDTH if self.flags.testing else 0
+        return max(min(router.advertised_bandwidth, MAX_BELIEVABLE_BANDWIDTH), lowest)
 
 
 def version_of_platform(platform: str) -> str | None:

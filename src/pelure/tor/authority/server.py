@@ -1,0 +1,429 @@
+"""A directory authority (dir-spec sections 3 and 4): takes descriptors, votes, publishes the consensus.
+
+This is the asyncio shell around :mod:`.voting`, :mod:`.descriptors`, :mod:`.shared_random` and
+:mod:`.vote_builder`. It answers on its DirPort; its relay half, a relay like any other, lets
+:meth:`Authority.answer` answer first on ``BEGIN_DIR`` streams.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import time
+from collections.abc import Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pelure.errors import DirectoryError
+from pelure.tor.authority.bandwidth_file import parse_bandwidth_file
+from pelure.tor.authority.descriptors import Descriptors
+from pelure.tor.authority.dirport import DirPort
+from pelure.tor.authority.exchange import Exchange, hex_paths
+from pelure.tor.authority.flags import FlagOptions
+from pelure.tor.authority.keys import AuthorityKeys
+from pelure.tor.authority.requests import AuthorityRequests
+from pelure.tor.authority.schedule import Round, VotingTimes, next_round
+from pelure.tor.authority.state import AuthorityState
+from pelure.tor.authority.vote_builder import VoteBuilder
+from pelure.tor.authority.voting import FLAVOURS, VotingRound, split_votes
+from pelure.tor.directory.cache import DirectoryCache
+from pelure.tor.directory.consensus import Consensus, DirSource, parse_consensus
+from pelure.tor.directory.consensus_verify import verify_consensus
+from pelure.tor.directory.http import DirReply, DirRequest
+from pelure.tor.directory.network import Network
+from pelure.tor.directory.router_descriptor import (
+    RouterDescriptor,
+    parse_router_descriptor,
+    split_router_descriptors,
+)
+from pelure.tor.directory.vote import Vote
+from pelure.tor.directory.vote_encode import encode_vote
+
+EXCHANGE_SECONDS = 15.0
+HURRIED_WAIT = 10.0
+MAX_PROBES = 50
+log = logging.getLogger(__name__)
+Probe = Callable[[RouterDescriptor], Awaitable[bool]]
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityConfig:
+    """One authority of ``network``, the one with v3 identity of its keys under ``data``.
+
+    ``expected_relays``: with this many descriptors the first consensus is made at once, not at the next
+    interval (0: never); ``probe``: tells whether a relay answers; None: all are taken to run.
+    """
+
+    nickname: str
+    data: Path
+    network: Network
+    ip: str
+    dir_port: int
+    or_port: int
+    times: VotingTimes = field(default_factory=VotingTimes)
+    flags: FlagOptions = field(default_factory=FlagOptions)
+    params: Mapping[str, int] = field(default_factory=dict)
+    contact: str = "(none)"
+    bandwidth_file: Path | None = None
+    allow_private_addresses: bool = False
+    rejected: frozenset[bytes] = frozenset()
+    expected_relays: int = 0
+    probe: Probe | None = None
+
+
+class Authority:
+    """A running authority: :meth:`start`, :meth:`close`; ``cache`` is what it serves."""
+
+    def __init__(self, config: AuthorityConfig, cache: DirectoryCache | None = None) -> None:
+        """Read keys and state. Raises ``ConfigError``."""
+        now = time.time()
+        self.config = config
+        self.keys = AuthorityKeys.load(config.data, now)
+        self.cache = cache or DirectoryCache()
+        self.state = AuthorityState(config.data)
+        self.descriptors = Descriptors(
+            allow_private_addresses=config.allow_private_addresses, rejected=config.rejected
+        )
+        self.published = asyncio.Event()
+        self.on_consensus: list[Callable[[Consensus], None]] = []
+        voters = config.network.voters
+        self._names = {one.v3ident: one.nickname for one in voters if one.v3ident is not None}
+        self._names.setdefault(self.keys.identity, config.nickname)
+        others = [one for one in voters if one.v3ident != self.keys.identity]
+        self.exchange = Exchange(others, EXCHANGE_SECONDS)
+        self._reachable: dict[bytes, bool] = {}
+        self._changed = asyncio.Condition()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._load(now)
+        self.round = VotingRound(next_round(now, config.times, None), self._names, self.keys)
+        self._requests = AuthorityRequests(self)
+        self.dir_port = DirPort(config.ip, config.dir_port, self._answer_dir_port)
+
+    def _load(self, now: float) -> None:
+        self.history = self.state.load_history(now)
+        self.state.load_descriptors(self.descriptors, now)
+        self.cache.add_certificates(self.keys.certificate.text)
+        for flavour in FLAVOURS:
+            text = self.state.load_consensus(flavour)
+            if text is not None:
+                with contextlib.suppress(DirectoryError):
+                    self.cache.set_consensus(text)
+        self.shared_random = self.state.load_shared_random(now, self.interval(now))
+        config = self.config
+        self._builder = VoteBuilder(
+            source=DirSource(
+                config.nickname,
+                self.keys.identity,
+                config.ip,
+                config.ip,
+                config.dir_port,
+                config.or_port,
+                config.contact,
+            ),
+            certificate=self.keys.certificate,
+            times=config.times,
+            flags=config.flags,
+            descriptors=self.descriptors,
+            history=self.history,
+            running=self._is_running,
+            authorities=frozenset(one.rsa_id for one in config.network.authorities),
+            params=config.params,
+        )
+
+    # -- life
+
+    async def start(self) -> None:
+        """Listen on the DirPort and begin to take part in voting. Raises ``OSError``."""
+        await self.dir_port.start()
+        self._tasks.append(asyncio.ensure_future(self._vote_forever()))
+        if self.config.probe is not None:
+            self._tasks.append(asyncio.ensure_future(self._probe_forever(self.config.probe)))
+
+    async def close(self) -> None:
+        """Stop voting and listening; write the state."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await self.dir_port.close()
+        self._save()
+
+    def _save(self) -> None:
+        self.state.save_shared_random(self.shared_random)
+        self.state.save_history(self.history)
+        self.state.save_descriptors(self.descriptors)
+
+    # -- requests
+
+    def answer(self, request: DirRequest) -> DirReply | None:
+        """The reply to what only an authority answers: uploads, votes, signatures; None for all else."""
+        return self._requests.answer(request, time.time())
+
+    async def _answer_dir_port(self, request: DirRequest) -> DirReply:
+        return self.answer(request) or self.cache.answer(request, time.time())
+
+    def upload(self, body: bytes, now: float) -> bool:
+        """Take uploaded descriptors; returns whether any was new. Raises ``DirectoryError``."""
+        changed = self.descriptors.upload(body, now)
+        if changed:
+            self._descriptors_changed()
+        return changed
+
+    def _descriptors_changed(self) -> None:
+        self.cache.set_routers(self.descriptors.routers.values(), self.descriptors.extra_infos.values())
+        self._notify()
+
+    def take_vote(self, document: bytes, now: float, *, posted: bool) -> bool:
+        """Take a vote for the present round; returns whether it is new. Raises ``DirectoryError``."""
+        vote = self.round.add_vote(document, now, posted=posted)
+        if vote is None:
+            return False
+        log.info("%s's vote is here", self._names[vote.identity])
+        if self.shared_random.receive(vote.commits, vote.identity, self._names):
+            self.state.save_shared_random(self.shared_random)
+        self.cache.add_certificates(vote.certificate.text)
+        if vote.identity != self.keys.identity:
+            self._spawn(self._fetch_unknown_descriptors(vote))
+        self._notify()
+        return True
+
+    def take_signatures(self, document: bytes) -> int:
+        """Take detached signatures; returns how many were new. Raises ``DirectoryError``."""
+        added = self.round.add_signatures(document)
+        self._notify()
+        return added
+
+    def _notify(self) -> None:
+        self._spawn(self._wake())
+
+    async def _wake(self) -> None:
+        async with self._changed:
+            self._changed.notify_all()
+
+    def _spawn(self, work: Awaitable[None]) -> None:
+        task = asyncio.ensure_future(work)
+        self._tasks.append(task)
+        task.add_done_callback(lambda done: self._tasks.remove(done) if done in self._tasks else None)
+
+    # -- voting
+
+    def live_consensus(self, now: float) -> Consensus | None:
+        """The ns consensus that is valid now."""
+        consensus = self.cache.consensus("ns")
+        return consensus if consensus and consensus.valid_after <= now <= consensus.valid_until else None
+
+    def interval(self, now: float) -> int:
+        """The length of voting intervals: of the consensus in force, else the configured one, in seconds."""
+        consensus = self.live_consensus(now)
+        return int(consensus.fresh_until - consensus.valid_after) if consensus else self.config.times.interval
+
+    async def _vote_forever(self) -> None:
+        if self.exchange.others:
+            await self._fetch_consensus()
+        if self.config.expected_relays and self.live_consensus(time.time()) is None:
+            await self._vote_at_once(self.config.expected_relays)
+        while True:
+            now = time.time()
+            consensus = self.live_consensus(now)
+            live = None
+            if consensus is not None:
+                live = (self.interval(now), *consensus.voting_delay)
+            when = next_round(now, self.config.times, live)
+            try:
+                await self.hold_round(when, late=now > when.fetch_votes_at)
+            except Exception:
+                log.exception("bug: the voting round failed")
+                await self._until(when.valid_after)
+
+    async def _vote_at_once(self, relays: int) -> None:
+        """Make the first consensus as soon as ``relays`` descriptors are here, for the interval that runs."""
+        interval = self.config.times.interval
+        now = time.time()
+        start = int(now // interval) * interval
+        moment = now + max(interval, HURRIED_WAIT)
+        self._begin(Round(start, interval, now, moment, moment, moment))
+        await self._until(moment, lambda: len(self.descriptors.routers) >= relays)
+        moment = time.time() + HURRIED_WAIT
+        self.round.when = Round(start, interval, now, moment, moment, moment)
+        await self._vote()
+        await self._until(moment, lambda: not self.round.missing_votes)
+        if await self._compute():
+            await self._until(time.time() + HURRIED_WAIT, lambda: not self.round.missing_signatures)
+        await self._publish()
+
+    async def hold_round(self, when: Round, *, late: bool) -> None:
+        """Take part in one round; ``late``: too late to post a vote that others would still count."""
+        self._begin(when)
+        if late and self.exchange.others:
+            log.info("too late for this round; joining the next one")
+            await self._until(when.valid_after + 1)
+            await self._fetch_consensus()
+            return
+        await self._until(when.vote_at)
+        await self._vote()
+        await self._until(when.fetch_votes_at)
+        await self._fetch_missing_votes()
+        await self._until(when.compute_at)
+        computed = await self._compute()
+        await self._until(when.fetch_signatures_at)
+        if computed and self.round.missing_signatures:
+            await self._fetch_missing_signatures()
+        await self._until(when.valid_after)
+        await self._publish()
+
+    def _begin(self, when: Round) -> None:
+        self.round = VotingRound(when, self._names, self.keys)
+        interval = self.interval(time.time())
+        if self.shared_random.prepare(when.valid_after, interval, self.keys.identity, os.urandom):
+            self.state.save_shared_random(self.shared_random)
+
+    async def _until(self, moment: float, enough: Callable[[], bool] | None = None) -> None:
+        """Wait for ``moment`` (epoch seconds), or until ``enough`` holds."""
+        while (left := moment - time.time()) > 0 and not (enough and enough()):
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(left), self._changed:
+                    await self._changed.wait()
+
+    async def _vote(self) -> None:
+        now = time.time()
+        self._read_bandwidths(now)
+        self.descriptors.expire(now)
+        for rsa_id in self.descriptors.routers:
+            self.history.note(rsa_id, self._is_running(rsa_id), now)
+        self.history.decay(now)
+        vote = self._builder.build(self.round.when.valid_after, self.shared_random, now)
+        document = encode_vote(vote, self.keys.signing)
+        self.cache.add_microdescriptors(b"".join(self._builder.microdescriptors.values()), now)
+        self.take_vote(document, now, posted=False)
+        await self.exchange.post_to_all("/tor/post/vote", document)
+
+    def _read_bandwidths(self, now: float) -> None:
+        if self.config.bandwidth_file is None:
+            return
+        try:
+            measured = parse_bandwidth_file(self.config.bandwidth_file.read_bytes())
+        except (OSError, DirectoryError) as error:
+            log.warning("the bandwidth file is not used: %s", error)
+            return
+        self._builder.measured = measured.bandwidths if measured.fresh(now) else {}
+
+    async def _fetch_missing_votes(self) -> None:
+        missing = self.round.missing_votes
+        if not missing:
+            return
+        log.info("asking for the votes of %s", ", ".join(self._names[one] for one in missing))
+        for path in hex_paths("/tor/status-vote/next/", missing):
+            for answer in await self.exchange.get_from_all(f"{path}.z"):
+                for document in split_votes(answer):
+                    with contextlib.suppress(DirectoryError):
+                        self.take_vote(document, time.time(), posted=False)
+
+    async def _compute(self) -> bool:
+        try:
+            fresh = self.shared_random.fresh
+            signatures = await asyncio.to_thread(self.round.compute, srv_is_fresh=fresh)
+        except DirectoryError as error:
+            log.warning("no consensus this time: %s", error)
+            return False
+        self._notify()
+        await self.exchange.post_to_all("/tor/post/consensus-signature", signatures)
+        return True
+
+    async def _fetch_missing_signatures(self) -> None:
+        for answer in await self.exchange.get_from_all("/tor/status-vote/next/consensus-signatures.z"):
+            with contextlib.suppress(DirectoryError):
+                self.take_signatures(answer)
+
+    async def _publish(self) -> None:
+        documents = self.round.publish()
+        self._requests.remember(self.round.votes)
+        if "ns" not in documents:
+            if self.round.pending:
+                log.warning("the consensus lacks signatures and is not published")
+            await self._fetch_consensus()
+        for flavour, document in documents.items():
+            self._set_consensus(flavour, document)
+        self._save()
+
+    def _set_consensus(self, flavour: str, document: bytes) -> None:
+        consensus = self.cache.set_consensus(document)
+        self.state.save_consensus(flavour, document)
+        if flavour == "ns":
+            self.shared_random.accept_consensus(consensus.shared_rand_previous, consensus.shared_rand_current)
+            log.info("consensus of %d relays published", len(consensus.routers))
+        else:
+            self.published.set()
+        for callback in self.on_consensus:
+            callback(consensus)
+
+    async def _fetch_consensus(self) -> None:
+        """Take over the others' consensus, when we have none of this interval ourselves."""
+        for answer in await self.exchange.get_from_all("/tor/keys/all.z"):
+            with contextlib.suppress(DirectoryError):
+                self.cache.add_certificates(answer)
+        for flavour in FLAVOURS:
+            path = f"/tor/status-vote/current/consensus-{flavour}.z"
+            for answer in await self.exchange.get_from_all(path):
+                with contextlib.suppress(DirectoryError):
+                    self._adopt(flavour, answer)
+        for digest_path in hex_paths("/tor/server/d/", self._unknown_digests()):
+            for answer in await self.exchange.get_from_all(f"{digest_path}.z"):
+                self._take_routers(answer)
+
+    def _adopt(self, flavour: str, document: bytes) -> None:
+        consensus = parse_consensus(document)
+        known = self.cache.consensus(flavour)
+        if consensus.flavour != flavour or (known and known.valid_after >= consensus.valid_after):
+            return
+        verify_consensus(consensus, self._names, self.cache.certificates)
+        self._set_consensus(flavour, document)
+
+    # -- relays
+
+    def _unknown_digests(self) -> list[bytes]:
+        consensus = self.cache.consensus("ns")
+        routers = consensus.routers if consensus else []
+        return [one.descriptor_digest for one in routers if one.rsa_id not in self.descriptors.routers]
+
+    async def _fetch_unknown_descriptors(self, vote: Vote) -> None:
+        """Get descriptors that another authority knows and we don't: relays may have missed us."""
+        wanted = []
+        for entry in vote.entries:
+            known = self.descriptors.routers.get(entry.rsa_id)
+            if known is None or known.published < entry.published:
+                wanted.append(entry.descriptor_digest)
+        other = next(
+            (one for one in self.exchange.others if one.v3ident == vote.identity and wanted),
+            None,
+        )
+        if other is not None:
+            for path in hex_paths("/tor/server/d/", wanted):
+                self._take_routers(await self.exchange.get(other, f"{path}.z"))
+
+    def _take_routers(self, documents: bytes) -> None:
+        changed = False
+        for text in split_router_descriptors(documents):
+            try:
+                changed |= self.descriptors.add_router(parse_router_descriptor(text), time.time())
+            except DirectoryError as error:
+                log.info("a descriptor that another authority has is not acceptable: %s", error)
+        if changed:
+            self._descriptors_changed()
+
+    def _is_running(self, rsa_id: bytes) -> bool:
+        return self.config.probe is None or self._reachable.get(rsa_id, False)
+
+    async def _probe_forever(self, probe: Probe) -> None:
+        """Try every relay once an interval, new ones as they come."""
+        limit = asyncio.Semaphore(MAX_PROBES)
+
+        async def one(router: RouterDescriptor) -> None:
+            async with limit:
+                self._reachable[router.rsa_id] = await probe(router)
+
+        while True:
+            known = dict(self.descriptors.routers)
+            await asyncio.gather(*(one(router) for router in known.values()))
+            again = time.time() + self.config.times.interval / 2
+            await self._until(again, lambda known=known: self.descriptors.routers.keys() - known)  # type: ignore[misc]
