@@ -33,6 +33,7 @@ class BlockCache:
         self.core = core
         self._young: dict[int, Block] = {}
         self._old: dict[int, Block] = {}
+        self._last_chunk = -2
         core.on_change(self._changed)
 
     def _changed(self, change: Change) -> None:
@@ -59,10 +60,10 @@ class BlockCache:
     def _load(self, seq: int) -> Block:
         if not 0 < seq < self.core.length:
             raise DriveError(f"the drive's index refers to block {seq}, which does not exist")
-        start = seq - seq % _READ_AHEAD
-        for index, data in self.core.get_inline(start, start + _READ_AHEAD).items():
-            if index and index not in self._young and index not in self._old:
-                self._keep(Block.decode(index, data))
+        chunk = seq // _READ_AHEAD
+        if abs(chunk - self._last_chunk) == 1:
+            self._read_ahead(chunk)
+        self._last_chunk = chunk
         block = self._young.get(seq)
         if block is None:
             found = self.core.get_local(seq)
@@ -71,6 +72,13 @@ class BlockCache:
             block = Block.decode(seq, found)
             self._keep(block)
         return block
+
+    def _read_ahead(self, chunk: int) -> None:
+        """Load a whole chunk: blocks are being read in the order in which they were written."""
+        start = chunk * _READ_AHEAD
+        for index, data in self.core.get_inline(start, start + _READ_AHEAD).items():
+            if index and index not in self._young and index not in self._old:
+                self._keep(Block.decode(index, data))
 
     def require(self, indexes: Iterable[int]) -> None:
         """Raises :class:`BlocksMissing` naming all of ``indexes`` that are not held, if any is not."""

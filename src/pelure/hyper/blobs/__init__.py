@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Hyperblobs: file contents in the blocks of a core."""

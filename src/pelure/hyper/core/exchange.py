@@ -38,6 +38,7 @@ def answer(state: CoreState, request: Request) -> Data:
         data.manifest = state.manifest.encode()
     if not (request.block or request.hash or request.seek or request.upgrade) or not state.length:
         return data
+    state.make_durable()
     request = _cover_prologue(state, request)
     nodes = proof.make(state.get_node, state.length, request)
     if request.block is not None:

@@ -51,6 +51,7 @@ class CoreState:
         self.encryption: Encryption | None = None
         self.truncations: list[tuple[int, int]] = []
         self._listeners: list[Callable[[Change], None]] = []
+        self._head_pending = False
         self._load(manifest, key_pairs)
 
     def _load(self, manifest: Manifest | None, key_pairs: Sequence[KeyPair]) -> None:
@@ -120,6 +121,11 @@ class CoreState:
     def byte_length(self) -> int:
         """Bytes of all blocks."""
         return sum(root.size for root in self.roots) - self.padding * self.length
+
+    @property
+    def key_pairs(self) -> tuple[KeyPair, ...]:
+        """The secret keys held here."""
+        return self._key_pairs
 
     @property
     def writable(self) -> bool:
@@ -204,9 +210,20 @@ class CoreState:
             return
         self.bitfield.set_range(first, batch.length)
         self.save(batch, self._sign(batch))
+        self._head_pending = True
         if durable:
-            self.storage.store.commit()
+            self.make_durable()
         self.emit(ChangeKind.APPEND, first, batch.length - first)
+
+    def make_durable(self) -> None:
+        """Put what was appended on the disk for good.
+
+        No signed head may be told to anyone before: after a power cut, other blocks could be appended at the
+        same length, and two signed trees of one length are the end of a core.
+        """
+        if self._head_pending:
+            self.storage.store.commit()
+            self._head_pending = False
 
     def _sign(self, batch: TreeBatch) -> bytes:
         assert self.verifier is not None  # writable

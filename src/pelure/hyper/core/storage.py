@@ -133,8 +133,9 @@ class Store:
             self._timer.cancel()
             self._timer = None
         with self._commit_lock:
-            self._take()
-            self._write()
+            if self._pending or self._releases:
+                self._take()
+                self._write()
 
     def commit_soon(self, size: int) -> None:
         """Commit in a thread before long; ``size`` bytes were changed since the last call.

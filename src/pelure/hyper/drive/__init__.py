@@ -1,1 +1,1 @@
-"""See docs/architecture.md."""
+"""Hyperdrive: files and folders in two append-only cores."""

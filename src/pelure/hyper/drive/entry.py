@@ -1,0 +1,63 @@
+"""Entries of a drive: what its index says about a path (HYPER-FACTS §15)."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from pelure.errors import ProtocolError
+from pelure.hyper.bee.bee import Entry
+from pelure.hyper.blobs.blob_id import BlobId
+
+
+@dataclass(frozen=True, slots=True)
+class DriveEntry:
+    """A file (``blob``) or a symbolic link (``linkname``) at ``path``; ``metadata`` is any JSON value.
+
+    ``seq`` is the block of the index that says so, 0 for an entry that is not written yet.
+    """
+
+    path: str
+    seq: int
+    executable: bool = False
+    linkname: str | None = None
+    blob: BlobId | None = None
+    metadata: Any = None
+
+    def encode(self) -> bytes:
+        """The value in the index: JSON as JavaScript writes it."""
+        value = {
+            "executable": self.executable,
+            "linkname": self.linkname,
+            "blob": self.blob.to_json() if self.blob is not None else None,
+            "metadata": self.metadata,
+        }
+        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+
+    @classmethod
+    def decode(cls, entry: Entry) -> DriveEntry:
+        """Raises :class:`~pelure.errors.ProtocolError` for anything that is not a drive's entry."""
+        try:
+            path = entry.key.decode()
+            value = json.loads(entry.value or b"")
+        except (ValueError, RecursionError):
+            raise ProtocolError(f"block {entry.seq} of the drive's index is not a drive's entry") from None
+        if not isinstance(value, dict):
+            raise ProtocolError(f"the entry of {path!r} is malformed")
+        blob, linkname = value.get("blob"), value.get("linkname")
+        if linkname is not None and not isinstance(linkname, str):
+            raise ProtocolError(f"the entry of {path!r} has a malformed link")
+        return cls(
+            path,
+            entry.seq,
+            bool(value.get("executable")),
+            linkname,
+            BlobId.from_json(blob) if blob is not None else None,
+            value.get("metadata"),
+        )
+
+    def same_as(self, other: DriveEntry) -> bool:
+        """Whether both stand for the same content with the same attributes, in one drive."""
+        mine = (self.executable, self.linkname, self.blob, self.metadata)
+        return mine == (other.executable, other.linkname, other.blob, other.metadata)
