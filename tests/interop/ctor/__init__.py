@@ -6,7 +6,7 @@ its own pid, and stops by itself when the process that started it dies. ``python
 """
 
 from interop.ctor.fileserver import FileServer, payload
-from interop.ctor.network import Client, CTorNetwork, Service
+from interop.ctor.network import Client, CTorNetwork, OnionRelay, Service, seed_shared_random
 from interop.ctor.node import CTorError, Node, free_port
 from interop.ctor.programs import curl, missing, require
 
@@ -16,10 +16,12 @@ __all__ = [
     "Client",
     "FileServer",
     "Node",
+    "OnionRelay",
     "Service",
     "curl",
     "free_port",
     "missing",
     "payload",
     "require",
+    "seed_shared_random",
 ]

@@ -386,7 +386,7 @@ class CTorNetwork:
         node = Node(name, self.folder / name, lines)
         fingerprint = make_rsa_identity(node.data)
         v3ident = make_authority_keys(node.data, dir_port)
-        _seed_shared_random(node.data)
+        seed_shared_random(node.data)
         return OnionRelay(node, name, fingerprint, or_port, dir_port, v3ident)
 
     def _make_relay(self, name: str) -> OnionRelay:
@@ -396,7 +396,7 @@ class CTorNetwork:
         return OnionRelay(node, name, make_rsa_identity(node.data), or_port)
 
 
-def _seed_shared_random(data: Path) -> None:
+def seed_shared_random(data: Path) -> None:
     """Write an ``sr-state`` with values of the last two protocol runs.
 
     A fresh network would otherwise have no shared randomness until its first full protocol run has ended.

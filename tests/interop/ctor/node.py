@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import random
+import re
 import socket
 import subprocess
 import time
@@ -17,6 +18,11 @@ STOP_SECONDS = 15.0
 # Below the ephemeral range of Linux (32768 up), so that no outgoing connection takes a chosen port.
 _PORTS = range(10000, 32000)
 _given_ports: set[int] = set()
+
+_BLAMES_A_DOCUMENT = re.compile(
+    r"pars|malformed|invalid|mismatch|unrecognized|unverif|not sign|bad signature|bad digest|wrong|truncated",
+    re.IGNORECASE,
+)
 
 COMMON = """
 Address 127.0.0.1
@@ -97,6 +103,10 @@ class Node:
     def warnings(self) -> list[str]:
         """The lines it logged as ``[warn]`` or ``[err]``."""
         return [line for line in self.log().splitlines() if "[warn]" in line or "[err]" in line]
+
+    def document_warnings(self) -> list[str]:
+        """Warnings and errors that blame a document, signature, cell or certificate that it was given."""
+        return [line for line in self.warnings() if _BLAMES_A_DOCUMENT.search(line)]
 
     @property
     def _output(self) -> Path:
