@@ -4,6 +4,8 @@ const fs = require('fs')
 const net = require('net')
 const readline = require('readline')
 const crypto = require('crypto')
+const hypercoreCrypto = require('hypercore-crypto')
+const { MerkleTree } = require('hypercore/lib/merkle-tree')
 const Corestore = require('corestore')
 
 const store = new Corestore(process.argv[2], {
@@ -82,11 +84,6 @@ const commands = {
     for (let i = start; i < end; i++) hash.update(await cores.get(id).get(i))
     return { sha256: hash.digest('hex') }
   },
-  async purge ({ id }) {
-    await cores.get(id).purge()
-    cores.delete(id)
-    return {}
-  },
   async waitLength ({ id, length }) {
     const core = cores.get(id)
     while (core.length < length) await new Promise((resolve) => core.once('append', resolve))
@@ -125,7 +122,8 @@ async function state (core) {
     fork: core.fork,
     contiguousLength: core.contiguousLength,
     writable: core.writable,
-    treeHash: core.length ? (await core.treeHash()).toString('hex') : null
+    // core.treeHash() would fetch the last block first
+    treeHash: hypercoreCrypto.tree(await MerkleTree.getRoots(core.state, core.length)).toString('hex')
   }
 }
 
