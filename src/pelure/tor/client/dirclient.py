@@ -45,6 +45,7 @@ MAX_BATCH_LENGTH = 4 << 20
 PARALLEL_BATCHES = 6
 HEDGE_SECONDS = 5.0
 MAX_SOURCES = 8
+GUARDS_TO_ASK = 3
 SKEW_WORTH_MENTIONING = 1800.0
 STALE_SECONDS = 24 * 3600.0
 """How long an expired consensus still serves if no newer one can be had."""
@@ -85,8 +86,8 @@ class DirectoryClient:
     async def bootstrap(self, progress: Progress | None = None) -> NetDir:
         """Load or fetch the directory until paths can be built from it.
 
-        Tries until it succeeds. Raises ``DirectoryError`` only for what no new attempt can mend: a wrong clock,
-        or a network that requires newer software.
+        Tries until it succeeds. Raises ``DirectoryError`` only for what no new attempt can mend: a wrong
+        clock, or a network that requires newer software.
         """
         report = progress or (lambda fraction, what: None)
         report(0.0, "reading the cached directory")
@@ -226,8 +227,12 @@ class DirectoryClient:
         guards: list[Relay] = []
         if self.guards is not None:
             try:
-                for _ in range(3):
-                    guards.append(self.guards.select(time.time(), exclude=guards, directory=True))
+                for _ in range(GUARDS_TO_ASK):
+                    guards.append(
+                        self.guards.select(
+                            time.time(), accept=lambda relay: relay not in guards, directory=True
+                        )
+                    )
             except PathError:
                 pass  # fewer guards than that: authorities stand behind them
         return (guards + mixed)[:MAX_SOURCES]

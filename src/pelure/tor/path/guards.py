@@ -7,7 +7,7 @@ relay come to stand at its entry. Names are the specification's.
 from __future__ import annotations
 
 import logging
-from collections.abc import Collection
+from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum
 from typing import Any
@@ -25,6 +25,7 @@ HOUR = 3600.0
 MINUTE = 60.0
 STATE_VERSION = 1
 
+Accept = Callable[[Relay], bool]
 _Schedule = tuple[tuple[float, float], ...]
 PRIMARY_GUARDS_RETRY_SCHED: _Schedule = (
     (6 * HOUR, 10 * MINUTE),
@@ -40,6 +41,10 @@ GUARDS_RETRY_SCHED: _Schedule = (
 )
 TESTING_RETRY_SCHED: _Schedule = ((float("inf"), 10.0),)
 """On a testing network, whose relays come and go by the minute."""
+
+
+def _anyone(_: Relay) -> bool:
+    return True
 
 
 class Reachable(Enum):
@@ -220,34 +225,30 @@ class GuardManager:
 
     # ---- use ----
 
-    def select(self, now: float, *, exclude: Collection[Relay] = (), directory: bool = False) -> Relay:
-        """A guard for a new circuit (guard-spec 4.6); ``exclude``: relays that can't be it, for any reason.
+    def select(self, now: float, *, accept: Accept = _anyone, directory: bool = False) -> Relay:
+        """A guard for a new circuit (guard-spec 4.6) that ``accept`` takes.
 
         ``directory``: for a directory request, spread over more of the primary guards.
         Raises ``PathError`` if there is none.
         """
         self._retry(now)
-        excluded = {relay.rsa_id for relay in exclude}
-        guard = self._pick(excluded, directory=directory)
+        guard = self._pick(accept, directory=directory)
         if guard is None:
             self._fill_sample(now)
-            guard = self._pick(excluded, directory=directory)
+            guard = self._pick(accept, directory=directory)
         if guard is None:
             for one in self._sampled:
                 one.reachable = Reachable.MAYBE
-            guard = self._pick(excluded, directory=directory)
+            guard = self._pick(accept, directory=directory)
         if guard is None:
             raise PathError("no entry guard is available in the current consensus")
         guard.last_tried = now
         return self._listed[guard.rsa_id]
 
-    def _pick(self, excluded: set[bytes], *, directory: bool) -> Guard | None:
+    def _pick(self, accept: Accept, *, directory: bool) -> Guard | None:
         def fits(guard: Guard) -> bool:
-            return (
-                guard.reachable is not Reachable.NO
-                and guard.rsa_id in self._listed
-                and guard.rsa_id not in excluded
-            )
+            relay = self._listed.get(guard.rsa_id)
+            return guard.reachable is not Reachable.NO and relay is not None and accept(relay)
 
         primary = list(filter(fits, self._primary))
         if primary:
