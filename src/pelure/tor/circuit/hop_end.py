@@ -39,6 +39,8 @@ Emit = Callable[[Bodies], list[bytes]]
 TURN = 64
 """Cells a stream may send before the next stream of the circuit gets its turn."""
 MAX_STREAMS = 65535
+MAX_HALF_CLOSED = 2048
+"""So many streams that this side ended are remembered, for what the other side sent before it knew."""
 _HEAD = np.array([0, 3, 4, 9, 10])
 """Bytes of a body that tell messages apart: command, stream id, length."""
 _OPENING = frozenset({RelayCommand.BEGIN, RelayCommand.BEGIN_DIR, RelayCommand.RESOLVE})
@@ -68,8 +70,14 @@ class HopEnd:
 
     def send(self, command: int, stream_id: int = 0, data: bytes = b"") -> None:
         """Send one message other than DATA at once. Raises ``ProtocolError`` for more than 498 bytes."""
-        body = bytearray(encode_relay_body(command, stream_id, data, self._rng))
-        self._emit(np.frombuffer(body, np.uint8).reshape(1, -1))
+        body = encode_relay_body(command, stream_id, data, self._rng)
+        self._emit(np.frombuffer(bytearray(body), np.uint8).reshape(1, -1))
+
+    def _send_sendmes(self, due: list[bytes]) -> None:
+        """Acknowledge the cells of these tags, all in one run."""
+        messages = (Sendme(tag).encode() for tag in due)
+        bodies = (encode_relay_body(RelayCommand.SENDME, 0, message, self._rng) for message in messages)
+        self._emit(np.frombuffer(bytearray(b"".join(bodies)), np.uint8).reshape(len(due), -1))
 
     def open(self, command: RelayCommand, data: bytes) -> StreamEndpoint:
         """Open a stream with BEGIN, BEGIN_DIR or RESOLVE; data may be written to it at once.
@@ -127,6 +135,8 @@ class HopEnd:
         self.streams.pop(stream.id, None)
         if self._initiator:
             self._half_closed[stream.id] = allowance
+            if len(self._half_closed) > MAX_HALF_CLOSED:
+                del self._half_closed[next(iter(self._half_closed))]  # the oldest: nothing comes any more
 
     # ---- receiving ----
 
@@ -153,8 +163,8 @@ class HopEnd:
             raise ProtocolError("the length of a relay message exceeds its cell")
         payload = bodies[:, RELAY_HEADER_LEN : RELAY_HEADER_LEN + length]
         if command == RelayCommand.DATA:
-            for tag in self.window.received(tags):
-                self.send(RelayCommand.SENDME, 0, Sendme(tag).encode())
+            if due := self.window.received(tags):
+                self._send_sendmes(due)
             self._receive_data(stream_id, payload.tobytes(), len(bodies), events)
             return
         for row in payload:
