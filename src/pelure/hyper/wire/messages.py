@@ -311,8 +311,8 @@ class NoData:
     def encode(self) -> bytes:
         w = Writer()
         w.uint(self.request)
+        w.uint(1 if self.reason else 0)
         if self.reason:
-            w.uint(1)
             w.uint(self.reason)
         return w.bytes()
 
