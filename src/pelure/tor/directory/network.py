@@ -103,6 +103,16 @@ def parse_network(text: str, name: str = "private") -> Network:
     return Network(name, tuple(authorities), tuple(fallbacks), testing, options)
 
 
+def torrc_options(text: str) -> dict[str, list[str]]:
+    """All options of a torrc by lower-case name, values in order. Raises ``ConfigError`` if too large."""
+    if len(text) > MAX_TORRC_LENGTH:
+        raise ConfigError("the torrc is too large")
+    options: dict[str, list[str]] = {}
+    for _, key, value in _torrc_lines(text):
+        options.setdefault(key, []).append(value)
+    return options
+
+
 def _torrc_lines(text: str) -> Iterator[tuple[int, str, str]]:
     """Yield (line number, lower-case key, value); comments and continuations are resolved."""
     pending, first = "", 0

@@ -13,7 +13,7 @@ import ipaddress
 import logging
 import socket
 from collections.abc import Coroutine
-from typing import Any
+from typing import Any, cast
 
 from pelure.errors import ProtocolError, StreamError
 from pelure.tor.cell.commands import EndReason, RelayCommand
@@ -228,7 +228,7 @@ class ExitStream(asyncio.BufferedProtocol):
     # ---- asyncio protocol ----
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        assert isinstance(transport, asyncio.Transport)
+        transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
         if self._over:
             transport.abort()
             return
