@@ -9,12 +9,19 @@ from __future__ import annotations
 import ipaddress
 from collections.abc import Iterable
 from dataclasses import dataclass
+from functools import lru_cache
 
 from pelure.errors import ProtocolError
 from pelure.tor.cell import linkspec
 from pelure.tor.cell.linkspec import LinkSpecifier
 from pelure.tor.directory.exit_policy import REJECT_ALL, PortPolicy
 from pelure.tor.directory.protocols import NO_PROTOCOLS, Protocols
+
+
+@lru_cache(maxsize=32768)
+def _subnet(ip: str) -> bytes:
+    packed = ipaddress.ip_address(ip).packed
+    return packed[: 2 if len(packed) == 4 else 4]
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -57,8 +64,7 @@ class Relay:
     @property
     def subnets(self) -> frozenset[bytes]:
         """The /16 of each IPv4 and the /32 of each IPv6 address (path-spec 2.2)."""
-        packed = (ipaddress.ip_address(ip).packed for ip, _ in self.addresses)
-        return frozenset(address[: 2 if len(address) == 4 else 4] for address in packed)
+        return frozenset(_subnet(ip) for ip, _ in self.addresses)
 
     def link_specifiers(self) -> list[LinkSpecifier]:
         """How to extend to this relay, in tor-spec 5.1.2's order: IPv4, RSA id, Ed25519 id, IPv6."""
