@@ -52,7 +52,7 @@ Probe = Callable[[RouterDescriptor], Awaitable[bool]]
 class AuthorityConfig:
     """One authority of ``network``, the one with v3 identity of its keys under ``data``.
 
-    ``expected_relays``: with this many descriptors the first consensus is made at once, not at the next
+    ``expected_relays``: once so many relays run the first consensus is made at once, not at the next
     interval (0: never); ``probe``: tells whether a relay answers; None: all are taken to run.
     """
 
@@ -237,13 +237,13 @@ class Authority:
                 await self._until(when.valid_after)
 
     async def _vote_at_once(self, relays: int) -> None:
-        """Make the first consensus as soon as ``relays`` descriptors are here, for the interval that runs."""
+        """Make the first consensus as soon as ``relays`` relays run, for the interval that runs."""
         interval = self.config.times.interval
         now = time.time()
         start = int(now // interval) * interval
         moment = now + max(interval, HURRIED_WAIT)
         self._begin(Round(start, interval, now, moment, moment, moment))
-        await self._until(moment, lambda: len(self.descriptors.routers) >= relays)
+        await self._until(moment, lambda: sum(map(self._is_running, self.descriptors.routers)) >= relays)
         moment = time.time() + HURRIED_WAIT
         self.round.when = Round(start, interval, now, moment, moment, moment)
         await self._vote()
@@ -421,6 +421,7 @@ class Authority:
         async def one(router: RouterDescriptor) -> None:
             async with limit:
                 self._reachable[router.rsa_id] = await probe(router)
+            self._notify()
 
         while True:
             known = dict(self.descriptors.routers)

@@ -1,0 +1,69 @@
+"""A directory authority and its relay half in one process: one cache, one set of answers."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from dataclasses import replace
+
+from pelure.errors import PelureError
+from pelure.tor.authority.server import Authority, AuthorityConfig
+from pelure.tor.directory.cache import DirectoryCache
+from pelure.tor.directory.consensus import Consensus
+from pelure.tor.directory.relay import Relay
+from pelure.tor.directory.router_descriptor import RouterDescriptor
+from pelure.tor.relay.config import RelayConfig
+from pelure.tor.relay.server import OnEvent, RelayServer
+
+PROBE_SECONDS = 30.0
+log = logging.getLogger(__name__)
+
+
+class AuthorityNode:
+    """Runs both halves; ``test_reachability``: vote only relays running that a link can be made to."""
+
+    def __init__(
+        self,
+        config: AuthorityConfig,
+        relay_config: RelayConfig,
+        *,
+        test_reachability: bool,
+        on_event: OnEvent | None = None,
+    ) -> None:
+        """Raises ``ConfigError`` for unusable keys."""
+        cache = DirectoryCache()
+        if test_reachability:
+            config = replace(config, probe=self._reaches)
+        self.authority = Authority(config, cache)
+        self.relay = RelayServer(
+            relay_config, authority=self.authority.answer, cache=cache, on_event=on_event
+        )
+        self.authority.on_consensus.append(self._consensus_changed)
+
+    async def start(self) -> None:
+        """Listen on both ports and begin to vote. Raises ``OSError``."""
+        await self.relay.start()
+        await self.authority.start()
+
+    async def close(self) -> None:
+        """Stop both halves."""
+        await self.authority.close()
+        await self.relay.close()
+
+    def _consensus_changed(self, consensus: Consensus) -> None:
+        if consensus.flavour == "microdesc":
+            self.relay.consensus_changed(consensus)
+
+    async def _reaches(self, router: RouterDescriptor) -> bool:
+        """Whether a link to the relay comes up and proves both of its identities."""
+        if router.rsa_id == self.relay.keys.rsa.public.identity:
+            return True
+        address = ((router.ip, router.orport),)
+        relay = Relay(router.nickname, router.rsa_id, router.ed_id, router.ntor_key, address)
+        try:
+            async with asyncio.timeout(PROBE_SECONDS):
+                link = await self.relay.links.get(relay)
+        except (PelureError, OSError, TimeoutError) as error:
+            log.info("%s does not answer: %s", router.nickname, str(error) or "no answer in time")
+            return False
+        return not link.closed
