@@ -1,6 +1,7 @@
-"""Builds one circuit along a chosen path, within the learned time, and keeps the guard's record.
+"""Builds one circuit along a chosen path, within the learned time, and keeps record of guards and vanguards.
 
-path-spec 2.4, guard-spec 4.
+path-spec 2.4, guard-spec 4, proposal 292. A circuit that comes too late for use is still awaited, to measure
+how long circuits take.
 """
 
 from __future__ import annotations
@@ -20,18 +21,24 @@ from pelure.tor.net.origin import Circuit
 log = logging.getLogger(__name__)
 
 MEASURED_LENGTH = 3
-"""Circuits of this length teach the time-out; longer ones get it in proportion."""
+"""Circuits of this length teach the time-out; others get it in proportion, as they take."""
 
 
-class GuardRecord(Protocol):
-    """What the builder tells of guards; ``now`` is seconds since the epoch."""
+class RelayRecord(Protocol):
+    """What the builder tells of guards and vanguards; ``now`` is seconds since the epoch."""
 
-    def succeeded(self, relay: Relay, now: float) -> bool:
+    def guard_succeeded(self, relay: Relay, now: float) -> bool:
         """A circuit was built through ``relay``; False if it shall not be used (guard-spec 4.8)."""
         ...
 
-    def failed(self, relay: Relay, now: float) -> None:
-        """No link to ``relay`` could be made."""
+    def guard_failed(self, relay: Relay, now: float) -> None:
+        """No link to ``relay``, or no first hop, could be made."""
+
+    def hop_succeeded(self, relay: Relay) -> None:
+        """A circuit was extended to ``relay``."""
+
+    def hop_failed(self, relay: Relay, now: float) -> None:
+        """A circuit could not be extended to ``relay``."""
 
 
 class BuildTimes(Protocol):
@@ -55,17 +62,17 @@ class BuildTimes(Protocol):
 
 
 class CircuitBuilder:
-    """Builds circuits; what it learns is kept in ``guards`` and ``times``."""
+    """Builds circuits; what it learns is kept in ``record`` and ``times``."""
 
     def __init__(
         self,
         links: LinkManager,
-        guards: Callable[[], GuardRecord],
+        record: RelayRecord,
         times: BuildTimes,
         params: Callable[[], CircuitParams],
     ) -> None:
         self._links = links
-        self._guards = guards
+        self._record = record
         self._times = times
         self._params = params
         self._late: set[asyncio.Task[Circuit]] = set()
@@ -73,12 +80,8 @@ class CircuitBuilder:
     async def build(self, path: Sequence[Relay]) -> Circuit:
         """Build through ``path`` within the learned time. Raises ``LinkError``, ``CircuitError``."""
         await self._reach(path[0])
-        scale = max(len(path), MEASURED_LENGTH) / MEASURED_LENGTH
-        limit = self._times.timeout * scale
-        started = time.monotonic()
-        task = asyncio.ensure_future(
-            Circuit.build(self._links, path, params=self._params(), timeout=self._times.abandon * scale)
-        )
+        limit = self._times.timeout * self._scale(path)
+        task = asyncio.ensure_future(self._build_hops(path))
         try:
             await asyncio.wait({task}, timeout=limit)
         except asyncio.CancelledError:
@@ -86,12 +89,13 @@ class CircuitBuilder:
             task.cancel()
             raise
         if not task.done():
-            self._let_finish(task, started, len(path))
+            if len(path) == MEASURED_LENGTH:
+                self._times.timed_out()
+            self._late.add(task)
+            task.add_done_callback(self._came_late)
             raise CircuitError(f"a circuit was not built within {limit:.1f} seconds")
         circuit = task.result()
-        if len(path) == MEASURED_LENGTH:
-            self._times.built(time.monotonic() - started)
-        if not self._guards().succeeded(path[0], time.time()):
+        if not self._record.guard_succeeded(path[0], time.time()):
             circuit.close()
             raise CircuitError("a better entry guard may be reachable again")
         return circuit
@@ -100,25 +104,52 @@ class CircuitBuilder:
         """Make ``circuit`` one hop longer within the learned time. Raises ``CircuitError``."""
         await circuit.extend(last, timeout=self._times.timeout)
 
+    def _scale(self, path: Sequence[Relay]) -> float:
+        return max(len(path), MEASURED_LENGTH) / MEASURED_LENGTH
+
     async def _reach(self, guard: Relay) -> None:
         try:
             await self._links.get(guard)
         except LinkError:
-            self._guards().failed(guard, time.time())
+            self._record.guard_failed(guard, time.time())
             raise
 
-    def _let_finish(self, task: asyncio.Task[Circuit], started: float, length: int) -> None:
-        """A circuit that is late for use still tells how long circuits take."""
-        if length == MEASURED_LENGTH:
-            self._times.timed_out()
+    async def _build_hops(self, path: Sequence[Relay]) -> Circuit:
+        """Build hop by hop, so that it is known which one failed."""
+        started = time.monotonic()
+        patience = self._times.abandon * self._scale(path)
+        try:
+            circuit = await Circuit.build(
+                self._links,
+                path[:1],
+                params=self._params(),
+                timeout=patience,
+                congestion_control=len(path) == 1,
+            )
+        except CircuitError:
+            self._record.guard_failed(path[0], time.time())
+            raise
+        try:
+            for index, relay in enumerate(path[1:], 1):
+                await self._add_hop(circuit, relay, patience, is_last=index == len(path) - 1)
+        except BaseException:
+            circuit.close()
+            raise
+        if len(path) == MEASURED_LENGTH:
+            self._times.built(time.monotonic() - started)
+        return circuit
 
-        def finished(done: asyncio.Task[Circuit]) -> None:
-            self._late.discard(done)
-            if _close_late(done) and length == MEASURED_LENGTH:
-                self._times.built(time.monotonic() - started)
+    async def _add_hop(self, circuit: Circuit, relay: Relay, patience: float, *, is_last: bool) -> None:
+        try:
+            await circuit.extend(relay, timeout=patience, congestion_control=is_last)
+        except CircuitError:
+            self._record.hop_failed(relay, time.time())
+            raise
+        self._record.hop_succeeded(relay)
 
-        self._late.add(task)
-        task.add_done_callback(finished)
+    def _came_late(self, task: asyncio.Task[Circuit]) -> None:
+        self._late.discard(task)
+        _close_late(task)
 
     async def close(self) -> None:
         """Give up what is still being measured."""
@@ -127,9 +158,7 @@ class CircuitBuilder:
         await asyncio.gather(*self._late, return_exceptions=True)
 
 
-def _close_late(task: asyncio.Task[Circuit]) -> bool:
-    """Close a circuit that came when nobody wanted it any more; False if none came."""
-    if task.cancelled() or task.exception() is not None:
-        return False
-    task.result().close()
-    return True
+def _close_late(task: asyncio.Task[Circuit]) -> None:
+    """Close a circuit that came when nobody wanted it any more."""
+    if not task.cancelled() and task.exception() is None:
+        task.result().close()

@@ -79,8 +79,14 @@ def _allows(relay: Relay, host: str, port: int) -> bool:
 class CircuitPool:
     """See the module. Implements ``net.circuit_source.CircuitSource``."""
 
-    def __init__(self, builder: CircuitBuilder, paths: Callable[[], Paths], demand: Demand) -> None:
-        """``paths`` gives the path selection of the directory as it is now."""
+    def __init__(
+        self, builder: CircuitBuilder, paths: Callable[[], Paths], demand: Demand, *, extra_hops: int = 0
+    ) -> None:
+        """``paths`` gives the path selection of the directory as it is now.
+
+        ``extra_hops``: how much longer than asked for internal circuits are (1 with full vanguards).
+        """
+        self._extra_hops = extra_hops
         self._builder = builder
         self._paths = paths
         self._demand = demand
@@ -88,6 +94,8 @@ class CircuitPool:
         self._exits: list[PooledCircuit] = []
         self._stock: list[PooledCircuit] = []
         self._given: list[PooledCircuit] = []
+        self.first_built = asyncio.Event()
+        """Set once any circuit was built: the network can be used."""
         self._wake = asyncio.Event()
         self._retry_at = 0.0
         self._retry_delay = RETRY_FIRST
@@ -145,6 +153,7 @@ class CircuitPool:
         self, last: Relay | None, *, length: int, purpose: str, exclude: Collection[Relay] = ()
     ) -> Circuit:
         """See ``CircuitSource``."""
+        length += self._extra_hops
         self._demand.internal_used(length if last is None else length - 1, self._loop.time())
         failure: PelureError = CircuitError("no circuit could be built")
         for _ in range(ATTEMPTS):
@@ -190,6 +199,7 @@ class CircuitPool:
         if task.cancelled() or task.exception() is not None:
             self._wake.set()
         else:
+            self.first_built.set()
             task.result().on_closed = lambda _: self._wake.set()
 
     async def _wait(self, entry: PooledCircuit) -> Circuit:

@@ -1,0 +1,163 @@
+"""The Python API: ``async with pelure.connect() as tor`` (see examples/ and docs/guide.md)."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Hashable, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import platformdirs
+
+from pelure.errors import ConfigError
+from pelure.tor.client.hs_events import OnClientEvent
+from pelure.tor.client.network_client import NetworkClient, Progress
+from pelure.tor.client.proxy import ProxyServer
+from pelure.tor.client.state import load_network
+from pelure.tor.crypto.address import decode_address
+from pelure.tor.directory.network import Network
+from pelure.tor.net.circuit_stream import CircuitStream
+from pelure.tor.onion.auth_files import AUTH_PRIVATE_SUFFIX, AuthPrivate
+from pelure.tor.onion.client_auth import ClientAuthKey
+from pelure.tor.service.events import OnEvent
+from pelure.tor.service.keys import ServiceKeys
+from pelure.tor.service.service import OnionService
+from pelure.tor.service.targets import Target, TcpTarget
+from pelure.tor.status import Status, status_of
+
+DEFAULT_ISOLATION = "default"
+
+
+class Tor:
+    """A connection to a network; get one from :func:`connect`."""
+
+    def __init__(self, client: NetworkClient) -> None:
+        self.client = client
+        self._services: list[OnionService] = []
+        self._proxies: list[ProxyServer] = []
+
+    async def open_stream(self, host: str, port: int, isolation: Hashable = None) -> CircuitStream:
+        """Open a stream to an onion service or, through an exit, to any host; it is a ``ByteStream``.
+
+        Streams with different ``isolation`` tokens never share a circuit. Raises ``OnionServiceError`` (its
+        ``code`` as proposal 304 has it), ``StreamError``, ``CircuitError``, ``LinkError``, ``PathError``.
+        """
+        return await self.client.streams.open(host.lower(), port, _token(isolation))
+
+    async def resolve(self, name: str, isolation: Hashable = None) -> list[str]:
+        """Addresses of a host name, or the name of an IP address, as an exit sees them; raises as above."""
+        return await self.client.streams.resolve(name.lower(), _token(isolation))
+
+    def add_client_key(self, address: str, secret: bytes) -> None:
+        """Use an X25519 key (32 bytes) for a service with client authorization. Raises ``ConfigError``."""
+        identity = decode_address(address)
+        self.client.onion_client.client_keys.setdefault(identity, []).append(ClientAuthKey(secret))
+
+    def load_client_keys(self, folder: Path) -> int:
+        """Use the ``.auth_private`` files of a C tor ``ClientOnionAuthDir``; returns how many.
+
+        Raises ``ConfigError`` for a malformed file, ``OSError``.
+        """
+        count = 0
+        for path in sorted(folder.glob(f"*{AUTH_PRIVATE_SUFFIX}")):
+            try:
+                entry = AuthPrivate.decode(path.read_text("ascii"))
+            except (ConfigError, UnicodeDecodeError) as error:
+                raise ConfigError(f"{path.name}: {error}") from error
+            self.client.onion_client.client_keys.setdefault(entry.identity, []).append(entry.key)
+            count += 1
+        return count
+
+    async def serve_onion(
+        self,
+        ports: Mapping[int, Target | tuple[str, int]],
+        *,
+        keys: ServiceKeys | Path | None = None,
+        on_event: OnEvent | None = None,
+        wait: bool = True,
+    ) -> OnionService:
+        """Publish an onion service: virtual ports to targets, ``(host, port)`` pairs or async callables.
+
+        ``keys``: a C tor ``HiddenServiceDir`` (made if it is missing); None for a new address. Returns once
+        the descriptor is published, or at once with ``wait`` false. Raises ``ConfigError``.
+        """
+        if isinstance(keys, Path):
+            keys = ServiceKeys.open(keys, os.urandom)
+        targets = {
+            port: TcpTarget(*target) if isinstance(target, tuple) else target
+            for port, target in ports.items()
+        }
+        service = OnionService(
+            self.client.pool,
+            self.client.directory,
+            keys or ServiceKeys.generate(os.urandom),
+            targets,
+            on_event=on_event,
+        )
+        self._services.append(service)
+        await service.start()
+        if wait:
+            await service.published.wait()
+        return service
+
+    async def serve_proxy(
+        self, host: str = "127.0.0.1", port: int = 9150, *, isolate_destinations: bool = False
+    ) -> tuple[str, int]:
+        """Serve SOCKS5 and HTTP CONNECT at ``host``:``port`` (0: any free port); returns where.
+
+        Raises ``OSError``.
+        """
+        proxy = ProxyServer(self.client.streams, isolate_destinations=isolate_destinations)
+        self._proxies.append(proxy)
+        return await proxy.listen(host, port)
+
+    def status(self) -> Status:
+        """The links, circuits and streams there are."""
+        return status_of(self.client, asyncio.get_running_loop().time())
+
+    async def close(self) -> None:
+        """Close everything; :func:`connect` does it."""
+        for proxy in self._proxies:
+            await proxy.close()
+        for service in self._services:
+            await service.close()
+        await self.client.close()
+
+
+@asynccontextmanager
+async def connect(
+    network: str | Path | Network = "public",
+    *,
+    state: Path | None = None,
+    role: str = "client",
+    progress: Progress | None = None,
+    full_vanguards: bool = False,
+    on_event: OnClientEvent | None = None,
+) -> AsyncIterator[Tor]:
+    """Connect to ``network``: ``"public"``, ``"embedded"`` or a torrc file.
+
+    ``state``: the folder of what is kept between runs (the user's data folder if None), one below it for
+    each network and ``role``. ``progress`` hears (fraction, what) while bootstrapping, ``on_event`` the steps
+    of each rendezvous. ``full_vanguards``: for services that run for weeks.
+    Raises ``ConfigError``, ``DirectoryError``.
+    """
+    folder = state or default_state()
+    client = NetworkClient(
+        load_network(network, folder), folder, role, full_vanguards=full_vanguards, on_event=on_event
+    )
+    tor = Tor(client)
+    try:
+        await client.start(progress)
+        yield tor
+    finally:
+        await tor.close()
+
+
+def default_state() -> Path:
+    """The folder of all state where the user names none."""
+    return Path(platformdirs.user_data_dir("pelure"))
+
+
+def _token(isolation: Hashable) -> Hashable:
+    return DEFAULT_ISOLATION if isolation is None else ("api", isolation)

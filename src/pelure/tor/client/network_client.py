@@ -1,0 +1,153 @@
+"""Links, directory, circuits and streams, wired together: all that using a network takes."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+
+from pelure.errors import DirectoryError
+from pelure.tor.client.builder import CircuitBuilder
+from pelure.tor.client.demand import INITIAL_PORTS, Demand
+from pelure.tor.client.dirclient import DirectoryClient
+from pelure.tor.client.hs import OnionClient
+from pelure.tor.client.hs_events import OnClientEvent
+from pelure.tor.client.onion_circuits import OnionCircuits
+from pelure.tor.client.opener import StreamOpener
+from pelure.tor.client.pool import CircuitPool
+from pelure.tor.client.state import ClientState
+from pelure.tor.directory.netdir import NetDir
+from pelure.tor.directory.network import Network
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net.links import LinkManager
+from pelure.tor.path.guards import GuardManager
+from pelure.tor.path.selection import PathSelector
+from pelure.tor.path.timeouts import BuildTimeouts
+from pelure.tor.path.vanguards import VanguardManager
+
+log = logging.getLogger(__name__)
+
+TIMEOUTS_FILE = "build_times.json"
+VANGUARDS_FILE = "vanguards.json"
+CLIENT_LENGTHS = (3,)
+"""Onion clients need three hops: as they are to a rendezvous point, extended to anywhere else."""
+
+Progress = Callable[[float, str], None]
+
+
+class NetworkClient:
+    """See the module; :meth:`start` bootstraps, :meth:`close` leaves nothing behind."""
+
+    def __init__(
+        self,
+        network: Network,
+        state: Path,
+        role: str,
+        *,
+        full_vanguards: bool = False,
+        on_event: OnClientEvent | None = None,
+    ) -> None:
+        """``state``: the folder of all networks' state. Raises ``ConfigError``."""
+        self.network = network
+        self._state = ClientState(state, network, role)
+        self._folder = self._state.folder
+        self.links = LinkManager()
+        self.directory = DirectoryClient(network, self.links, self._folder)
+        self.vanguards = VanguardManager(
+            os.urandom, full=full_vanguards, state=self._folder.read_json(VANGUARDS_FILE)
+        )
+        self._full_vanguards = full_vanguards
+        self._on_event = on_event
+        self._paths: PathSelector | None = None
+        self._refresher: asyncio.Task[None] | None = None
+        self.started = False
+
+    async def start(
+        self,
+        progress: Progress | None = None,
+        *,
+        ports: Sequence[int] = INITIAL_PORTS,
+        lengths: Sequence[int] = CLIENT_LENGTHS,
+    ) -> None:
+        """Get the directory and build circuits ahead, to exit ``ports`` and of internal ``lengths``.
+
+        Returns once a first circuit was built.
+
+        Raises ``DirectoryError`` for what waiting can't mend (a wrong clock, too old software).
+        """
+        netdir = await self.directory.bootstrap(progress)
+        self._use(netdir)
+        self.directory.on_change.append(self._use)
+        self.timeouts = BuildTimeouts(
+            netdir.params, testing=self.network.testing, state=self._folder.read_json(TIMEOUTS_FILE)
+        )
+        builder = CircuitBuilder(self.links, _Record(self), self.timeouts, lambda: self.directory.params)
+        demand = Demand(asyncio.get_running_loop().time(), ports=ports, lengths=lengths)
+        self.pool = CircuitPool(builder, self._current_paths, demand, extra_hops=self.vanguards.extra_hops)
+        self.onion_client = OnionClient(self.pool, self.directory, on_event=self._on_event)
+        self.onion_circuits = OnionCircuits(self.onion_client.connect)
+        reject = self.network.flag("ClientRejectInternalAddresses", not self.network.testing)
+        self.streams = StreamOpener(self.pool, self.onion_circuits, reject_internal=reject)
+        self._refresher = asyncio.create_task(self.directory.refresh_loop())
+        self.started = True
+        if progress is not None:
+            progress(1.0, "building circuits")
+        await self.pool.first_built.wait()
+
+    @property
+    def guards(self) -> GuardManager:
+        """The entry guards. Raises ``DirectoryError`` before the network is known."""
+        if self.directory.guards is None:
+            raise DirectoryError("the network's directory is not known yet")
+        return self.directory.guards
+
+    def _use(self, netdir: NetDir) -> None:
+        """Choose paths in a new directory from now on."""
+        self.vanguards.update(netdir, time.time())
+        self._paths = PathSelector(netdir, self.guards, self.vanguards, os.urandom, time.time)
+        if self.started:
+            self.timeouts.set_params(netdir.params)
+            self.pool.network_changed()
+
+    def _current_paths(self) -> PathSelector:
+        if self._paths is None:
+            raise DirectoryError("the network's directory is not known yet")
+        return self._paths
+
+    async def close(self) -> None:
+        """Close streams, circuits and links, save what was learned; idempotent."""
+        if self._refresher is not None:
+            self._refresher.cancel()
+            await asyncio.gather(self._refresher, return_exceptions=True)
+        if self.started:
+            self.started = False
+            await self.onion_circuits.close()
+            await self.pool.close()
+            self.directory.save_guards()
+            self._folder.write_json(TIMEOUTS_FILE, self.timeouts.state())
+            if self._full_vanguards:
+                self._folder.write_json(VANGUARDS_FILE, self.vanguards.state())
+        await self.links.close()
+        self._state.close()
+
+
+class _Record:
+    """What the builder learns of relays, told to guards and vanguards."""
+
+    def __init__(self, client: NetworkClient) -> None:
+        self._client = client
+
+    def guard_succeeded(self, relay: Relay, now: float) -> bool:
+        return self._client.guards.succeeded(relay, now)
+
+    def guard_failed(self, relay: Relay, now: float) -> None:
+        self._client.guards.failed(relay, now)
+
+    def hop_succeeded(self, relay: Relay) -> None:
+        self._client.vanguards.succeeded(relay)
+
+    def hop_failed(self, relay: Relay, now: float) -> None:
+        self._client.vanguards.failed(relay, now)
