@@ -27,10 +27,11 @@ from dataclasses import dataclass, field
 from enum import IntEnum
 
 from pelure.errors import LinkFormatError
+from pelure.hyper.wire.noise import KeyPair
 from pelure.share.checksum import CHECK_SYMBOLS, check_symbols, locate_error, syndromes
 from pelure.tor.crypto.address import encode_address
 from pelure.tor.crypto.kdf import hkdf_sha256
-from pelure.tor.crypto.keys import Ed25519KeyPair, x25519_public
+from pelure.tor.crypto.keys import x25519_public
 
 SCHEME = "pelure:"
 VERSION = 1
@@ -78,9 +79,9 @@ class PrivateLink:
         return x25519_public(self.discovery_secret)
 
     @property
-    def identity(self) -> Ed25519KeyPair:
+    def identity(self) -> KeyPair:
         """The reader's Noise static key: the service knows the link by it."""
-        return Ed25519KeyPair.from_seed(hkdf_sha256(self.secret, b"pelure-link-v1", b"identity", 32))
+        return KeyPair.from_seed(hkdf_sha256(self.secret, b"pelure-link-v1", b"identity", 32))
 
     def expired(self, now: float | None = None) -> bool:
         """True once the link's time is over (``now``: seconds since 1970)."""

@@ -1,0 +1,88 @@
+"""What a share is, on disk: ``share.json`` in the share's own folder, mode 0600.
+
+The folder also holds the drive's store (``store``) and the onion services' keys (``services``).
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import secrets
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+from pelure.errors import ConfigError
+from pelure.tor.net.statefile import private_folder, write_private
+
+RECORD_NAME = "share.json"
+_ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+
+@dataclass
+class ShareRecord:
+    """One share. ``paths``: what is shared, absolute. ``content_key``: 32 bytes, hex. Times: seconds since 1970."""
+
+    id: str
+    title: str
+    paths: list[str]
+    content_key: str = field(repr=False)
+    drive_key: str = ""
+    live: bool = False
+    once: bool = False
+    detached: bool = False
+    start_at: float | None = None
+    stop_at: float | None = None
+
+    @classmethod
+    def new(cls, shares: Path, paths: list[Path], title: str | None, **settings: Any) -> ShareRecord:
+        """A record with an id that no share in folder ``shares`` has. Raises ``ConfigError`` for unusable paths."""
+        for path in paths:
+            if not path.exists():
+                raise ConfigError(f"there is nothing at {path}")
+        names = [path.name for path in paths]
+        if len(paths) > 1 and len(set(names)) < len(names):
+            raise ConfigError("two of the paths have the same name; share them one by one")
+        shown = title or paths[0].resolve().name or "share"
+        stem = re.sub(r"[^a-z0-9]+", "-", shown.lower()).strip("-")[:30] or "share"
+        number, chosen = 1, stem
+        while (shares / chosen).exists():
+            number += 1
+            chosen = f"{stem}-{number}"
+        return cls(
+            id=chosen,
+            title=shown,
+            paths=[str(path.absolute()) for path in paths],
+            content_key=secrets.token_hex(32),
+            **settings,
+        )
+
+    def save(self, folder: Path) -> None:
+        """Write ``share.json`` into ``folder``, atomically."""
+        private_folder(folder)
+        write_private(folder / RECORD_NAME, json.dumps(asdict(self), indent=1).encode())
+
+    @classmethod
+    def load(cls, folder: Path) -> ShareRecord:
+        """Read a share's record. Raises ``ConfigError`` if it is damaged."""
+        try:
+            values = json.loads((folder / RECORD_NAME).read_bytes())
+            record = cls(**values)
+            if not _ID.fullmatch(record.id) or len(bytes.fromhex(record.content_key)) != 32:
+                raise ValueError("bad id or key")
+        except (OSError, ValueError, TypeError) as error:
+            raise ConfigError(f"the share in {folder} is damaged ({error})") from None
+        return record
+
+
+def load_all(shares: Path) -> dict[str, ShareRecord]:
+    """All shares in folder ``shares`` by id; damaged ones are passed over."""
+    found = {}
+    for folder in sorted(shares.glob("*/")):
+        if (folder / RECORD_NAME).exists():
+            try:
+                record = ShareRecord.load(folder)
+            except ConfigError:
+                continue
+            found[record.id] = record
+    return found

@@ -1,0 +1,186 @@
+"""The onion services of a share and which links each of them serves.
+
+A descriptor has room for a limited number of readers, so links are spread over services of at most
+:data:`GROUP_SIZE` links. A link for a browser gets a service to itself: a browser has no identity by which
+the gate could tell it from others, so cutting it off means ending its service.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import logging
+import os
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass
+from pathlib import Path
+
+from pelure.errors import PelureError
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.wire.noise import KeyPair
+from pelure.share.gate import Gate, OnEvent
+from pelure.share.link import DEFAULT_PORT, PrivateLink
+from pelure.share.linkbook import Entry
+from pelure.tor.client.api import Tor
+from pelure.tor.service.events import ServiceEvent
+from pelure.tor.service.keys import ServiceKeys
+from pelure.tor.service.service import OnionService
+from pelure.tor.service.targets import Target, UnixTarget
+
+GROUP_SIZE = 100
+BROWSER_PORT = 80
+BROWSER_PREFIX = "browser-"
+ROTATION_SECONDS = 120.0
+
+log = logging.getLogger(__name__)
+
+
+def client_name(link: PrivateLink) -> str:
+    """The file name, without ``.auth``, of a link's discovery key."""
+    return base64.b32encode(link.discovery_key[:15]).decode().lower()
+
+
+@dataclass
+class Group:
+    """One onion service and its gate; ``links`` maps link ids to the names of their client files."""
+
+    name: str
+    service: OnionService
+    gate: Gate
+    links: dict[int, str]
+
+    @property
+    def is_browser(self) -> bool:
+        """Whether this service is for one browser link."""
+        return self.name.startswith(BROWSER_PREFIX)
+
+
+class RendezvousGroups:
+    """See the module. ``folder`` keeps the services' keys, each in C tor's ``HiddenServiceDir`` layout."""
+
+    def __init__(
+        self,
+        folder: Path,
+        tor: Tor,
+        store: Corestore,
+        page_socket: Callable[[], Path] | None,
+        on_event: OnEvent,
+    ) -> None:
+        """``page_socket`` gives the Unix socket of the drive's web page, for browser links."""
+        self._folder = folder
+        self._tor = tor
+        self._store = store
+        self._page_socket = page_socket
+        self._on_event = on_event
+        self._keypair = KeyPair.generate(os.urandom)
+        self._groups: dict[str, Group] = {}
+        self._keys: dict[str, ServiceKeys] = {}
+
+    def keys_for(self, name: str) -> ServiceKeys:
+        """The keys of the service ``name``, made if there are none yet."""
+        if name not in self._keys:
+            self._keys[name] = ServiceKeys.open(self._folder / name, os.urandom)
+        return self._keys[name]
+
+    def place(self, existing: Iterable[Entry], browser: bool) -> str:
+        """The name of the service that a new link belongs to, given the live links there are."""
+        taken: dict[str, int] = {}
+        for entry in existing:
+            taken[entry.service] = taken.get(entry.service, 0) + 1
+        if browser:
+            number = 1
+            while (self._folder / f"{BROWSER_PREFIX}{number}").exists():
+                number += 1
+            return f"{BROWSER_PREFIX}{number}"
+        number = 1
+        while taken.get(f"group-{number}", 0) >= GROUP_SIZE:
+            number += 1
+        return f"group-{number}"
+
+    async def open(self, entries: Iterable[Entry]) -> None:
+        """Give ``entries`` access: start services that are missing, republish those that have new links."""
+        by_service: dict[str, list[Entry]] = {}
+        for entry in entries:
+            by_service.setdefault(entry.service, []).append(entry)
+        await asyncio.gather(*(self._open(name, group) for name, group in by_service.items()))
+
+    async def _open(self, name: str, entries: list[Entry]) -> None:
+        links = {entry.id: entry.private_link() for entry in entries}
+        clients = {client_name(link): link.discovery_key for link in links.values()}
+        group = self._groups.get(name)
+        if group is None:
+            keys = self.keys_for(name)
+            for stale in set(keys.clients) - set(clients):
+                keys.remove_client(stale, os.urandom)
+            for client, key in clients.items():
+                keys.add_client(client, key)
+            group = await self._start(name, keys)
+        else:
+            await group.service.add_clients(clients)
+        for entry in entries:
+            group.links[entry.id] = client_name(links[entry.id])
+            group.gate.admit(entry.id, entry.name, links[entry.id].identity.public)
+
+    async def _start(self, name: str, keys: ServiceKeys) -> Group:
+        gate = Gate(self._store, self._keypair, self._on_event)
+        ports: dict[int, Target] = {DEFAULT_PORT: gate.accept}
+        if name.startswith(BROWSER_PREFIX) and self._page_socket is not None:
+            ports[BROWSER_PORT] = UnixTarget(self._page_socket())
+        service = await self._tor.serve_onion(ports, keys=keys, on_event=self._tell)
+        group = Group(name, service, gate, {})
+        self._groups[name] = group
+        return group
+
+    def _tell(self, event: ServiceEvent) -> None:
+        self._on_event(event.name, **event.fields())
+
+    async def published(self) -> list[str]:
+        """Wait until every service is on its directories; return the addresses."""
+        await asyncio.gather(*(group.service.published.wait() for group in self._groups.values()))
+        return [group.service.address for group in self._groups.values()]
+
+    def cut(self, link_id: int) -> int:
+        """Bar a link and cut what it has open, at once; return how many circuits were cut."""
+        circuits = 0
+        for group in self._groups.values():
+            if link_id in group.links:
+                for circuit in group.gate.bar(link_id):
+                    circuits += group.service.close_circuit(circuit)
+                if group.is_browser:
+                    for connection in group.service.connections():
+                        circuits += group.service.close_circuit(connection.id)
+        return circuits
+
+    async def close_link(self, link_id: int) -> int:
+        """Take all access from a link; return how many circuits were cut.
+
+        Its descriptor key is withdrawn and the introduction points that an older descriptor names are
+        replaced, so that a reader who kept that descriptor finds nobody.
+        """
+        circuits = self.cut(link_id)
+        for group in list(self._groups.values()):
+            client = group.links.pop(link_id, None)
+            if client is None:
+                continue
+            if group.is_browser:
+                del self._groups[group.name]
+                await group.gate.close()
+                await group.service.close()
+                continue
+            try:
+                async with asyncio.timeout(ROTATION_SECONDS):
+                    await group.service.remove_client(client)
+                    await group.service.rotate_intro_points()
+            except (PelureError, TimeoutError) as error:
+                log.warning("A revoked link's descriptor could not be replaced yet: %s", error)
+        return circuits
+
+    def groups(self) -> list[Group]:
+        """The services that run, for listings."""
+        return list(self._groups.values())
+
+    async def close(self) -> None:
+        """End all services; their descriptors stay valid."""
+        groups, self._groups = list(self._groups.values()), {}
+        await asyncio.gather(*(group.gate.close() for group in groups))
+        await asyncio.gather(*(group.service.close() for group in groups))

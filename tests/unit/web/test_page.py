@@ -1,0 +1,100 @@
+"""The web page of a drive: listing, previews, ranges, ZIP, and names that try to be markup."""
+
+import io
+import zipfile
+from pathlib import Path
+
+import httpx
+import pytest
+
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.drive.drive import Drive
+from pelure.web.page import DrivePage
+
+EVIL = "<img src=x onerror=alert(1)>&\"'.txt"
+
+
+@pytest.fixture
+async def client(tmp_path: Path):
+    store = Corestore(tmp_path / "store")
+    drive = Drive(store)
+    await drive.put("/a.txt", b"hello", metadata={"mtime": 1_700_000_000})
+    await drive.put("/photos/one.png", bytes(range(256)) * 1000)
+    await drive.put("/photos/deep/é ü.bin", b"x" * 10, executable=True)
+    await drive.put("/page.html", b"<script>alert(1)</script>")
+    await drive.put("/" + EVIL.replace("/", ""), b"evil", metadata={"mtime": 1e300})
+    await drive.symlink("/link", "/etc/passwd")
+    transport = httpx.ASGITransport(DrivePage(drive, "My <b>share</b>").app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as opened:
+        yield opened
+    store.close()
+
+
+async def test_listing(client: httpx.AsyncClient) -> None:
+    page = await client.get("/")
+    assert page.status_code == 200
+    assert "a.txt" in page.text
+    assert "2023-11-14" in page.text
+    assert "<img" not in page.text
+    assert "<b>" not in page.text
+    assert "script" not in page.headers["content-security-policy"]
+    assert "default-src 'none'" in page.headers["content-security-policy"]
+    assert (await client.get("/photos")).status_code == 302
+    assert "deep/" in (await client.get("/photos/")).text
+    assert (await client.get("/nothing/")).status_code == 404
+    assert (await client.get("/nothing")).status_code == 404
+    assert (await client.get("/link")).status_code == 404
+    assert "prefers-color-scheme" in (await client.get("/?style")).text
+
+
+async def test_files_and_ranges(client: httpx.AsyncClient) -> None:
+    whole = bytes(range(256)) * 1000
+    got = await client.get("/photos/one.png")
+    assert got.content == whole
+    assert got.headers["content-type"] == "image/png"
+    part = await client.get("/photos/one.png", headers={"Range": "bytes=1000-1999"})
+    assert part.status_code == 206
+    assert part.content == whole[1000:2000]
+    assert part.headers["content-range"] == "bytes 1000-1999/256000"
+    assert (await client.get("/photos/one.png", headers={"Range": "bytes=-5"})).content == whole[-5:]
+    assert (await client.get("/photos/one.png", headers={"Range": "bytes=999999-"})).status_code == 416
+    head = await client.head("/photos/one.png")
+    assert head.headers["content-length"] == "256000"
+    assert head.content == b""
+
+
+async def test_shared_html_is_never_run(client: httpx.AsyncClient) -> None:
+    got = await client.get("/page.html")
+    assert got.headers["content-disposition"].startswith("attachment")
+    assert "sandbox" in got.headers["content-security-policy"]
+    text = await client.get("/page.html?text")
+    assert text.headers["content-type"].startswith("text/plain")
+    assert text.headers["x-content-type-options"] == "nosniff"
+
+
+async def test_previews(client: httpx.AsyncClient) -> None:
+    assert "<img src='./one.png'" in (await client.get("/photos/one.png?view")).text
+    assert "iframe" in (await client.get("/a.txt?view")).text
+    assert "no preview" in (await client.get("/photos/deep/é ü.bin?view")).text
+
+
+async def test_zip(client: httpx.AsyncClient) -> None:
+    got = await client.get("/photos/?zip")
+    archive = zipfile.ZipFile(io.BytesIO(got.content))
+    assert archive.testzip() is None
+    assert sorted(archive.namelist()) == ["deep/é ü.bin", "one.png"]
+    assert archive.read("one.png") == bytes(range(256)) * 1000
+    assert archive.getinfo("deep/é ü.bin").external_attr >> 16 & 0o777 == 0o755
+    assert "photos.zip" in got.headers["content-disposition"]
+
+
+async def test_below_a_token(tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "other")
+    drive = Drive(store)
+    await drive.put("/a.txt", b"hello")
+    transport = httpx.ASGITransport(DrivePage(drive, "x", "/token/").app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        assert (await client.get("/token/a.txt")).content == b"hello"
+        for wrong in ("/", "/a.txt", "/tokem/a.txt", "/token", "/token/../a.txt"):
+            assert (await client.get(wrong)).status_code == 404
+    store.close()
