@@ -16,7 +16,7 @@ from collections.abc import Hashable, Iterable
 from pelure.errors import ConfigError, OnionServiceError, PelureError
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
-from pelure.tor.client.hs_events import ClientEvent, DescriptorOpened, OnClientEvent
+from pelure.tor.client.hs_events import ClientEvent, DescriptorOpened, Introduced, OnClientEvent
 from pelure.tor.client.hs_rendezvous import INTRODUCTION_FAILED, RENDEZVOUS_FAILED, Meeting
 from pelure.tor.crypto.address import decode_address
 from pelure.tor.crypto.keys import Rng
@@ -125,7 +125,11 @@ class OnionClient:
         failure = OnionServiceError("the onion service has no introduction point now", INTRODUCTION_FAILED)
         for point in self._in_order(descriptor.content.intro_points):
             try:
-                await meeting.introduce(self._source, point, descriptor, params, self._rng, self._emit)
+                began = time.monotonic()
+                await meeting.introduce(self._source, point, descriptor, params, self._rng)
+                relay = point.relay()
+                relay = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay)
+                self._emit(Introduced(relay.nickname, time.monotonic() - began))
                 return
             except OnionServiceError as error:
                 failure = error

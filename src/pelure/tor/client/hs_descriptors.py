@@ -61,7 +61,7 @@ class DescriptorClient:
     async def get(
         self, netdir: NetDir, identity: bytes, client_secrets: Iterable[bytes], *, refresh: bool = False
     ) -> ServiceDescriptor:
-        """Return the service's descriptor in the time period of ``netdir``, opened with the client's secrets.
+        """Return the service's descriptor in the time period of ``netdir``, opened with client secrets.
 
         ``refresh``: ask the directories even if a valid one is at hand. Raises :class:`OnionServiceError` with
         the SOCKS code of: not found, invalid, client key missing, client key wrong.

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
 
 from pelure.errors import CryptoError, OnionServiceError, PelureError
 from pelure.tor.cell.commands import RelayCommand
@@ -19,7 +18,7 @@ from pelure.tor.cell.onion_messages import (
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.circuit.relaycrypto import HopKeys
 from pelure.tor.client.hs_descriptors import ServiceDescriptor
-from pelure.tor.client.hs_events import ClientEvent, Introduced, RendezvousEstablished, RendezvousJoined
+from pelure.tor.client.hs_events import OnClientEvent, RendezvousEstablished, RendezvousJoined
 from pelure.tor.crypto import hs_ntor
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
@@ -37,7 +36,6 @@ INTRODUCTION_FAILED = 0xF2
 RENDEZVOUS_FAILED = 0xF3
 INTRODUCTION_TIMED_OUT = 0xF7
 
-OnEvent = Callable[[ClientEvent], None]
 log = logging.getLogger(__name__)
 
 
@@ -50,7 +48,7 @@ class Meeting:
         self._introductions: list[tuple[hs_ntor.ClientState, int | None]] = []
 
     @classmethod
-    async def arrange(cls, source: CircuitSource, rng: Rng, emit: OnEvent) -> Meeting:
+    async def arrange(cls, source: CircuitSource, rng: Rng, emit: OnClientEvent) -> Meeting:
         """Build the circuit and leave a new cookie at its end. Raises :class:`PelureError`."""
         began = time.monotonic()
         circuit = await source.internal_circuit(None, length=RENDEZVOUS_LENGTH, purpose="rendezvous")
@@ -72,13 +70,12 @@ class Meeting:
         descriptor: ServiceDescriptor,
         params: CircuitParams,
         rng: Rng,
-        emit: OnEvent,
     ) -> None:
         """Tell the service, through ``point``, where we wait; returns when the point passed it on.
 
         Raises :class:`OnionServiceError` with a SOCKS code.
         """
-        began, relay = time.monotonic(), point.relay()
+        relay = point.relay()
         sendme_inc = _sendme_inc(descriptor, params)
         try:
             state, body = introduce(
@@ -114,9 +111,8 @@ class Meeting:
             raise OnionServiceError(
                 "the onion service is not at this introduction point any more", INTRODUCTION_FAILED
             )
-        emit(Introduced(relay.nickname, time.monotonic() - began))
 
-    async def join(self, emit: OnEvent) -> Circuit:
+    async def join(self, emit: OnClientEvent) -> Circuit:
         """Wait for the service's answer; returns the joined circuit. Raises :class:`OnionServiceError`."""
         began = time.monotonic()
         try:

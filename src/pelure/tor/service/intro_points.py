@@ -31,6 +31,7 @@ LIFETIME_SECONDS_MIN = 18 * 3600.0
 LIFETIME_SECONDS_MAX = 24 * 3600.0
 ESTABLISH_SECONDS = 30.0
 RETURN_ATTEMPTS = 2
+PICKS = 5
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 60.0
 ROTATION_SECONDS = 30.0
@@ -78,6 +79,7 @@ class IntroPoints:
         self._changed = changed
         self._emit = emit
         self._rng = rng
+        self._points: set[ServiceIntroPoint] = set()
         self._workers: set[asyncio.Task[None]] = set()
         self._rotating = False
 
@@ -94,8 +96,8 @@ class IntroPoints:
     async def close(self) -> None:
         """End every introduction point; the published descriptor goes on naming them."""
         await self._end_workers(set(self._workers))
-        for point in self.listed:
-            point.circuit.close()
+        for point in list(self._points):
+            self._end(point)
         self.listed.clear()
 
     async def rotate(self) -> None:
@@ -120,12 +122,16 @@ class IntroPoints:
         self.listed = [point for point in self.listed if point not in old_points]
         await self._changed()
         for point in old_points:
-            point.circuit.close()
+            self._end(point)
 
     async def _end_workers(self, workers: Collection[asyncio.Task[None]]) -> None:
         for worker in workers:
             worker.cancel()
         await asyncio.gather(*workers, return_exceptions=True)
+
+    def _end(self, point: ServiceIntroPoint) -> None:
+        self._points.discard(point)
+        point.circuit.close()
 
     async def _hold(self, up: asyncio.Event) -> None:
         """Hold one introduction point after the other, until cancelled; ``up`` is set with the first."""
@@ -137,7 +143,7 @@ class IntroPoints:
             if not self._rotating:  # else the rotation publishes all of them at once
                 await self._changed()
             if held is not None:
-                held.circuit.close()
+                self._end(held)
             held = point
             await self._keep(point)
 
@@ -145,33 +151,48 @@ class IntroPoints:
         pause = RETRY_SECONDS_FIRST
         while True:
             try:
-                circuit = await self._circuit_to_another_relay()
-                span = LIFETIME_SECONDS_MAX - LIFETIME_SECONDS_MIN
-                lifetime = LIFETIME_SECONDS_MIN + span * self._fraction()
-                limit = INTRODUCTIONS_MIN + int((INTRODUCTIONS_MAX - INTRODUCTIONS_MIN) * self._fraction())
-                point = ServiceIntroPoint(
-                    circuit.path[-1],
-                    IntroKeys.generate(self._rng),
-                    ReplayCache(limit),
-                    time.monotonic() + lifetime,
-                    circuit,
-                )
-                await self._register(point)
-                return point
+                return await self._establish(await self._circuit_to_another_relay())
             except PelureError as error:
                 log.info("No introduction point could be established, trying again: %s", error)
                 await asyncio.sleep(pause * (0.5 + self._fraction()))
                 pause = min(2 * pause, RETRY_SECONDS_MAX)
 
-    async def _circuit_to_another_relay(self) -> Circuit:
-        """Prefer relays that are no introduction point yet; a small network may have no other."""
-        taken = {point.relay for point in self.listed}
+    async def _establish(self, circuit: Circuit) -> ServiceIntroPoint:
+        """Make the end of ``circuit`` an introduction point with fresh keys."""
+        lifetime = LIFETIME_SECONDS_MIN + (LIFETIME_SECONDS_MAX - LIFETIME_SECONDS_MIN) * self._fraction()
+        introductions = INTRODUCTIONS_MIN + int((INTRODUCTIONS_MAX - INTRODUCTIONS_MIN) * self._fraction())
+        point = ServiceIntroPoint(
+            circuit.path[-1],
+            IntroKeys.generate(self._rng),
+            ReplayCache(introductions),
+            time.monotonic() + lifetime,
+            circuit,
+        )
+        self._points.add(point)
         try:
-            return await self._source.internal_circuit(
-                None, length=CIRCUIT_LENGTH, purpose="intro", exclude=taken
-            )
-        except PathError:
-            return await self._source.internal_circuit(None, length=CIRCUIT_LENGTH, purpose="intro")
+            await self._register(point)
+        except BaseException:
+            self._end(point)
+            raise
+        return point
+
+    async def _circuit_to_another_relay(self) -> Circuit:
+        """Prefer relays that are no introduction point yet; a small network may have no other.
+
+        Another worker may have taken the relay while the circuit was being built: then once more.
+        """
+        for _ in range(PICKS):
+            taken = {point.relay for point in self._points}
+            try:
+                circuit = await self._source.internal_circuit(
+                    None, length=CIRCUIT_LENGTH, purpose="intro", exclude=taken
+                )
+            except PathError:
+                break
+            if all(point.relay != circuit.path[-1] for point in self._points):
+                return circuit
+            circuit.close()
+        return await self._source.internal_circuit(None, length=CIRCUIT_LENGTH, purpose="intro")
 
     async def _register(self, point: ServiceIntroPoint) -> None:
         """Make the end of the point's circuit the introduction point (ESTABLISH_INTRO)."""

@@ -20,6 +20,7 @@ CIRCUIT_LENGTH = 4
 ATTEMPTS = 3
 """C tor's default too: the first, and ``hs_service_max_rdv_failures`` (2) more."""
 CONCURRENT_BUILDS = 64
+MAX_WAITING = 8192
 ANSWER_SECONDS = 60.0
 """A client has given up on an introduction that was not answered for so long."""
 
@@ -43,9 +44,12 @@ class Rendezvous:
         self._building = asyncio.Semaphore(CONCURRENT_BUILDS)
         self._tasks: set[asyncio.Task[None]] = set()
 
-    def answer(self, introduction: Introduction) -> None:
-        """Meet the client, in the background."""
-        task = asyncio.create_task(self._answer(introduction, time.monotonic()))
+    def answer(self, introduction: Introduction, where: str) -> None:
+        """Meet the client, in the background; ``where`` is how events name the rendezvous point."""
+        if len(self._tasks) >= MAX_WAITING:
+            log.warning("More than %d clients wait for a rendezvous; one is turned away", MAX_WAITING)
+            return
+        task = asyncio.create_task(self._answer(introduction, where, time.monotonic()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
@@ -55,8 +59,7 @@ class Rendezvous:
             task.cancel()
         await asyncio.gather(*self._tasks, return_exceptions=True)
 
-    async def _answer(self, introduction: Introduction, began: float) -> None:
-        where = introduction.rendezvous_point.nickname
+    async def _answer(self, introduction: Introduction, where: str, began: float) -> None:
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._building:
                 build_began = time.monotonic()

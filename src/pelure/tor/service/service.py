@@ -240,9 +240,10 @@ class OnionService:
         except ProtocolError as error:
             log.info("An introduction through %s can't be opened: %s", point.relay.nickname, error)
             return
-        where = introduction.rendezvous_point.nickname
+        relay = introduction.rendezvous_point
+        where = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay).nickname
         self._emit(IntroductionReceived(point.relay.nickname, where))
-        self._rendezvous.answer(introduction)
+        self._rendezvous.answer(introduction, where)
 
     def _joined(self, circuit: Circuit) -> None:
         self._connections[circuit.id] = circuit, time.time()
