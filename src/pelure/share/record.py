@@ -21,7 +21,10 @@ _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 
 @dataclass
 class ShareRecord:
-    """One share. ``paths``: what is shared, absolute. ``content_key``: 32 bytes, hex. Times: seconds since 1970."""
+    """One share. ``paths``: what is shared, absolute; ``content_key``: 32 bytes in hex.
+
+    Times are seconds since 1970.
+    """
 
     id: str
     title: str
@@ -36,7 +39,10 @@ class ShareRecord:
 
     @classmethod
     def new(cls, shares: Path, paths: list[Path], title: str | None, **settings: Any) -> ShareRecord:
-        """A record with an id that no share in folder ``shares`` has. Raises ``ConfigError`` for unusable paths."""
+        """A record with an id that no share in folder ``shares`` has.
+
+        Raises ``ConfigError`` for paths that can't be shared.
+        """
         for path in paths:
             if not path.exists():
                 raise ConfigError(f"there is nothing at {path}")

@@ -21,7 +21,7 @@ from pelure.hyper.wire.noise import KeyPair
 from pelure.share.gate import Gate, OnEvent
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.linkbook import Entry
-from pelure.tor.client.api import Tor
+from pelure.tor.api import Tor
 from pelure.tor.service.events import ServiceEvent
 from pelure.tor.service.keys import ServiceKeys
 from pelure.tor.service.service import OnionService
@@ -126,7 +126,7 @@ class RendezvousGroups:
         ports: dict[int, Target] = {DEFAULT_PORT: gate.accept}
         if name.startswith(BROWSER_PREFIX) and self._page_socket is not None:
             ports[BROWSER_PORT] = UnixTarget(self._page_socket())
-        service = await self._tor.serve_onion(ports, keys=keys, on_event=self._tell)
+        service = await self._tor.serve_onion(ports, keys=keys, on_event=self._tell, wait=False)
         group = Group(name, service, gate, {})
         self._groups[name] = group
         return group

@@ -116,9 +116,8 @@ def folder_page(title: str, base: str, path: str, rows: Sequence[Row]) -> str:
     body = (
         f"{_crumbs(title, base, path)}<h1>{escape(printable(name))}</h1>"
         "<p class=actions><a href='./?zip'>Download all as ZIP</a></p>"
-        "<table><thead><tr><th>Name<th class=number>Size<th class=number>Changed (UTC)<th></tr></thead><tbody>"
-        + "".join(lines)
-        + f"</tbody></table>{empty}"
+        "<table><thead><tr><th>Name<th class=number>Size<th class=number>Changed (UTC)<th></tr></thead>"
+        "<tbody>" + "".join(lines) + f"</tbody></table>{empty}"
     )
     return _page(name, base, body)
 

@@ -1,4 +1,4 @@
-"""HTTP range requests (RFC 9110, section 14): one range of bytes, which is what players and resumes ask for."""
+"""HTTP range requests (RFC 9110, section 14): one range of bytes, as players and resumes ask for."""
 
 from __future__ import annotations
 

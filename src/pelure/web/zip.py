@@ -37,12 +37,15 @@ class _Outgoing(io.RawIOBase):
 async def zip_folder(drive: Drive, folder: str) -> AsyncIterator[bytes]:
     """The bytes of the archive of everything below ``folder`` (which ends with a slash), uncompressed.
 
-    Names keep their folders, and cannot leave the folder they are unpacked in: a drive's paths have no ``..``.
+    Nothing leaves the folder it is unpacked in: a drive's paths have no ``..``, and symbolic links that
+    might lead out are left away.
     """
     outgoing = _Outgoing()
     with zipfile.ZipFile(outgoing, "w", zipfile.ZIP_STORED, allowZip64=True) as archive:
         async for entry in drive.list(folder):
             info = _info(entry, folder)
+            if entry.linkname is not None and _leads_out(entry.linkname):
+                continue
             if entry.linkname is not None:
                 info.external_attr = (stat.S_IFLNK | 0o777) << 16
                 archive.writestr(info, entry.linkname)
@@ -53,6 +56,10 @@ async def zip_folder(drive: Drive, folder: str) -> AsyncIterator[bytes]:
                     member.write(part)
                     yield outgoing.take()
     yield outgoing.take()
+
+
+def _leads_out(target: str) -> bool:
+    return target.startswith(("/", "\\")) or ".." in target.replace("\\", "/").split("/") or ":" in target
 
 
 def _info(entry: DriveEntry, folder: str) -> zipfile.ZipInfo:
