@@ -137,8 +137,12 @@ class CoreStorage:
         if len(block) <= INLINE_LIMIT:
             self.store.put(self._block_key(index), _INLINE + block)
             return
-        position = self.reserve(len(block))
-        self.write(position, block)
+        file = self.store.block_file(self._file_number, self._block_file_end())
+        try:
+            position = file.append(block)
+        except OSError as error:
+            raise DriveError(f"a block can't be stored: {error}") from error
+        self.store.put(b"e" + self._number, file.end.to_bytes(8, "big"))
         self.put_block_at(index, position, len(block))
 
     def reserve(self, size: int) -> int:
