@@ -27,6 +27,7 @@ from pelure.tor.directory.relay import Relay
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
+from pelure.tor.net.lookout import Fleet, Lookout, fleet_of
 
 log = logging.getLogger(__name__)
 
@@ -45,7 +46,7 @@ MessageHandler = Callable[[ev.RelayMessageReceived], None]
 class Circuit:
     """One circuit. ``path`` is its relays; the virtual hop of a joined rendezvous comes after them."""
 
-    def __init__(self, link: Link, params: CircuitParams) -> None:
+    def __init__(self, link: Link, params: CircuitParams, fleet: Fleet) -> None:
         """Begin a circuit on ``link``; :meth:`build` is what callers want. Raises ``LinkError``."""
         self.id = next(_numbers)
         self.link = link
@@ -59,6 +60,8 @@ class Circuit:
         """Called for each message that no :meth:`expect` waits for (INTRODUCE2 at a service)."""
         self.on_closed: Callable[[Circuit], None] | None = None
         self.created_at = asyncio.get_running_loop().time()
+        self.build_seconds = 0.0
+        """How long :meth:`build` took, without making the link."""
         self.cells_read = 0
         self.cells_written = 0
         self._loop = asyncio.get_running_loop()
@@ -67,6 +70,10 @@ class Circuit:
         self._hop_added: asyncio.Future[int] | None = None
         self._waiters: list[tuple[Collection[int], asyncio.Future[ev.RelayMessageReceived]]] = []
         self._unclaimed: deque[ev.RelayMessageReceived] = deque()
+        self._target: Relay | None = None
+        self._fleet = fleet
+        self.lookout = Lookout(self)
+        fleet.add(self)
 
     def __repr__(self) -> str:
         return f"<circuit {self.id}>"
@@ -93,7 +100,7 @@ class Circuit:
         circuit: Circuit | None = None
         try:
             async with asyncio.timeout(timeout):
-                circuit = cls(await links.get(path[0]), params)
+                circuit = cls(await links.get(path[0]), params, fleet_of(links))
                 for index, relay in enumerate(path):
                     wanted = congestion_control and index == len(path) - 1
                     await circuit._add_hop(relay, wanted, fast and index == 0)
@@ -105,6 +112,7 @@ class Circuit:
             if circuit is not None:
                 circuit.close()
             raise
+        circuit.build_seconds = circuit._loop.time() - circuit.created_at
         return circuit
 
     async def extend(
@@ -125,8 +133,11 @@ class Circuit:
         else:
             self.core.create(relay, fast=fast, congestion_control=congestion_control)
         added = self._hop_added = self._loop.create_future()
+        self._target = relay
         self.flush()
+        self.lookout.expect()
         await added
+        self._target = None
 
     def add_hs_hop(self, keys: HopKeys, *, service: bool, sendme_inc: int | None) -> None:
         """Add the virtual hop of a joined rendezvous; see ``OriginCircuit.add_hs_hop``."""
@@ -184,6 +195,7 @@ class Circuit:
         stream.target = target
         stream.expect_connected()
         self.flush()
+        self.lookout.expect()
         return stream
 
     async def _accepted(self, stream: CircuitStream, timeout: float) -> CircuitStream:
@@ -220,6 +232,7 @@ class Circuit:
         future: asyncio.Future[ev.RelayMessageReceived] = self._loop.create_future()
         waiter = (commands, future)
         self._waiters.append(waiter)
+        self.lookout.expect()
         try:
             async with asyncio.timeout(timeout):
                 return await future
@@ -290,6 +303,8 @@ class Circuit:
             case ev.StreamOpened(endpoint, data):
                 if (stream := self._streams.get(endpoint)) is not None:
                     stream.on_connected(data)
+            case ev.StreamEnded(endpoint) | ev.Resolved(endpoint) if self.lookout.answered(endpoint):
+                pass
             case ev.StreamEnded(endpoint):
                 if (stream := self._streams.pop(endpoint, None)) is not None:
                     stream.on_end(event.reason)
@@ -301,6 +316,8 @@ class Circuit:
                     self._hop_added.set_result(hop)
             case ev.CircuitClosed():
                 self._close(CircuitError(event.explanation, event.reason))
+                suspects = self.path[1:] if self._target is None else [self._target]
+                self._fleet.lost(suspects, event.reason)
             case ev.Incoming(endpoint):
                 self._incoming(endpoint, event)
             case ev.RelayMessageReceived():
@@ -311,6 +328,7 @@ class Circuit:
             endpoint.end(EndReason.NOTDIRECTORY)
             return
         stream = self._streams[endpoint] = CircuitStream(self, endpoint, accepted=True)
+        self.lookout.expect()
         self.on_incoming(stream, event)
 
     def _message(self, message: ev.RelayMessageReceived) -> None:
@@ -336,6 +354,16 @@ class Circuit:
         """Close the circuit and everything on it. Idempotent."""
         self._close(CircuitError("the circuit was closed"))
 
+    def give_up(self, error: CircuitError) -> None:
+        """Close the circuit because it is no good any more."""
+        log.info("circuit %d is given up: %s", self.id, error)
+        self._close(error)
+
+    @property
+    def expecting(self) -> bool:
+        """Whether something may come: an answer, stream data, or what :attr:`on_message` is there for."""
+        return bool(self._streams or self._waiters or self._target is not None or self.on_message is not None)
+
     def _check_open(self) -> None:
         if self.error is not None:
             raise CircuitError(str(self.error), self.error.reason)
@@ -347,6 +375,7 @@ class Circuit:
         self.flush()
         self.error = error
         self.closed.set()
+        self.lookout.stop()
         self.link.detach(self.core.circ_id)
         streams, self._streams = self._streams, {}
         for stream in streams.values():

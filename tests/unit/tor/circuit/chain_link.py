@@ -8,8 +8,10 @@ from typing import TYPE_CHECKING
 from pelure.errors import LinkError
 from pelure.tor.cell.commands import RelayCommand
 from pelure.tor.cell.framing import Cell, Run
+from pelure.tor.cell.relay_messages import Answer, Resolve, Resolved
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.stream import StreamEndpoint
+from pelure.tor.net.lookout import LITERAL
 from unit.tor.circuit.relay_chain import CIRC_ID, RelayChain
 
 if TYPE_CHECKING:
@@ -31,6 +33,9 @@ class ChainLink:
         self.sent: list[Cell | Run] = []
         self.congested = False
         self.waiting = 0
+        self.bytes_read = 0
+        self.deaf: set[int] = set()
+        """Relays (by hop) that do not answer soundings."""
         self._handler: CircuitHandler | None = None
         self._scheduled = False
         self._loop = asyncio.get_running_loop()
@@ -66,8 +71,9 @@ class ChainLink:
             return
         sent, self.sent = self.sent, []
         back = self.chain.deliver(sent)
-        for relay in self.chain.relays:
+        for hop, relay in enumerate(self.chain.relays):
             if relay.end is not None:
+                relay.events = [event for event in relay.events if not self._is_sounding(hop, event)]
                 if self.echo:
                     for event in relay.events:
                         self._echo(event)
@@ -75,6 +81,7 @@ class ChainLink:
                 relay.end.pump(self._loop.time(), 10_000)
         back += self.chain.collect()
         for item in back:
+            self.bytes_read += 514
             if self._handler is not None:
                 self._handler.handle(item)
         if back:
@@ -84,6 +91,22 @@ class ChainLink:
         if not self._scheduled:
             self._scheduled = True
             self._loop.call_soon(self.step)
+
+    def close(self, reason: str) -> None:
+        """The process closes the link itself."""
+        self.lose()
+
+    def _is_sounding(self, hop: int, event: ev.Event) -> bool:
+        """Answer a sounding, as any relay does."""
+        if not isinstance(event, ev.Incoming) or event.command != RelayCommand.RESOLVE:
+            return False
+        if Resolve.decode(event.data).name != LITERAL:
+            return False
+        end = self.chain.relays[hop].end
+        if hop not in self.deaf and end is not None:
+            answer = Resolved((Answer.address(LITERAL, 60),))
+            end.send(RelayCommand.RESOLVED, event.stream.id, answer.encode())
+        return True
 
     def _echo(self, event: ev.Event) -> None:
         if isinstance(event, ev.Incoming) and event.command != RelayCommand.RESOLVE:

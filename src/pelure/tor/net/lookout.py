@@ -1,0 +1,170 @@
+"""Noticing dead circuits soon (tor-spec §5.4 leaves it open).
+
+A relay that is killed takes circuits with it, and the DESTROY cells that say so may be late: C tor 0.4.9
+writes only the first of them to an idle link and keeps the others back until some other cell goes that way.
+So a circuit is *sounded* when there is reason for doubt: RESOLVE of a literal address, which every relay
+answers at once and which C tor takes at any hop but a rendezvous or introduction point's. The answer passes
+every link on its way, which also makes held DESTROYs move; no answer ends the circuit.
+
+There is reason for doubt when another circuit that shares a relay was torn down because a link broke, and
+when a circuit that something is expected on stays silent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import weakref
+from collections.abc import Collection
+from typing import TYPE_CHECKING
+
+from pelure.errors import CircuitError, ProtocolError
+from pelure.tor.cell.commands import DestroyReason
+from pelure.tor.circuit.stream import StreamEndpoint
+
+if TYPE_CHECKING:
+    from pelure.tor.directory.relay import Relay
+    from pelure.tor.net.links import LinkManager
+    from pelure.tor.net.origin import Circuit
+
+log = logging.getLogger(__name__)
+
+FIRST_SILENCE = 2.0
+"""Seconds without a cell on a circuit that something is expected on, before it is sounded."""
+LONGEST_SILENCE = 30.0
+"""The first silence doubles with every answer, up to this."""
+ANSWER_MIN, ANSWER_MAX = 3.0, 10.0
+"""Seconds in which an answer must come: 20 times what building the circuit took, within these bounds."""
+GRACE = 0.5
+"""Seconds more before the verdict, so that a busy process reads what has come already."""
+GATHER = 0.05
+"""Seconds from a circuit's loss to the sounding of those that share a relay with it."""
+BROKEN_LINK = frozenset(
+    {DestroyReason.CHANNEL_CLOSED, DestroyReason.CONNECTFAILED, DestroyReason.OR_IDENTITY}
+)
+LITERAL = "0.0.0.0"
+
+
+class Lookout:
+    """Watches one circuit."""
+
+    def __init__(self, circuit: Circuit) -> None:
+        self._circuit = circuit
+        self._loop = asyncio.get_running_loop()
+        self._timer: asyncio.TimerHandle | None = None
+        self._interval = FIRST_SILENCE
+        self._seen = 0
+        self._asked: dict[StreamEndpoint, bool] = {}
+        self._answers = 0
+        self._verdict: asyncio.TimerHandle | None = None
+        self._alive = False
+        self._heard_then = 0
+        self._bytes_then = 0
+
+    @property
+    def _heard(self) -> int:
+        """Cells that came and were no answers to soundings."""
+        return self._circuit.cells_read - self._answers
+
+    def expect(self) -> None:
+        """Something is expected on the circuit from now on."""
+        self._interval = FIRST_SILENCE
+        if self._timer is None:
+            self._seen = self._heard
+            self._timer = self._loop.call_later(self._interval, self._check)
+
+    def answered(self, endpoint: StreamEndpoint) -> bool:
+        """A RESOLVED or END came for ``endpoint``: is it the answer to a sounding?"""
+        far = self._asked.pop(endpoint, None)
+        if far is None:
+            return False
+        self._answers += 1
+        self._alive |= far
+        return True
+
+    def stop(self) -> None:
+        """The circuit is closed."""
+        for timer in (self._timer, self._verdict):
+            if timer is not None:
+                timer.cancel()
+
+    def sound(self) -> None:
+        """Ask for a sign of life, unless that was done and the answer is still to come."""
+        circuit = self._circuit
+        length = len(circuit.path)
+        if self._verdict is not None or circuit.closed.is_set() or length == 0:
+            return
+        self._alive = False
+        self._heard_then = self._heard
+        self._bytes_then = circuit.link.bytes_read
+        # The last relay may have a part in a rendezvous; the one before it knows whether it is still there.
+        # The first one is asked, too, for the DESTROYs that it may hold back.
+        farthest = max(length - 2, 0)
+        try:
+            for hop in {farthest, 0}:
+                self._asked[circuit.core.resolve(LITERAL, hop)] = hop == farthest
+        except ProtocolError:
+            return  # no stream id is left: the circuit was used a lot, and others will notice
+        circuit.flush()
+        patience = min(max(20 * circuit.build_seconds, ANSWER_MIN), ANSWER_MAX)
+        self._verdict = self._loop.call_later(patience, self._before_verdict)
+
+    def _check(self) -> None:
+        """Look whether anything came since the last time."""
+        circuit = self._circuit
+        self._timer = None
+        if circuit.closed.is_set() or not circuit.expecting:
+            return
+        if self._heard != self._seen:
+            self._interval = FIRST_SILENCE
+        else:
+            self.sound()
+            self._interval = min(2 * self._interval, LONGEST_SILENCE)
+        self._seen = self._heard
+        self._timer = self._loop.call_later(self._interval, self._check)
+
+    def _before_verdict(self) -> None:
+        self._verdict = self._loop.call_later(GRACE, self._judge)
+
+    def _judge(self) -> None:
+        self._verdict = None
+        circuit = self._circuit
+        if circuit.closed.is_set() or self._alive or self._heard != self._heard_then:
+            return
+        if circuit.link.bytes_read == self._bytes_then:
+            circuit.link.close("the relay does not answer")
+        else:
+            circuit.give_up(CircuitError("a relay of the circuit does not answer", DestroyReason.TIMEOUT))
+
+
+class Fleet:
+    """The circuits over the links of one :class:`LinkManager`, as far as they have to hear of one another."""
+
+    def __init__(self) -> None:
+        self._circuits: weakref.WeakSet[Circuit] = weakref.WeakSet()
+        self._suspects: set[Relay] = set()
+
+    def add(self, circuit: Circuit) -> None:
+        """``circuit`` was made."""
+        self._circuits.add(circuit)
+
+    def lost(self, relays: Collection[Relay], reason: int) -> None:
+        """A circuit was torn down for ``reason``: ``relays`` may be gone, and other circuits with them."""
+        if reason in BROKEN_LINK:
+            if not self._suspects:
+                asyncio.get_running_loop().call_later(GATHER, self._sound)
+            self._suspects.update(relays)
+
+    def _sound(self) -> None:
+        suspects, self._suspects = self._suspects, set()
+        for circuit in list(self._circuits):
+            if not suspects.isdisjoint(circuit.path):
+                circuit.lookout.sound()
+
+
+_fleets: weakref.WeakKeyDictionary[LinkManager, Fleet] = weakref.WeakKeyDictionary()
+
+
+def fleet_of(links: LinkManager) -> Fleet:
+    """The fleet of circuits over ``links``."""
+    return _fleets.setdefault(links, Fleet())
