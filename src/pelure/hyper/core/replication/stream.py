@@ -13,7 +13,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Coroutine, Iterator
 
-from pelure.errors import DriveError, PelureError, ProtocolError
+from pelure.errors import AccessDenied, DriveError, PelureError, ProtocolError
 from pelure.hyper.core.replication.local import LocalCore, LocalStore
 from pelure.hyper.core.replication.peer import MAX_INVALID_REQUESTS, Peer
 from pelure.hyper.core.replication.replicator import Replicator
@@ -29,8 +29,10 @@ READ_SIZE = 512 * 1024
 WRITE_SIZE = 256 * 1024
 """Bytes of answers that are prepared at once."""
 KEEPALIVE_SECONDS = 5.0
-DEAD_SECONDS = 90.0
+DEAD_SECONDS = 30.0
 """A peer that owes answers and sends nothing for so long is given up."""
+SILENT_SECONDS = 75.0
+"""So is one that sends nothing at all for so long: both sides keep the stream alive."""
 HANDSHAKE_SECONDS = 60.0
 MAX_UPLOADS = 16384
 """Requests waiting to be served at which reading pauses."""
@@ -66,6 +68,7 @@ class Replication:
         self._cores: dict[bytes, LocalCore] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._opened = asyncio.Event()
+        self._accepted = asyncio.Event()
         self._wake = asyncio.Event()
         self._room = asyncio.Event()
         self._room.set()
@@ -101,6 +104,17 @@ class Replication:
 
     async def _wait_opened(self) -> None:
         await self._opened.wait()
+
+    async def accepted(self) -> None:
+        """Wait for the other side's first word after the handshake: it lets this side's key in.
+
+        Raises :class:`~pelure.errors.AccessDenied` if it ends the stream instead.
+        """
+        waiting = asyncio.get_running_loop().create_task(self._accepted.wait())
+        await asyncio.wait((waiting, self._end_future), return_when=asyncio.FIRST_COMPLETED)
+        waiting.cancel()
+        if not self._accepted.is_set():
+            raise AccessDenied("the other side does not let this key in")
 
     async def wait_closed(self) -> Exception | None:
         """Wait for the end; return the error that was its cause, ``None`` if a side just ended it."""
@@ -226,6 +240,8 @@ class Replication:
             messages = self._secret.receive(data)
             if self._secret.ready and not self._opened.is_set():
                 self._open_cores()
+            if self._secret.opened:
+                self._accepted.set()
             for message in messages:
                 self.mux.receive(message)
             answered, self._answered = self._answered, {}
@@ -322,8 +338,9 @@ class Replication:
                 self.mux.keep_alive()
                 self._wake.set()
             owed = any(peer.in_flight for peer in self._peers())
-            if owed and now - self._heard > DEAD_SECONDS:
-                raise ProtocolError(f"the other side sent nothing for {DEAD_SECONDS:g} seconds")
+            silent = now - self._heard
+            if silent > (DEAD_SECONDS if owed else SILENT_SECONDS):
+                raise ProtocolError(f"the other side sent nothing for {silent:.0f} seconds")
             for core in list(self._cores.values()):
                 if core.replicator is not None:
                     core.replicator.tick()

@@ -1,0 +1,149 @@
+"""A shared drive at its reader: several onion circuits, one replication on each, one drive.
+
+Blocks are asked for where they come fastest (the replication's affair) and each is verified. A circuit that
+breaks is replaced, ever more slowly while the publisher is away; what was fetched stays in the cache.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import random
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pelure.errors import AccessDenied, OnionServiceError, PelureError
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.replication.stream import Replication
+from pelure.hyper.drive.drive import Drive
+from pelure.share.link import DEFAULT_PORT, PrivateLink
+from pelure.tor.api import Tor
+from pelure.tor.net.statefile import private_folder
+
+CIRCUITS = 4
+RETRY_FIRST, RETRY_MAX = 0.5, 30.0
+OPEN_SECONDS = 120.0
+_NEED_CLIENT_KEY = frozenset({0xF4, 0xF5})
+"""Codes of proposal 304 for a descriptor that the link's key does not open."""
+REFUSED = "the publisher does not accept this link: it was revoked or has expired"
+
+log = logging.getLogger(__name__)
+
+
+class RemoteDrive:
+    """See the module; open one with :func:`open_remote`."""
+
+    def __init__(self, link: PrivateLink, tor: Tor, store: Corestore, circuits: int) -> None:
+        self.link = link
+        self.drive = Drive(store, link.drive_key, encryption_key=link.content_key)
+        self.open_circuits = 0
+        self.last_error: PelureError | OSError | None = None
+        self._tor = tor
+        self._store = store
+        self._wanted = circuits
+        self._token = os.urandom(8)
+        self._changed = asyncio.Event()
+        self._tasks: list[asyncio.Task[None]] = []
+        self._replications: set[Replication] = set()
+
+    @property
+    def bytes_read(self) -> int:
+        """Bytes received on the circuits that are open now."""
+        return sum(replication.bytes_read for replication in self._replications)
+
+    def start(self) -> None:
+        """Begin to connect: the first circuit at once, the others when it is let in."""
+        self._tasks.append(asyncio.ensure_future(self._keep_open(0)))
+
+    async def connected(self, timeout: float = OPEN_SECONDS) -> None:
+        """Wait until one circuit is let in.
+
+        Raises ``AccessDenied`` if the publisher refuses this link, ``OnionServiceError`` if nobody could be
+        reached within ``timeout`` seconds.
+        """
+        try:
+            async with asyncio.timeout(timeout):
+                while not self.open_circuits:
+                    if isinstance(self.last_error, AccessDenied):
+                        raise self.last_error
+                    self._changed.clear()
+                    await self._changed.wait()
+        except TimeoutError:
+            raise OnionServiceError(
+                f"the publisher could not be reached: {self.last_error or 'no answer'}; "
+                "ask whether the share is running, then try again"
+            ) from None
+
+    async def close(self) -> None:
+        """End all circuits."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+
+    async def _keep_open(self, number: int) -> None:
+        delay = RETRY_FIRST
+        while True:
+            try:
+                await self._run_once(number)
+                delay = RETRY_FIRST
+            except (PelureError, OSError) as error:
+                log.info("Circuit %d to the publisher: %s", number, error)
+                self.last_error = _explained(error)
+                self._changed.set()
+            await asyncio.sleep(delay * random.uniform(0.5, 1.5))
+            delay = min(delay * 2, RETRY_MAX)
+
+    async def _run_once(self, number: int) -> None:
+        stream = await self._tor.open_stream(
+            self.link.address, DEFAULT_PORT, isolation=("link", self._token, number)
+        )
+        async with Replication(stream, True, self._store, self.link.identity) as replication:
+            await replication.opened()
+            await replication.accepted()
+            self._replications.add(replication)
+            self.open_circuits += 1
+            self.last_error = None
+            self._changed.set()
+            if number == 0 and len(self._tasks) == 1:
+                more = range(1, self._wanted)
+                self._tasks += [asyncio.ensure_future(self._keep_open(other)) for other in more]
+            try:
+                error = await replication.wait_closed()
+            finally:
+                self.open_circuits -= 1
+                self._replications.discard(replication)
+            if error is not None and isinstance(error, PelureError | OSError):
+                raise error
+
+
+def _explained(error: PelureError | OSError) -> PelureError | OSError:
+    refused = isinstance(error, AccessDenied) or getattr(error, "code", None) in _NEED_CLIENT_KEY
+    return AccessDenied(REFUSED) if refused else error
+
+
+@asynccontextmanager
+async def open_remote(
+    link: PrivateLink,
+    tor: Tor,
+    cache: Path,
+    *,
+    circuits: int = CIRCUITS,
+) -> AsyncIterator[RemoteDrive]:
+    """Open the drive of ``link``; ``cache`` is the folder where fetched blocks are kept between runs.
+
+    Raises ``AccessDenied`` for a link that has expired, and what :meth:`RemoteDrive.connected` raises once
+    that is awaited.
+    """
+    if link.expired():
+        raise AccessDenied("this link has expired: ask for a new one")
+    tor.add_client_key(link.address, link.discovery_secret)
+    store = Corestore(private_folder(cache))
+    remote = RemoteDrive(link, tor, store, circuits)
+    remote.start()
+    try:
+        yield remote
+    finally:
+        await remote.close()
+        store.close()
