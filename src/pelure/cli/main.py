@@ -12,7 +12,19 @@ import typer
 
 from pelure.cli.run import Settings, set_up_logging
 
-COMMAND_MODULES = ("onion", "proxy", "relay", "authority", "net", "drive", "share", "links", "inspection")
+COMMAND_MODULES = (
+    "onion",
+    "proxy",
+    "get_url",
+    "doctor",
+    "relay",
+    "authority",
+    "net",
+    "drive",
+    "share",
+    "links",
+    "inspection",
+)
 
 app = typer.Typer(
     name="pelure",

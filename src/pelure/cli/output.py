@@ -27,17 +27,19 @@ from rich.progress import (
 class Output:
     """Where a command's events go; used as a context manager so that bars are always taken down."""
 
-    def __init__(self, as_json: bool) -> None:
+    def __init__(self, as_json: bool, *, quiet: bool = False) -> None:
+        """``quiet``: tell people nothing, for standard output is needed otherwise."""
         self.as_json = as_json
+        self.quiet = quiet
         self.console = Console(stderr=False, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def event(self, name: str, text: str | None = None, **fields: Any) -> None:
+    def event(self, name: str, text: str | None = None, /, **fields: Any) -> None:
         """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
         if self.as_json:
             print(json.dumps({"event": name, **fields}, ensure_ascii=False), flush=True)
-        elif text is not None:
+        elif text is not None and not self.quiet:
             self.console.print(text, markup=False)
 
     def progress(self, what: str, done: float, total: float | None, **fields: Any) -> None:
@@ -45,7 +47,7 @@ class Output:
         if self.as_json:
             self.event("progress", what=what, done=done, total=total, **fields)
             return
-        if not sys.stdout.isatty():
+        if self.quiet or not sys.stdout.isatty():
             return
         if self._bars is None:
             self._bars = Progress(

@@ -49,6 +49,19 @@ class Tor:
         """Addresses of a host name, or the name of an IP address, as an exit sees them; raises as above."""
         return await self.client.streams.resolve(name.lower(), _token(isolation))
 
+    @property
+    def relays(self) -> int:
+        """How many relays the network's directory lists."""
+        netdir = self.client.directory.netdir
+        return len(netdir.relays) if netdir is not None else 0
+
+    async def clock_skew(self) -> float | None:
+        """Seconds by which a directory's clock is ahead of this machine's; None if it doesn't tell.
+
+        Raises ``DirectoryError``, ``LinkError``, ``CircuitError``.
+        """
+        return await self.client.directory.measure_clock()
+
     def add_client_key(self, address: str, secret: bytes) -> None:
         """Use an X25519 key (32 bytes) for a service with client authorization. Raises ``ConfigError``."""
         identity = decode_address(address)

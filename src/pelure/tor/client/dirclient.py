@@ -133,6 +133,18 @@ class DirectoryClient:
         await self._update(lambda fraction, what: None)
         return self.netdir
 
+    async def measure_clock(self) -> float | None:
+        """Ask a directory for the time; seconds by which its clock is ahead of ours, None if it won't say.
+
+        Raises ``DirectoryError``, ``LinkError``, ``CircuitError``.
+        """
+        now = {"If-Modified-Since": http_date(time.time())}
+        answer = await self._from_any_source(
+            lambda source: source.get(CONSENSUS_PATH, limit=MAX_CONSENSUS_LENGTH, headers=now)
+        )
+        self._note_time(answer)
+        return self._skew
+
     def save_guards(self) -> None:
         """Write the guards' state to disk; call it when a guard was confirmed, and at the end."""
         if self.guards is not None:

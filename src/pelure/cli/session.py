@@ -1,0 +1,52 @@
+"""Connecting to a network, as most commands begin: progress while it lasts, then ``bootstrapped``."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+from pelure.cli.output import Output
+from pelure.cli.run import Settings
+from pelure.tor.api import Tor, connect
+from pelure.tor.client.hs_events import ClientEvent
+
+
+@asynccontextmanager
+async def session(
+    settings: Settings,
+    output: Output,
+    *,
+    role: str = "client",
+    full_vanguards: bool = False,
+    announce: bool = True,
+) -> AsyncIterator[Tor]:
+    """A connection to the chosen network. Raises ``ConfigError``, ``DirectoryError``.
+
+    Tells ``bootstrapped`` once it is there (or leaves :func:`announce_network` to the command), and with
+    ``--verbose`` each step of a rendezvous as ``step``.
+    """
+
+    def progress(fraction: float, what: str) -> None:
+        output.progress("bootstrap", fraction, 1.0, step=what)
+
+    def step(event: ClientEvent) -> None:
+        if settings.verbose:
+            output.event("step", what=event.name, **event.fields())
+
+    async with connect(
+        settings.network,
+        state=settings.state,
+        role=role,
+        progress=progress,
+        full_vanguards=full_vanguards,
+        on_event=step,
+    ) as tor:
+        output.finish()
+        if announce:
+            announce_network(output, tor)
+        yield tor
+
+
+def announce_network(output: Output, tor: Tor) -> None:
+    """Tell ``bootstrapped``, with the number of ``relays``."""
+    output.event("bootstrapped", f"Connected to a network of {tor.relays} relays.", relays=tor.relays)
