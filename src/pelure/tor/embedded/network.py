@@ -11,7 +11,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from pelure.errors import PelureError
-from pelure.tor.embedded.plan import NetworkPlan, make_plan
+from pelure.tor.embedded.plan import NetworkPlan, check_numbers, make_plan
 from pelure.tor.embedded.worker import command, log_file
 from pelure.tor.net.statefile import StateFolder, write_private
 
@@ -27,7 +27,11 @@ class EmbeddedNetwork:
     def __init__(
         self, folder: Path, *, relays: int = 8, authorities: int = 1, interval: int = 60, workers: int = 0
     ) -> None:
-        """``folder`` is the network's; ``workers``: processes (0: one a core)."""
+        """``folder`` is the network's; ``workers``: processes (0: one a core).
+
+        Raises ``ConfigError`` for numbers that make no network.
+        """
+        check_numbers(relays, authorities, interval)
         self.folder = folder
         self.relays = relays
         self.authorities = authorities
@@ -55,7 +59,7 @@ class EmbeddedNetwork:
     async def up(self, progress: Callable[[str], None] = lambda step: None) -> None:
         """Start everything and wait until clients can use the network; ``progress`` hears the steps.
 
-        Raises ``ConfigError`` if the folder is in use or the numbers are wrong, ``PelureError`` if a worker
+        Raises ``ConfigError`` if the folder is in use or unusable, ``PelureError`` if a worker
         fails or time runs out.
         """
         self._lock = StateFolder(self.folder)

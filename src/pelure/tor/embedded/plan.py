@@ -108,14 +108,9 @@ class NetworkPlan:
 def make_plan(folder: Path, relays: int, authorities: int, interval: int) -> NetworkPlan:
     """Make, or make anew, the plan of ``folder`` with all keys; writes it and the network file.
 
-    Raises ``ConfigError`` for numbers that make no network.
+    Raises ``ConfigError`` for numbers that make no network, or an unusable folder.
     """
-    if not 3 <= relays <= MAX_RELAYS:
-        raise ConfigError(f"an embedded network has 3 to {MAX_RELAYS} relays")
-    if authorities not in (1, 3):
-        raise ConfigError("an embedded network has 1 or 3 authorities")
-    if interval < MIN_INTERVAL:
-        raise ConfigError(f"C tor takes no voting interval below {MIN_INTERVAL} seconds")
+    check_numbers(relays, authorities, interval)
     private_folder(folder)
     known = {node.name: node for node in _previous_nodes(folder)}
     names = [f"authority{n}" for n in range(authorities)] + [f"relay{n}" for n in range(relays)]
@@ -128,6 +123,16 @@ def make_plan(folder: Path, relays: int, authorities: int, interval: int) -> Net
     write_private(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1).encode())
     write_private(plan.network_file, plan.torrc.encode())
     return plan
+
+
+def check_numbers(relays: int, authorities: int, interval: int) -> None:
+    """Raise ``ConfigError`` for numbers of nodes, or an interval, that make no network."""
+    if not 3 <= relays <= MAX_RELAYS:
+        raise ConfigError(f"an embedded network has 3 to {MAX_RELAYS} relays")
+    if authorities not in (1, 3):
+        raise ConfigError("an embedded network has 1 or 3 authorities")
+    if interval < MIN_INTERVAL:
+        raise ConfigError(f"C tor takes no voting interval below {MIN_INTERVAL} seconds")
 
 
 def _previous_nodes(folder: Path) -> tuple[NodePlan, ...]:

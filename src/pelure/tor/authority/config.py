@@ -1,0 +1,165 @@
+"""An authority's settings from torrc (tor manual, "DIRECTORY AUTHORITY SERVER OPTIONS")."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from pelure.errors import ConfigError
+from pelure.tor.authority.flags import FlagOptions
+from pelure.tor.authority.schedule import VotingTimes
+from pelure.tor.authority.server import AuthorityConfig
+from pelure.tor.directory.network import Network
+
+Options = Mapping[str, Sequence[str]]
+_SECONDS = {"": 1, "second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
+_AMOUNT = re.compile(r"(\d{1,9})\s*([a-z]*)", re.IGNORECASE)
+_BYTES = {"": 1, "byte": 1, "kbyte": 1 << 10, "kb": 1 << 10, "mbyte": 1 << 20, "mb": 1 << 20, "gb": 1 << 30}
+_HEX_IDENTITY = re.compile(r"[0-9A-Fa-f]{40}")
+
+
+def authority_config(network: Network, options: Options, data: Path) -> AuthorityConfig:
+    """Read ``options`` (lower-case names, as :attr:`Network.options`). Raises ``ConfigError``."""
+    dir_port = _port(options, "dirport")
+    if not dir_port:
+        raise ConfigError("an authority needs a DirPort")
+    address = _text(options, "address", "127.0.0.1" if network.testing else "")
+    if not address:
+        raise ConfigError("an authority needs the IPv4 address that others reach it at (Address)")
+    bandwidths = _text(options, "v3bandwidthsfile", "")
+    return AuthorityConfig(
+        nickname=_text(options, "nickname", "Unnamed"),
+        data=Path(_text(options, "datadirectory", str(data))),
+        network=network,
+        ip=address,
+        dir_port=dir_port,
+        or_port=_port(options, "orport") or 9001,
+        times=_times(options, network.testing),
+        flags=_flags(options, network.testing),
+        params=_params(options),
+        contact=_text(options, "contactinfo", "(none)"),
+        bandwidth_file=Path(bandwidths) if bandwidths else None,
+        allow_private_addresses=_flag(options, "dirallowprivateaddresses", network.testing),
+    )
+
+
+def tests_reachability(network: Network, options: Options) -> bool:
+    """``AuthDirTestReachability``; C tor does not test where it assumes that it is reachable itself."""
+    return _flag(options, "authdirtestreachability", not network.testing)
+
+
+def rejected_identities(path: Path) -> frozenset[bytes]:
+    """RSA identities marked ``!reject`` in an ``approved-routers`` file. Raises ``ConfigError``."""
+    try:
+        lines = path.read_text("utf-8", "replace").splitlines()
+    except FileNotFoundError:
+        return frozenset()
+    except OSError as error:
+        raise ConfigError(f"can't read {path}: {error.strerror}") from error
+    found = set()
+    for line in lines:
+        mark, _, identity = line.strip().partition(" ")
+        compact = identity.replace(" ", "").lstrip("$")
+        if mark.lower() == "!reject" and _HEX_IDENTITY.fullmatch(compact):
+            found.add(bytes.fromhex(compact))
+    return frozenset(found)
+
+
+def _times(options: Options, testing: bool) -> VotingTimes:
+    default = VotingTimes()
+    initial = (150, 20, 20) if testing else (1800, 300, 300)
+    times = VotingTimes(
+        interval=_seconds(options, "v3authvotinginterval", 300 if testing else default.interval),
+        vote_delay=_seconds(options, "v3authvotedelay", 20 if testing else default.vote_delay),
+        dist_delay=_seconds(options, "v3authdistdelay", 20 if testing else default.dist_delay),
+        intervals_valid=_number(options, "v3authnintervalsvalid", default.intervals_valid),
+        initial_interval=_seconds(options, "testingv3authinitialvotinginterval", initial[0]),
+        initial_vote_delay=_seconds(options, "testingv3authinitialvotedelay", initial[1]),
+        initial_dist_delay=_seconds(options, "testingv3authinitialdistdelay", initial[2]),
+        start_offset=_seconds(options, "testingv3authvotingstartoffset", 0),
+    )
+    if times.vote_delay + times.dist_delay > times.interval // 2:
+        raise ConfigError("V3AuthVoteDelay and V3AuthDistDelay must leave half of the voting interval")
+    if times.interval < (10 if testing else 300) or 86400 % times.interval:
+        raise ConfigError("V3AuthVotingInterval must divide a day, and be 10 s at least (300 s in earnest)")
+    if min(times.vote_delay, times.dist_delay) < 2 or times.intervals_valid < 2:
+        raise ConfigError("V3AuthVoteDelay, V3AuthDistDelay and V3AuthNIntervalsValid are 2 at least")
+    return times
+
+
+def _flags(options: Options, testing: bool) -> FlagOptions:
+    default = FlagOptions()
+    flags = replace(
+        default,
+        testing=testing,
+        min_uptime_hsdir=_seconds(options, "minuptimehidservdirectoryv2", default.min_uptime_hsdir),
+        fast_guarantee=_bytes(options, "authdirfastguarantee", default.fast_guarantee),
+        guard_bandwidth_guarantee=_bytes(
+            options, "authdirguardbwguarantee", default.guard_bandwidth_guarantee
+        ),
+        max_servers_per_address=_number(options, "authdirmaxserversperaddr", 0 if testing else 2),
+    )
+    if not testing:
+        return flags
+    return replace(
+        flags,
+        vote_exit_all=_text(options, "testingdirauthvoteexit", "") == "*",
+        vote_guard_all=_text(options, "testingdirauthvoteguard", "") == "*",
+        vote_hsdir_all=_text(options, "testingdirauthvotehsdir", "") == "*",
+    )
+
+
+def _params(options: Options) -> dict[str, int]:
+    params = {}
+    for word in " ".join(options.get("consensusparams", ())).split():
+        key, _, value = word.partition("=")
+        if not value.lstrip("-").isdigit() or abs(int(value)) >= 1 << 31:
+            raise ConfigError(f"ConsensusParams: {word[:60]!r} is not NAME=NUMBER")
+        params[key] = int(value)
+    return params
+
+
+def _text(options: Options, name: str, default: str) -> str:
+    values = options.get(name, ())
+    return values[-1].strip() if values else default
+
+
+def _flag(options: Options, name: str, default: bool) -> bool:
+    text = _text(options, name, "1" if default else "0")
+    if text not in ("0", "1"):
+        raise ConfigError(f"{name} is 0 or 1, not {text!r}")
+    return text == "1"
+
+
+def _number(options: Options, name: str, default: int) -> int:
+    text = _text(options, name, str(default))
+    if not text.isdigit() or len(text) > 9:
+        raise ConfigError(f"{name} is a number, not {text[:30]!r}")
+    return int(text)
+
+
+def _port(options: Options, name: str) -> int:
+    word = _text(options, name, "0").split(" ")[0].rpartition(":")[2]
+    if not word.isdigit() or int(word) > 65535:
+        raise ConfigError(f"{name} is a port or ADDRESS:PORT")
+    return int(word)
+
+
+def _seconds(options: Options, name: str, default: int) -> int:
+    return _amount(options, name, default, _SECONDS)
+
+
+def _bytes(options: Options, name: str, default: int) -> int:
+    return _amount(options, name, default, _BYTES)
+
+
+def _amount(options: Options, name: str, default: int, units: Mapping[str, int]) -> int:
+    text = _text(options, name, str(default))
+    match = _AMOUNT.fullmatch(text)
+    unit = match[2].lower() if match else "?"
+    factor = units.get(unit, units.get(unit.rstrip("s")))
+    if match is None or factor is None:
+        raise ConfigError(f"{name} is an amount such as {default!r}, not {text[:30]!r}")
+    return int(match[1]) * factor

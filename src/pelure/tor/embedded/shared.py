@@ -1,0 +1,134 @@
+"""One embedded network for all commands of this user that say ``--network embedded``.
+
+The first command starts it, detached, in the state folder; each holds a shared lock while it uses it; the
+network ends by itself when nobody has held the lock for a while.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fcntl
+import json
+import logging
+import os
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+from pelure.errors import PelureError
+from pelure.tor.embedded.network import STATUS_FILE, EmbeddedNetwork
+from pelure.tor.embedded.plan import NETWORK_FILE
+from pelure.tor.net.statefile import private_folder
+
+LINGER_SECONDS = 60.0
+USERS_FILE = "users.lock"
+START_FILE = "start.lock"
+_POLL_SECONDS = 2.0
+log = logging.getLogger(__name__)
+
+
+@asynccontextmanager
+async def shared_network(folder: Path) -> AsyncIterator[Path]:
+    """Use the network in ``folder``, starting it if it does not run; yields its network file.
+
+    Raises ``PelureError`` if it can't be started.
+    """
+    private_folder(folder)
+    users = os.open(folder / USERS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        await _lock(users, fcntl.LOCK_SH)
+        starting = os.open(folder / START_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            await _lock(starting, fcntl.LOCK_EX)
+            if running_pid(folder) is None:
+                await _start_detached(folder)
+        finally:
+            os.close(starting)
+        yield folder / NETWORK_FILE
+    finally:
+        os.close(users)
+
+
+async def _lock(file: int, kind: int) -> None:
+    """Take a lock without blocking the loop."""
+    while True:
+        try:
+            fcntl.flock(file, kind | fcntl.LOCK_NB)
+        except BlockingIOError:
+            await asyncio.sleep(0.05)
+        else:
+            return
+
+
+def running_pid(folder: Path) -> int | None:
+    """The process that runs the network in ``folder``, None if none does."""
+    try:
+        pid = int(json.loads((folder / STATUS_FILE).read_text())["pid"])
+        os.kill(pid, 0)
+    except (OSError, ValueError, KeyError, TypeError):
+        return None
+    return pid
+
+
+async def _start_detached(folder: Path) -> None:
+    with (folder / "network.log").open("ab") as log_to:
+        process = await asyncio.create_subprocess_exec(
+            sys.executable,
+            "-m",
+            "pelure.tor.embedded.shared",
+            str(folder),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=log_to,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    line = await process.stdout.readline()
+    if line.strip() != b"up":
+        raise PelureError(f"the embedded network did not start; see {folder / 'network.log'}")
+
+
+async def _serve(folder: Path) -> None:
+    """Run the network until nobody has used it for a while."""
+    async with EmbeddedNetwork(folder) as network:
+        print("up", flush=True)
+        unused = 0.0
+        while unused < LINGER_SECONDS and not network.lost.is_set():
+            await asyncio.sleep(_POLL_SECONDS)
+            unused = 0.0 if _in_use(folder) else unused + _POLL_SECONDS
+
+
+def _in_use(folder: Path) -> bool:
+    file = os.open(folder / USERS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(file)
+
+
+def main() -> None:
+    """Entry point of the detached process; its argument is the folder."""
+    import signal
+
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
+
+    async def until_signal() -> None:
+        work = asyncio.ensure_future(_serve(Path(sys.argv[1])))
+        for number in (signal.SIGTERM, signal.SIGINT):
+            asyncio.get_running_loop().add_signal_handler(number, work.cancel)
+        try:
+            await work
+        except asyncio.CancelledError:
+            log.info("asked to stop")
+
+    asyncio.run(until_signal())
+
+
+if __name__ == "__main__":
+    main()
