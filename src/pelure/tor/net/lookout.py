@@ -33,7 +33,7 @@ FIRST_SILENCE = 2.0
 """Seconds without a cell on a circuit that something is expected on, before it is sounded."""
 LONGEST_SILENCE = 30.0
 """The first silence doubles with every answer, up to this."""
-ANSWER_MIN, ANSWER_MAX = 3.0, 10.0
+ANSWER_MIN, ANSWER_MAX = 2.0, 10.0
 """Seconds in which an answer must come: 20 times what building the circuit took, within these bounds."""
 GRACE = 0.5
 """Seconds more before the verdict, so that a busy process reads what has come already."""
@@ -148,12 +148,11 @@ class Fleet:
         """``circuit`` was made."""
         self._circuits.add(circuit)
 
-    def lost(self, relays: Collection[Relay], reason: int) -> None:
-        """A circuit was torn down for ``reason``: ``relays`` may be gone, and other circuits with them."""
-        if reason in BROKEN_LINK:
-            if not self._suspects:
-                asyncio.get_running_loop().call_later(GATHER, self._sound)
-            self._suspects.update(relays)
+    def suspect(self, relays: Collection[Relay]) -> None:
+        """A circuit was lost: one of ``relays`` may be gone, and other circuits with it."""
+        if relays and not self._suspects:
+            asyncio.get_running_loop().call_later(GATHER, self._sound)
+        self._suspects.update(relays)
 
     def _sound(self) -> None:
         suspects, self._suspects = self._suspects, set()

@@ -27,7 +27,7 @@ from pelure.tor.directory.relay import Relay
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
-from pelure.tor.net.lookout import Fleet, Lookout, fleet_of
+from pelure.tor.net.lookout import BROKEN_LINK, Fleet, Lookout, fleet_of
 
 log = logging.getLogger(__name__)
 
@@ -316,12 +316,17 @@ class Circuit:
                     self._hop_added.set_result(hop)
             case ev.CircuitClosed():
                 self._close(CircuitError(event.explanation, event.reason))
-                suspects = self.path[1:] if self._target is None else [self._target]
-                self._fleet.lost(suspects, event.reason)
+                self._report_loss(event.reason)
             case ev.Incoming(endpoint):
                 self._incoming(endpoint, event)
             case ev.RelayMessageReceived():
                 self._message(event)
+
+    def _report_loss(self, reason: int) -> None:
+        """Other circuits may have been lost in the same way, unless the peer at a rendezvous has just left."""
+        joined = any(hop.relay is None for hop in self.core.hops)
+        if reason in BROKEN_LINK or (reason == DestroyReason.DESTROYED and not joined):
+            self._fleet.suspect(self.path[1:] if self._target is None else [self._target])
 
     def _incoming(self, endpoint: StreamEndpoint, event: ev.Incoming) -> None:
         if self.on_incoming is None:
