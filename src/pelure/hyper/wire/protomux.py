@@ -15,7 +15,7 @@ from pelure.errors import ProtocolError
 from pelure.hyper.encoding.compact import Reader, Writer, encode_uint
 
 _BATCH, _OPEN, _REJECT, _CLOSE = range(4)
-BATCH_BYTES = 64 * 1024
+BATCH_BYTES = 128 * 1024
 """A batch is closed once it holds this many bytes; a single longer message is sent as it is."""
 MAX_NAME = 256
 """Bytes of the longest protocol name or channel id taken from the other side."""
@@ -53,10 +53,14 @@ class Channel:
         """Whether both sides have opened it and neither has closed it."""
         return self.remote != 0 and not self.closed
 
-    def send(self, kind: int, body: bytes) -> None:
-        """Queue a message; it leaves with :meth:`Mux.take_output`. Ignored once closed."""
+    def send(self, kind: int, body: bytes, weight: int = 0) -> None:
+        """Queue a message; it leaves with :meth:`Mux.take_output`. Ignored once closed.
+
+        ``weight`` is the size that counts for batches, if larger than the body's own: since npm answers a
+        batch with a batch, requests weigh as much as their answers.
+        """
         if not self.closed:
-            self._mux.queue(self.local, kind, body)
+            self._mux.queue(self.local, kind, body, weight)
 
     def close(self) -> None:
         """Close this side; what the other side still sends on it is ignored."""
@@ -83,7 +87,7 @@ class Mux:
         self._waiting: dict[Name, deque[Channel]] = {}
         self._open: dict[Name, Channel] = {}
         self._pairing: tuple[Name, int] | None = None
-        self._output: list[tuple[int, int, bytes]] = []
+        self._output: list[tuple[int, int, bytes, int]] = []
         self._keep_alive = False
         self.queued_bytes = 0
 
@@ -117,9 +121,9 @@ class Mux:
             self._waiting.setdefault(name, deque()).append(channel)
         return channel
 
-    def queue(self, local: int, kind: int, body: bytes) -> None:
+    def queue(self, local: int, kind: int, body: bytes, weight: int = 0) -> None:
         """Queue message ``kind`` for the other side on own channel ``local``, 0 for control."""
-        self._output.append((local, kind, body))
+        self._output.append((local, kind, body, max(weight, len(body))))
         self.queued_bytes += len(body)
 
     def keep_alive(self) -> None:
@@ -133,12 +137,12 @@ class Mux:
         packed: list[bytes] = []
         batch: list[tuple[int, bytes]] = []
         size = 0
-        for local, kind, body in output:
-            if batch and size + len(body) > BATCH_BYTES:
+        for local, kind, body, weight in output:
+            if batch and size + weight > BATCH_BYTES:
                 packed.append(_pack(batch))
                 batch, size = [], 0
             batch.append((local, encode_uint(kind) + body))
-            size += len(body)
+            size += weight
         if batch:
             packed.append(_pack(batch))
         elif self._keep_alive:

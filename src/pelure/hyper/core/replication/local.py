@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pelure.hyper.core.changes import Change
 from pelure.hyper.core.tree import SeekResult
-from pelure.hyper.wire.messages import Data, Request
+from pelure.hyper.wire.messages import Data, Node, Request
 
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.replicator import Replicator
@@ -60,8 +60,8 @@ class LocalCore(Protocol):
     def find(self, position: int) -> SeekResult:
         """Where byte ``position`` is, as far as is known."""
 
-    def missing_nodes(self, index: int) -> int:
-        """How many levels a proof for tree node ``index`` has to climb to reach a node held here."""
+    def get_node(self, index: int) -> Node | None:
+        """Tree node ``index``, if held."""
 
     def can_upgrade(self, length: int) -> bool:
         """Whether growth from ``length`` blocks to here can be proved."""

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Protocol
 
 from pelure.errors import CryptoError, ProtocolError
+from pelure.hyper.core import flat_tree
 from pelure.hyper.core.replication.intervals import IntervalSet
 from pelure.hyper.core.replication.window import Window
 from pelure.hyper.encoding.compact import Reader
@@ -71,6 +72,10 @@ class InFlight:
     sent: float
     full: bool
     """The window was full when it was sent."""
+    anchor: int | None = None
+    """The tree node that the proof will lead to."""
+    brings: tuple[int, ...] = ()
+    """Tree nodes that will be known once the answer was stored."""
 
 
 @dataclass(slots=True)
@@ -101,6 +106,10 @@ class Peer:
         self.can_upgrade = True
         self.in_flight: dict[int, InFlight] = {}
         self.answers: list[tuple[InFlight, m.Data]] = []
+        self.held: list[tuple[InFlight, m.Data]] = []
+        """Answers that came before those which bring the tree nodes they lead to."""
+        self.expected: set[int] = set()
+        """Tree nodes that requests in flight will bring."""
         self.requests: dict[int, m.Request] = {}
         self.invalid_requests = 0
         self.unavailable = 0
@@ -183,17 +192,42 @@ class Peer:
         upgrade: m.UpgradeRequest | None = None,
         manifest: bool = False,
         priority: int = 0,
+        weight: int = 0,
     ) -> InFlight:
         """Send a request with these parts, at the other side's fork."""
         request = m.Request(self._next_id, self.remote.fork, block, hash, seek, upgrade, manifest, priority)
         self._next_id += 1
         flight = InFlight(request, time.monotonic(), self.room <= 1)
         self.in_flight[request.id] = flight
-        self.send(request)
+        self.channel.send(request.TYPE, request.encode(), weight)
+        self.link.wake()
+        return flight
+
+    def request_block(self, index: int, priority: int) -> InFlight:
+        """Ask for block ``index`` and as much proof as will be missing when the answer comes.
+
+        Tree nodes that earlier requests to this peer will bring are not asked for again.
+        """
+        node, end = 2 * index, 2 * self.core.length
+        brings: list[int] = []
+        climb = 0
+        while (
+            not flat_tree.contains(node, end)
+            and node not in self.expected
+            and self.core.get_node(node) is None
+        ):
+            brings += (node, flat_tree.sibling(node))
+            node = flat_tree.parent(node)
+            climb += 1
+        block = m.BlockRequest(index, climb)
+        flight = self.request(block=block, priority=priority, weight=self.window.mean_bytes)
+        flight.anchor, flight.brings = node, tuple(brings)
+        self.expected.update(brings)
         return flight
 
     def cancel(self, flight: InFlight) -> None:
         """Take a request back; its answer, should it still come, is ignored."""
+        self.expected.difference_update(flight.brings)
         if self.in_flight.pop(flight.request.id, None) is not None:
             self.send(m.Cancel(flight.request.id))
 

@@ -21,6 +21,8 @@ from pelure.hyper.wire import messages as m
 
 log = logging.getLogger(__name__)
 
+Answer = tuple[InFlight, m.Data]
+
 STALL_SECONDS = 10.0
 """A peer that answered nothing for so long no longer keeps others from being asked the same."""
 _STEAL_SCAN = 64
@@ -181,9 +183,10 @@ class Replicator:
         if peer not in self.peers:
             return
         self.peers.remove(peer)
-        for flight in list(peer.in_flight.values()):
+        for flight in [*peer.in_flight.values(), *(held for held, _ in peer.held)]:
             self._drop(peer, flight)
         peer.in_flight.clear()
+        peer.held.clear()
         for download in self._downloads:
             download.rewind(peer)
         for seek in self._seeks:
@@ -230,48 +233,66 @@ class Replicator:
 
         Raises ``DriveError`` when they can't be stored.
         """
-        answers, peer.answers = peer.answers, []
-        start = 0
-        while start < len(answers) and not self._closed:
-            batch = self._fitting(answers, start)
-            if not batch:
-                self._drop(peer, answers[start][0])
-                start += 1
-                continue
+        answers, peer.answers, peer.held = peer.held + peer.answers, [], []
+        while answers and not self._closed:
+            batch, answers = self._fitting(peer, answers)
             try:
-                stored = self.core.verify_and_store([data for _, data in batch])
+                while batch:
+                    stored = self.core.verify_and_store([data for _, data in batch])
+                    for flight, data in batch[:stored]:
+                        self._settle(peer, flight, data)
+                    batch = batch[stored:]
             except ProtocolError as error:
                 log.warning("a peer sent data that does not verify, and was dropped: %s", error)
-                for flight, _ in answers[start:]:
-                    self._drop(peer, flight)
                 peer.link.fail(error)
                 return
-            for flight, data in batch[:stored]:
-                self._settle(peer, flight, data)
-            start += stored
+            answers += self._release_held(peer)
         self._check_wants()
         self._request_upgrade()
         self._schedule(peer)
 
-    def _fitting(self, answers: list[tuple[InFlight, m.Data]], start: int) -> list[tuple[InFlight, m.Data]]:
-        """The answers from ``start`` on that fit the core's fork and length as they are now.
+    def _release_held(self, peer: Peer) -> list[Answer]:
+        """Take back the answers that can be verified by now, and drop those that never will be."""
+        ready, waiting = [], []
+        for flight, data in peer.held:
+            if flight.anchor in peer.expected:
+                waiting.append((flight, data))
+            elif flight.anchor is not None and self.core.get_node(flight.anchor) is not None:
+                ready.append((flight, data))
+            else:
+                self._drop(peer, flight)
+        peer.held = waiting
+        return ready
 
-        An upgrade ends the run, since it changes the length; one to a new fork goes alone.
+    def _fitting(self, peer: Peer, answers: list[Answer]) -> tuple[list[Answer], list[Answer]]:
+        """Split ``answers`` into those to be verified now, in this order, and those to be looked at then.
+
+        An upgrade ends the run, since it changes the length; one to a new fork goes alone. Answers that do
+        not fit the core's fork and length any more are dropped; those which lead to a tree node that is not
+        known yet are held back until the answer that brings it has come.
         """
         fork, length = self.core.fork, self.core.length
-        fitting: list[tuple[InFlight, m.Data]] = []
-        for flight, data in answers[start:]:
+        fitting: list[Answer] = []
+        coming: set[int] = set()
+        for at, (flight, data) in enumerate(answers):
             if data.fork > fork:
-                return fitting or [(flight, data)]
+                return (fitting, answers[at:]) if fitting else ([answers[at]], answers[at + 1 :])
             if data.fork < fork or (data.upgrade is not None and data.upgrade.start != length):
-                break
+                self._drop(peer, flight)
+                continue
+            anchor = flight.anchor
+            if anchor is not None and anchor not in coming and self.core.get_node(anchor) is None:
+                peer.held.append((flight, data))
+                continue
             fitting.append((flight, data))
+            coming.update(flight.brings)
             if data.upgrade is not None:
-                break
-        return fitting
+                return fitting, answers[at + 1 :]
+        return fitting, []
 
     def _settle(self, peer: Peer, flight: InFlight, data: m.Data) -> None:
         """Bookkeeping after an answer was stored."""
+        peer.expected.difference_update(flight.brings)
         if data.block is not None:
             peer.unavailable = 0
             peer.stats.blocks_received += 1
@@ -353,8 +374,7 @@ class Replicator:
             self._steal(peer)
 
     def _claim(self, peer: Peer, index: int, priority: int) -> None:
-        nodes = self.core.missing_nodes(2 * index)
-        flight = peer.request(block=m.BlockRequest(index, nodes), priority=priority)
+        flight = peer.request_block(index, priority)
         self._claims.setdefault(index, []).append((peer, flight))
         self._unasked.pop(index, None)
 
@@ -466,6 +486,7 @@ class Replicator:
 
     def _drop(self, peer: Peer, flight: InFlight) -> None:
         """A request of ``peer`` came to nothing."""
+        peer.expected.difference_update(flight.brings)
         block = flight.request.block
         if block is not None:
             claims = [claim for claim in self._claims.get(block.index, ()) if claim[1] is not flight]

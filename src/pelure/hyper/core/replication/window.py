@@ -26,7 +26,7 @@ class Window:
         self.latency: float | None = None
         """Smoothed seconds from request to answer; ``None`` before the first answer."""
         self._size = float(START)
-        self._mean_bytes = 0.0
+        self._mean_bytes = 65536.0
         self._recent_floor = self._older_floor = float("inf")
         self._floor_since = 0.0
 
@@ -36,6 +36,11 @@ class Window:
         if self._mean_bytes * self._size <= MAX_BYTES:
             return int(self._size)
         return max(2, int(MAX_BYTES / self._mean_bytes))
+
+    @property
+    def mean_bytes(self) -> int:
+        """The mean size of the last answers."""
+        return int(self._mean_bytes)
 
     def answered(self, latency: float, size: int, full: bool, now: float) -> None:
         """Take note of an answer of ``size`` bytes; ``full``: the window was in use to its limit."""
