@@ -323,7 +323,7 @@ class Circuit:
                 self._message(event)
 
     def _report_loss(self, reason: int) -> None:
-        """Other circuits may have been lost in the same way, unless the peer at a rendezvous has just left."""
+        """Other circuits may have been lost in the same way, unless a rendezvous' other side just left."""
         joined = any(hop.relay is None for hop in self.core.hops)
         if reason in BROKEN_LINK or (reason == DestroyReason.DESTROYED and not joined):
             self._fleet.suspect(self.path[1:] if self._target is None else [self._target])
