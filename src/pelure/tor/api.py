@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Hashable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import platformdirs
@@ -14,9 +14,10 @@ from pelure.errors import ConfigError
 from pelure.tor.client.hs_events import OnClientEvent
 from pelure.tor.client.network_client import NetworkClient, Progress
 from pelure.tor.client.proxy import ProxyServer
-from pelure.tor.client.state import load_network
+from pelure.tor.client.state import EMBEDDED_FOLDER, load_network
 from pelure.tor.crypto.address import decode_address
 from pelure.tor.directory.network import Network
+from pelure.tor.embedded.shared import shared_network
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.onion.auth_files import AUTH_PRIVATE_SUFFIX, AuthPrivate
 from pelure.tor.onion.client_auth import ClientAuthKey
@@ -148,7 +149,7 @@ async def connect(
     full_vanguards: bool = False,
     on_event: OnClientEvent | None = None,
 ) -> AsyncIterator[Tor]:
-    """Connect to ``network``: ``"public"``, ``"embedded"`` or a torrc file.
+    """Connect to ``network``: ``"public"``, ``"embedded"`` (started if it doesn't run) or a torrc file.
 
     ``state``: the folder of what is kept between runs (the user's data folder if None), one below it for
     each network and ``role``. ``progress`` hears (fraction, what) while bootstrapping, ``on_event`` the steps
@@ -156,15 +157,16 @@ async def connect(
     Raises ``ConfigError``, ``DirectoryError``.
     """
     folder = state or default_state()
-    client = NetworkClient(
-        load_network(network, folder), folder, role, full_vanguards=full_vanguards, on_event=on_event
-    )
-    tor = Tor(client)
-    try:
+    async with AsyncExitStack() as stack:
+        if network == "embedded":
+            network = await stack.enter_async_context(shared_network(folder / EMBEDDED_FOLDER))
+        client = NetworkClient(
+            load_network(network, folder), folder, role, full_vanguards=full_vanguards, on_event=on_event
+        )
+        tor = Tor(client)
+        stack.push_async_callback(tor.close)
         await client.start(progress)
         yield tor
-    finally:
-        await tor.close()
 
 
 def default_state() -> Path:
