@@ -83,10 +83,15 @@ async def pelure_node(network: CTorNetwork, folder: Path) -> AsyncIterator[Pelur
     links = LinkManager()
     state = StateFolder(folder)
     directory = DirectoryClient(parse_network(network.network_torrc), links, state)
+    refreshing: asyncio.Task[None] | None = None
     try:
         await directory.bootstrap()
+        refreshing = asyncio.create_task(directory.refresh_loop())
         yield PelureNode(links, directory, RandomCircuits(links, directory))
     finally:
+        if refreshing is not None:
+            refreshing.cancel()
+            await asyncio.gather(refreshing, return_exceptions=True)
         await links.close()
         state.close()
 

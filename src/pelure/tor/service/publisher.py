@@ -13,7 +13,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 
-from pelure.errors import PelureError
+from pelure.errors import OnionServiceError, PelureError
 from pelure.tor.crypto.blinding import blind_keypair, blinding_factor, subcredential
 from pelure.tor.crypto.keys import Ed25519KeyPair, Rng
 from pelure.tor.directory.relay import Relay
@@ -29,11 +29,17 @@ REPUBLISH_SECONDS_MIN = 3600.0
 REPUBLISH_SECONDS_MAX = 7200.0
 RETRY_SECONDS_FIRST = 1.0
 RETRY_SECONDS_MAX = 60.0
+RENEWAL_SECONDS_FIRST = 1.5
+RENEWAL_SECONDS_MAX = 600.0
 RETIRED_SUBCREDENTIALS = 4
 """How many periods' introductions are still understood after their descriptors were replaced."""
 
 Upload = Callable[[Relay, bytes], Awaitable[None]]
 log = logging.getLogger(__name__)
+
+
+class UploadRefused(OnionServiceError):
+    """A directory does not take this revision of a descriptor: it has one that is as new or newer."""
 
 
 @dataclass
@@ -94,6 +100,8 @@ class Publisher:
         self._retired: list[bytes] = []
         self._wake = asyncio.Event()
         self._outdated = False
+        self._renewal: asyncio.TimerHandle | None = None
+        self._renewals = 0
         self._building = asyncio.Lock()
         self._began = time.monotonic()
 
@@ -129,6 +137,9 @@ class Publisher:
 
     def renew(self) -> None:
         """Publish a new revision of both descriptors."""
+        if self._renewal is not None:
+            self._renewal.cancel()
+            self._renewal = None
         self._outdated = True
         self._wake.set()
 
@@ -159,6 +170,8 @@ class Publisher:
                 self._wake.clear()
                 await self._bring_up_to_date()
         finally:
+            if self._renewal is not None:
+                self._renewal.cancel()
             for one in self._descriptors:
                 one.abandon()
 
@@ -198,18 +211,32 @@ class Publisher:
                 await self._upload(relay, document)
                 upload.done = True
                 log.info("%s has the descriptor of period %d", relay.nickname, one.slot.period.number)
+            except UploadRefused as error:
+                log.info("Another revision is needed: %s", error)
+                self._renew_later()
+                return
             except PelureError as error:
                 log.info("Uploading the descriptor to %s failed: %s", relay.nickname, error)
-            upload.tried.set()
+            finally:
+                upload.tried.set()
             self._report(one, relay, upload.done)
             if not upload.done:
                 await asyncio.sleep(pause)
                 pause = min(2 * pause, RETRY_SECONDS_MAX)
 
+    def _renew_later(self) -> None:
+        """Make a new revision in a while: its counter, which grows with time, will be higher then."""
+        if self._renewal is None:
+            pause = min(RENEWAL_SECONDS_FIRST * 2 ** min(self._renewals, 10), RENEWAL_SECONDS_MAX)
+            self._renewals += 1
+            self._renewal = asyncio.get_running_loop().call_later(pause, self.renew)
+
     def _report(self, one: Descriptor, relay: Relay, success: bool) -> None:
         if success:
             done = sum(upload.done for upload in one.uploads.values())
             self._emit(DescriptorUploaded(one.slot.period.number, relay.nickname, done, len(one.uploads)))
+            if done == len(one.uploads):
+                self._renewals = 0
         if self.published.is_set():
             return
         tried = all(u.tried.is_set() for d in self._descriptors for u in d.uploads.values())

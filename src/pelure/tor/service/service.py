@@ -29,7 +29,7 @@ from pelure.tor.onion.time_periods import PeriodSchedule
 from pelure.tor.service.events import ConnectionEnded, IntroductionReceived, OnEvent, ServiceEvent
 from pelure.tor.service.intro_points import IntroPoints, ServiceIntroPoint
 from pelure.tor.service.keys import ServiceKeys
-from pelure.tor.service.publisher import Publisher
+from pelure.tor.service.publisher import Publisher, UploadRefused
 from pelure.tor.service.rendezvous import Rendezvous
 from pelure.tor.service.streams import StreamAcceptor
 from pelure.tor.service.targets import Target
@@ -231,8 +231,10 @@ class OnionService:
                     circuit.close()
         except TimeoutError:
             raise OnionServiceError(f"{relay.nickname} did not take the descriptor in time") from None
+        if answer.status == 400:
+            raise UploadRefused(f"{relay.nickname} refused the descriptor")
         if answer.status != 200:
-            raise OnionServiceError(f"{relay.nickname} refused the descriptor (status {answer.status})")
+            raise OnionServiceError(f"{relay.nickname} answered with status {answer.status}")
 
     def _introduced(self, point: ServiceIntroPoint, message: Introduce2) -> None:
         try:

@@ -19,7 +19,7 @@ log = logging.getLogger(__name__)
 
 
 class StreamAcceptor:
-    """Accepts streams to the virtual ``ports``, at most ``max_streams`` at once on a circuit (0: any number)."""
+    """Accepts streams to the virtual ``ports``, at most ``max_streams`` at once on a circuit (0: any)."""
 
     def __init__(self, ports: Mapping[int, Target], max_streams: int, emit: OnEvent) -> None:
         self.ports = dict(ports)
