@@ -14,6 +14,8 @@ from typing import Any
 
 HISTORY = 1000
 BIN_MS = 10
+ESTIMATE_EVERY = 10
+"""So many new circuits between two estimates, each of which looks at the whole history."""
 STATE_VERSION = 1
 MAX_MS = 2**31 - 1
 FLOOR_SECONDS = 1.5
@@ -31,6 +33,7 @@ class BuildTimeouts:
     def __init__(self, params: Mapping[str, int], *, testing: bool = False, state: Any = None) -> None:
         self._floor = TESTING_FLOOR_SECONDS if testing else FLOOR_SECONDS
         self._times: deque[int] = deque(maxlen=HISTORY)
+        self._unseen = 0
         self._load(state)
         self.set_params(params)
 
@@ -63,7 +66,9 @@ class BuildTimeouts:
         self._times.append(min(max(round(seconds * 1000), 1), MAX_MS))
         if seconds <= self.timeout:
             self._recent.append(False)
-        self._estimate()
+        self._unseen += 1
+        if self._unseen >= ESTIMATE_EVERY or len(self._times) <= self._least:
+            self._estimate()
 
     def timed_out(self) -> None:
         """A circuit of three hops was late. Too many of them of late: the network changed, learn anew."""
@@ -93,6 +98,7 @@ class BuildTimeouts:
 
     def _estimate(self) -> None:
         """Fit the distribution (path-spec 2.4.2) once there are enough circuits."""
+        self._unseen = 0
         if self._disabled or len(self._times) < self._least:
             return
         minimum = self._x_m()

@@ -1,4 +1,4 @@
-"""What the directory tests share: the published documents, a generator of whole networks, damage for fuzzing."""
+"""What the directory tests share: published documents, a generator of whole networks, damage for fuzzing."""
 
 from __future__ import annotations
 

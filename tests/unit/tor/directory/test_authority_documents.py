@@ -124,10 +124,8 @@ def test_a_vote_may_not_be_signed_by_another_authority() -> None:
 def test_signatures_are_gathered_until_there_is_a_consensus() -> None:
     votes = [NETWORK.vote(index) for index in range(3)]
     options = ComputeOptions(3)
-    sides = [
-        {flavour: PendingConsensus(flavour, compute_consensus(votes, flavour, options)) for flavour in ("ns", "microdesc")}
-        for _ in range(2)
-    ]  # fmt: skip
+    bodies = {flavour: compute_consensus(votes, flavour, options) for flavour in ("ns", "microdesc")}
+    sides = [{flavour: PendingConsensus(flavour, body) for flavour, body in bodies.items()} for _ in range(2)]
     times = (votes[0].valid_after, votes[0].fresh_until, votes[0].valid_until)
     for index, side in enumerate(sides):
         for pending in side.values():

@@ -1,4 +1,4 @@
-"""Router descriptors, extra-info, microdescriptors (dir-spec 2.1, 3.3): published ones, built ones, damaged ones."""
+"""Router descriptors, extra-info, microdescriptors (dir-spec 2.1, 3.3): published, built, damaged ones."""
 
 from __future__ import annotations
 

@@ -23,13 +23,18 @@ AUTHORITY = (
 
 
 def test_authorities_as_c_tor_writes_them() -> None:
-    network = parse_network(
-        "# a network\nTestingTorNetwork 1\n\n" + AUTHORITY + " # the first\n"
-        "AlternateDirAuthority auth1 orport=5101 \\\n  v3ident=" + "0B" * 20 + " 127.0.0.1:7101 " + "E4" * 20 + "\n"
-        "DirAuthority bridges orport=5109 bridge 127.0.0.1:7109 " + "C7" * 20 + "\n"
-        'FallbackDir 10.0.0.1:80 orport=443 id=' + "AB" * 20 + ' ipv6="[2001:db8::9]:443"\n'.replace('"', "") +
-        'ContactInfo "me"\nEnforceDistinctSubnets 1\n'
-    )  # fmt: skip
+    lines = [
+        "# a network",
+        "TestingTorNetwork 1",
+        "",
+        f"{AUTHORITY} # the first",
+        f"AlternateDirAuthority auth1 orport=5101 \\\n  v3ident={'0B' * 20} 127.0.0.1:7101 {'E4' * 20}",
+        f"DirAuthority bridges orport=5109 bridge 127.0.0.1:7109 {'C7' * 20}",
+        f"FallbackDir 10.0.0.1:80 orport=443 id={'AB' * 20} ipv6=[2001:db8::9]:443",
+        'ContactInfo "me"',
+        "EnforceDistinctSubnets 1",
+    ]
+    network = parse_network("\n".join(lines))
     first = network.authorities[0]
     assert (first.nickname, first.ip, first.dirport, first.orport) == ("auth0", "127.0.0.1", 7100, 5100)
     assert first.rsa_id.hex().upper() == "27B266A22CF681C0BBAB6405EE5D758C55E71A0E"
