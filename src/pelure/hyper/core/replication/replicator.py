@@ -342,6 +342,8 @@ class Replicator:
 
     def _on_truncated(self, start: int, end: int) -> None:
         for peer in self.peers:
+            if not peer.same_fork:
+                peer.blocks.remove(start, end)  # what it has there is of the earlier fork
             for flight in list(peer.in_flight.values()):
                 if flight.request.fork != self.core.fork:
                     peer.cancel(flight)
