@@ -78,14 +78,18 @@ class Core(CoreState):
 
         They are durable soon after. Raises :class:`~pelure.errors.ProtocolError` if the first one is bad.
         """
-        for count, data in enumerate(answers):
-            try:
-                exchange.apply(self, data)
-            except ProtocolError:
-                if count == 0:
-                    raise
-                return count
-        return len(answers)
+        received = exchange.Received()
+        count = 0
+        try:
+            for data in answers:
+                exchange.apply(self, data, received)
+                count += 1
+        except ProtocolError:
+            if count == 0:
+                raise
+        finally:
+            received.finish(self)
+        return count
 
     async def get(self, index: int, *, wait: bool = True, timeout: float | None = None) -> bytes:
         """Block ``index``, decrypted, from the disk or from peers.
@@ -112,6 +116,22 @@ class Core(CoreState):
             else:
                 await self._replicator.request_block(index)
         return block
+
+    async def wait_length(self, length: int, *, wait: bool = True, timeout: float | None = None) -> None:
+        """Wait until ``length`` blocks are known to exist. Raises like :meth:`get`."""
+        if self.length < length:
+            if not wait:
+                raise NotAvailable(f"only {self.length} blocks are known here")
+            try:
+                await asyncio.wait_for(self._grown(length), timeout)
+            except TimeoutError:
+                raise NotAvailable(f"no peer told of block {length - 1}") from None
+
+    async def _grown(self, length: int) -> None:
+        while self.length < length:
+            if self.closed:
+                raise DriveError("the core was purged")
+            await self.changed()
 
     async def seek(
         self, position: int, *, wait: bool = True, timeout: float | None = None

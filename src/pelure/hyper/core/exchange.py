@@ -67,8 +67,32 @@ def _cover_prologue(state: CoreState, request: Request) -> Request:
     )
 
 
-def apply(state: CoreState, data: Data) -> None:
-    """Verify an answer and store what it brings; it is durable soon after.
+class Received:
+    """What a run of answers brought: new blocks, and how many bytes were stored."""
+
+    def __init__(self) -> None:
+        self.blocks: list[int] = []
+        self.size = 0
+
+    def finish(self, state: CoreState) -> None:
+        """Once for the run: store the bitfield, have all of it committed soon, and tell the listeners."""
+        if self.blocks:
+            state.save_bitfield()
+        state.storage.store.commit_soon(self.size)
+        self.blocks.sort()
+        start = end = -1
+        for index in self.blocks:
+            if index != end:
+                if end > start:
+                    state.emit(ChangeKind.HAVE, start, end - start)
+                start = index
+            end = index + 1
+        if end > start:
+            state.emit(ChangeKind.HAVE, start, end - start)
+
+
+def apply(state: CoreState, data: Data, received: Received) -> None:
+    """Verify an answer and store what it brings; :meth:`Received.finish` ends a run of such calls.
 
     An answer that was right once but is of no use now (for a shorter tree, or an earlier fork) is left out.
     Raises :class:`~pelure.errors.ProtocolError` and stores nothing if any of it is wrong.
@@ -93,7 +117,7 @@ def apply(state: CoreState, data: Data) -> None:
         _check_known(state, batch if reorganise else None, branch_root)
     if state.verifier is None and (batch is not None or data.manifest is not None):
         state.set_manifest(verifier.manifest)
-    _store(state, data, nodes, batch, reorganise)
+    _store(state, data, nodes, batch, received)
 
 
 def _verifier(state: CoreState, data: Data) -> Verifier:
@@ -123,8 +147,9 @@ def _check_known(state: CoreState, batch: TreeBatch | None, root: Node) -> None:
 
 
 def _store(
-    state: CoreState, data: Data, nodes: list[Node], batch: TreeBatch | None, reorganise: bool
+    state: CoreState, data: Data, nodes: list[Node], batch: TreeBatch | None, received: Received
 ) -> None:
+    reorganise = data.fork > state.fork
     before = state.length
     kept = before
     if batch is not None and reorganise:
@@ -136,19 +161,16 @@ def _store(
     if block is not None and new_block:
         state.storage.put_block(block.index, block.value)
         state.bitfield.set(block.index)
+        received.blocks.append(block.index)
     if batch is not None and data.upgrade is not None:
         if reorganise:
             state.truncations.append((batch.fork, kept))
         state.save(batch, data.upgrade.signature)
-    elif new_block:
-        state.save_bitfield()
-    state.storage.store.commit_soon((len(block.value) if block else 0) + 80 * len(nodes))
+    received.size += (len(block.value) if block else 0) + 80 * len(nodes)
     if reorganise:
         state.emit(ChangeKind.TRUNCATE, kept, max(before - kept, 0))
     if batch is not None:
         state.emit(ChangeKind.UPGRADE, min(before, kept), batch.length - min(before, kept))
-    if block is not None and new_block:
-        state.emit(ChangeKind.HAVE, block.index, 1)
 
 
 def _drop_changed(state: CoreState, batch: TreeBatch) -> int:

@@ -101,10 +101,13 @@ class Reader:
         return items
 
 
+_SMALL = tuple(bytes([value]) for value in range(0xFD))
+
+
 def encode_uint(value: int) -> bytes:
     """Return ``value`` in its shortest variable-length form. Raises ``ValueError`` out of range."""
-    if value < 0xFD:
-        return value.to_bytes(1, "little")
+    if 0 <= value < 0xFD:
+        return _SMALL[value]
     if value <= 0xFFFF:
         return b"\xfd" + value.to_bytes(2, "little")
     if value <= 0xFFFFFFFF:
@@ -112,9 +115,6 @@ def encode_uint(value: int) -> bytes:
     if value > MAX_UINT:
         raise ValueError("integer above 2^53 - 1")
     return b"\xff" + value.to_bytes(8, "little")
-
-
-_SMALL = tuple(bytes([value]) for value in range(0xFD))
 
 
 class Writer:
@@ -126,7 +126,7 @@ class Writer:
         self.parts: list[bytes] = []
 
     def uint(self, value: int) -> None:
-        self.parts.append(_SMALL[value] if 0 <= value < 0xFD else encode_uint(value))
+        self.parts.append(encode_uint(value))
 
     def raw(self, data: bytes) -> None:
         self.parts.append(data)
