@@ -30,9 +30,10 @@ class NpmError(Exception):
 
 
 class NpmCores:
-    """A process with an npm corestore in ``folder``."""
+    """A process with an npm corestore in ``folder``; ``script`` decides what it can do with it."""
 
-    def __init__(self, folder: Path, primary_key: bytes | None = None) -> None:
+    def __init__(self, folder: Path, primary_key: bytes | None = None, script: str = "core_peer.js") -> None:
+        self._script = script
         self._arguments = [str(folder)] + ([primary_key.hex()] if primary_key else [])
         self._numbers = itertools.count()
         self._waiting: dict[int, asyncio.Future[dict[str, Any]]] = {}
@@ -42,7 +43,7 @@ class NpmCores:
     async def __aenter__(self) -> NpmCores:
         self._process = await asyncio.create_subprocess_exec(
             "node",
-            "core_peer.js",
+            self._script,
             *self._arguments,
             cwd=NODE,
             stdin=asyncio.subprocess.PIPE,

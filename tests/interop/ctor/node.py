@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import random
 import re
@@ -12,6 +13,9 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from stem.control import Controller
+
+# It reports every closed control connection at length.
+logging.getLogger("stem").propagate = False
 
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0

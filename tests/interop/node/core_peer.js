@@ -1,6 +1,5 @@
 // A corestore of npm hypercore, driven over standard input and output by tests: one JSON command a line,
 // one JSON answer a line. Blocks travel as hex, or are made from a seed on both sides.
-const fs = require('fs')
 const net = require('net')
 const readline = require('readline')
 const crypto = require('crypto')
@@ -136,5 +135,5 @@ readline.createInterface({ input: process.stdin }).on('line', async (line) => {
     answer = { error: error.code || error.message }
     if (process.env.DEBUG) console.error(error)
   }
-  fs.writeSync(1, JSON.stringify({ ...answer, n: command.n }) + '\n')
+  process.stdout.write(JSON.stringify({ ...answer, n: command.n }) + '\n')
 }).on('close', () => process.exit(0))

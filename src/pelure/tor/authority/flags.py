@@ -65,6 +65,8 @@ class FlagOptions:
             vote_hsdir_all=True,
             min_uptime_hsdir=0,
             fast_guarantee=1,
+            stable_uptime_guarantee=0,
+            stable_mtbf_guarantee=0,
             max_servers_per_address=0,
         )
 
