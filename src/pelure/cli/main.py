@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import sys
+import traceback
 from pathlib import Path
 from typing import Annotated
 
@@ -11,6 +13,7 @@ import platformdirs
 import typer
 
 from pelure.cli.run import Settings, set_up_logging
+from pelure.errors import PelureError
 
 COMMAND_MODULES = (
     "onion",
@@ -21,8 +24,8 @@ COMMAND_MODULES = (
     "authority",
     "net",
     "drive",
-    "share",
-    "links",
+    # "share",
+    # "links",
     "inspection",
 )
 
@@ -67,8 +70,14 @@ for _module in COMMAND_MODULES:
 
 
 def main() -> None:
-    """Entry point of the ``pelure`` script."""
-    app()
+    """Entry point of the ``pelure`` script: a failure is one line on standard error and exit status 1."""
+    try:
+        app()
+    except (PelureError, OSError) as error:
+        if "--verbose" in sys.argv or "-v" in sys.argv:
+            traceback.print_exc()
+        print(f"pelure: {error}", file=sys.stderr)
+        sys.exit(1)
 
 
 if __name__ == "__main__":
