@@ -83,8 +83,14 @@ class Blobs:
             return (), 0, 0
         first, skip = blob.block_offset, 0
         last = blob.block_offset + blob.block_length
-        if start:
-            first, skip = await self.core.seek(blob.byte_offset + start, wait=wait, timeout=timeout)
+        core = self.core
+        if start or end < blob.byte_length:
+            await core.wait_length(last, wait=wait, timeout=timeout)
+            if start:
+                first, skip = await core.seek(blob.byte_offset + start, wait=wait, timeout=timeout)
+            if end < blob.byte_length:
+                final, _ = await core.seek(blob.byte_offset + end - 1, wait=wait, timeout=timeout)
+                last = min(last, final + 1)
             if not blob.block_offset <= first < last:
                 raise ProtocolError("a blob's bytes are not in its blocks")
         return range(first, last), skip, end - start

@@ -16,8 +16,11 @@ from pelure.hyper.core.core import Core
 from pelure.hyper.core.core_storage import CoreStorage, Head
 from pelure.hyper.core.hashing import blake2b_256, discovery_key, name_space
 from pelure.hyper.core.manifest import Manifest, single_signer
+from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.storage import Store
+from pelure.hyper.wire import noise
+from pelure.streams import ByteStream
 
 _KEY_DERIVATION = name_space("corestore", 0)
 
@@ -115,6 +118,21 @@ class Corestore:
         """Call ``listener`` with each core that is opened from now on; returns what ends that."""
         self._opened.append(listener)
         return lambda: self._opened.remove(listener) if listener in self._opened else None
+
+    def replicate(
+        self,
+        stream: ByteStream,
+        initiator: bool,
+        *,
+        key_pair: noise.KeyPair | None = None,
+        allow: Callable[[bytes], bool] | None = None,
+    ) -> Replication:
+        """Replicate all open cores, and those a peer asks for, over ``stream``.
+
+        ``key_pair`` is this side's identity (by default a new one), ``allow`` decides about the other side's.
+        """
+        identity = key_pair or noise.KeyPair.generate(secrets.token_bytes)
+        return Replication(stream, initiator, self, identity, allow)
 
     def close(self) -> None:
         """Make everything durable and close the folder; idempotent."""

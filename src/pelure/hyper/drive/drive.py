@@ -18,6 +18,7 @@ from pelure.hyper.bee.messages import Header
 from pelure.hyper.bee.walk import Range
 from pelure.hyper.blobs.blob_id import BlobId
 from pelure.hyper.blobs.blobs import Blobs, BlobWriter
+from pelure.hyper.blobs.importing import import_file
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.hashing import blake2b_256, name_space
@@ -277,6 +278,26 @@ class Drive:
         path = normalize(path)
         self._check_writable()
         blob = await (await self.blobs()).put(data, durable=False)
+        await self.put_entry(path, executable=executable, blob=blob, metadata=metadata)
+
+    async def import_file(
+        self,
+        path: str,
+        fd: int,
+        source: str,
+        *,
+        link: bool = False,
+        executable: bool = False,
+        metadata: Any = None,
+    ) -> None:
+        """Write a file with the content of the open file ``fd``, whose absolute path is ``source``.
+
+        With ``link`` the content stays there and only its hashes are stored; see
+        :func:`pelure.hyper.blobs.importing.import_file`. Durable on return.
+        """
+        path = normalize(path)
+        self._check_writable()
+        blob = await import_file(await self.blobs(), fd, source, link=link)
         await self.put_entry(path, executable=executable, blob=blob, metadata=metadata)
 
     async def put_entry(
