@@ -21,6 +21,18 @@ SHORT_LEN = RELAY_BODY_LEN - ZERO_GAP - RANDOM_LEN
 LENGTH = slice(9, 11)
 
 
+def message_bodies(command: int, data: bytes, count: int, rng: Rng) -> Bodies:
+    """``count`` messages of the circuit itself, alike in length: ``data`` is all of theirs, joined."""
+    length = len(data) // count
+    end = RELAY_HEADER_LEN + length
+    bodies = np.frombuffer(bytearray(rng(count * BODY_LEN)), np.uint8).reshape(count, BODY_LEN)
+    header = bytes([command]) + bytes(8) + length.to_bytes(2)
+    bodies[:, :RELAY_HEADER_LEN] = np.frombuffer(header, np.uint8)
+    bodies[:, RELAY_HEADER_LEN:end] = np.frombuffer(data, np.uint8).reshape(count, length)
+    bodies[:, end : end + ZERO_GAP] = 0
+    return bodies
+
+
 class DataBuilder:
     """Builds the DATA cells of one end of a hop."""
 
@@ -35,7 +47,7 @@ class DataBuilder:
         """
         size = len(data)
         bodies = np.empty((min(limit, size // SHORT_LEN + 1), BODY_LEN), np.uint8)
-        header = RelayCommand.DATA.to_bytes(3)[::-1] + stream_id.to_bytes(2) + bytes(4)
+        header = bytes([RelayCommand.DATA, 0, 0]) + stream_id.to_bytes(2) + bytes(4)
         bodies[:, :RELAY_HEADER_LEN] = np.frombuffer(header + RELAY_BODY_LEN.to_bytes(2), np.uint8)
         row, taken = 0, 0
         while row < len(bodies) and taken < size:

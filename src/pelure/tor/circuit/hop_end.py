@@ -19,7 +19,7 @@ from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import RELAY_BODY_LEN, RELAY_HEADER_LEN, RelayCommand
 from pelure.tor.cell.relay_header import encode_relay_body
 from pelure.tor.cell.relay_messages import Sendme
-from pelure.tor.circuit.datacells import DataBuilder
+from pelure.tor.circuit.datacells import DataBuilder, message_bodies
 from pelure.tor.circuit.events import (
     Event,
     Incoming,
@@ -75,9 +75,8 @@ class HopEnd:
 
     def _send_sendmes(self, due: list[bytes]) -> None:
         """Acknowledge the cells of these tags, all in one run."""
-        messages = (Sendme(tag).encode() for tag in due)
-        bodies = (encode_relay_body(RelayCommand.SENDME, 0, message, self._rng) for message in messages)
-        self._emit(np.frombuffer(bytearray(b"".join(bodies)), np.uint8).reshape(len(due), -1))
+        data = b"".join([Sendme(tag).encode() for tag in due])
+        self._emit(message_bodies(RelayCommand.SENDME, data, len(due), self._rng))
 
     def open(self, command: RelayCommand, data: bytes) -> StreamEndpoint:
         """Open a stream with BEGIN, BEGIN_DIR or RESOLVE; data may be written to it at once.
@@ -146,19 +145,21 @@ class HopEnd:
         Raises ``ProtocolError`` when the circuit has to be closed for what came.
         """
         events: list[Event] = []
-        head = bodies[:, _HEAD]
-        if len(bodies) == 1 or (head == head[0]).all():
+        start, length = bodies[:, :5].tobytes(), bodies[:, 9:11].tobytes()
+        if start == start[:5] * len(bodies) and length == length[:2] * len(bodies):
             self._receive_alike(bodies, tags, now, events)
             return events
+        head = bodies[:, _HEAD]
         edges = (np.flatnonzero((head[1:] != head[:-1]).any(axis=1)) + 1).tolist()
-        for start, end in zip([0, *edges], [*edges, len(bodies)], strict=True):
-            self._receive_alike(bodies[start:end], tags[start:end], now, events)
+        for first, end in zip([0, *edges], [*edges, len(bodies)], strict=True):
+            self._receive_alike(bodies[first:end], tags[first:end], now, events)
         return events
 
     def _receive_alike(self, bodies: Bodies, tags: Sequence[bytes], now: float, events: list[Event]) -> None:
         """Messages of one command, one stream and one length."""
-        command, high, low, length_high, length_low = bodies[0, _HEAD].tolist()
-        stream_id, length = high << 8 | low, length_high << 8 | length_low
+        header = bodies[0, :RELAY_HEADER_LEN].tobytes()
+        command, stream_id = header[0], int.from_bytes(header[3:5])
+        length = int.from_bytes(header[9:11])
         if length > RELAY_BODY_LEN:
             raise ProtocolError("the length of a relay message exceeds its cell")
         payload = bodies[:, RELAY_HEADER_LEN : RELAY_HEADER_LEN + length]

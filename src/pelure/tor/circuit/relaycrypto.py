@@ -17,6 +17,7 @@ A *tag* is the running digest after a cell; an authenticated SENDME (proposal 28
 from __future__ import annotations
 
 import hashlib
+import hmac
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
@@ -38,6 +39,8 @@ TAG_LEN = 20
 RECOGNIZED = slice(1, 3)
 DIGEST = slice(5, 9)
 _DIGEST_LEN = 4
+_ZEROS = bytes(2)
+_NO_ROWS: NDArray[np.intp] = np.empty(0, np.intp)
 
 
 class _Hash(Protocol):
@@ -97,7 +100,7 @@ class RunningDigest:
         bodies[:, RECOGNIZED] = 0
         bodies[:, DIGEST] = 0
         digests = self._absorb(bodies)
-        bodies[:, DIGEST] = _as_fields(digests)
+        bodies[:, DIGEST] = np.frombuffer(_fields(digests), np.uint8).reshape(-1, _DIGEST_LEN)
         return digests
 
     def check(self, bodies: Bodies) -> list[bytes] | None:
@@ -105,30 +108,30 @@ class RunningDigest:
 
         Returns the digest after each cell, or None, with nothing changed, when any one does not verify.
         """
-        claimed = bodies[:, DIGEST].copy()
+        claimed = bodies[:, DIGEST].tobytes()
         before = self._hash.copy()
         bodies[:, DIGEST] = 0
         digests = self._absorb(bodies)
-        bodies[:, DIGEST] = claimed
-        if _as_fields(digests).tobytes() == claimed.tobytes():
+        if hmac.compare_digest(_fields(digests), claimed):
             return digests
+        bodies[:, DIGEST] = np.frombuffer(claimed, np.uint8).reshape(-1, _DIGEST_LEN)
         self._hash = before
         return None
 
     def _absorb(self, bodies: Bodies) -> list[bytes]:
         update, digest = self._hash.update, self._hash.digest
         data = bodies.reshape(-1).data
-        digests = []
+        digests: list[bytes] = []
+        note = digests.append
         for start in range(0, len(data), BODY_LEN):
             update(data[start : start + BODY_LEN])
-            digests.append(digest())
+            note(digest())
         return digests
 
 
-def _as_fields(digests: Sequence[bytes]) -> NDArray[np.uint8]:
-    """The first four bytes of each digest as an ``(n, 4)`` array."""
-    size = len(digests[0])
-    return np.frombuffer(b"".join(digests), dtype=np.uint8).reshape(-1, size)[:, :_DIGEST_LEN]
+def _fields(digests: Sequence[bytes]) -> bytes:
+    """The digest fields of the cells that have these digests, one after the other."""
+    return b"".join([digest[:_DIGEST_LEN] for digest in digests])
 
 
 @dataclass(frozen=True)
@@ -150,15 +153,15 @@ class _Opener:
 
     def recognize(self, bodies: Bodies) -> tuple[NDArray[np.intp], list[bytes]]:
         """Rows of decrypted ``bodies`` that are for this hop, and the digest after each."""
-        recognized = bodies[:, RECOGNIZED]
-        candidates = np.flatnonzero((recognized[:, 0] | recognized[:, 1]) == 0)
-        if not len(candidates):
-            return candidates, []
-        if len(candidates) == len(bodies):
+        recognized = bodies[:, RECOGNIZED].tobytes()
+        if _ZEROS not in recognized:
+            return _NO_ROWS, []
+        if recognized.count(0) == len(recognized):
             digests = self._digest.check(bodies)
             if digests is not None:
-                return candidates, digests
-        # A cell for somebody else looks recognized once in 65536: then each has to be tried for itself.
+                return np.arange(len(bodies)), digests
+        # A cell for somebody else looks recognized once in 65536: each has to be tried for itself.
+        candidates = np.flatnonzero(~bodies[:, RECOGNIZED].any(axis=1))
         rows, tags = [], []
         for row in candidates:
             digests = self._digest.check(bodies[row : row + 1])

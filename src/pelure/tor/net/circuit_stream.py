@@ -39,6 +39,7 @@ class CircuitStream:
         self._readable: asyncio.Future[None] | None = None
         self._writable: asyncio.Future[None] | None = None
         self._discarding = False
+        self._finished = False
         self._linger: asyncio.TimerHandle | None = None
         self._heard = 0
 
@@ -62,9 +63,17 @@ class CircuitStream:
         return data
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Send ``data``; returns when most of it has left. Raises ``StreamError``, ``CircuitError``."""
+        """Send ``data``; returns when most of it has left. Raises ``StreamError``, ``CircuitError``.
+
+        What is written after the other side's clean END goes nowhere; that is an error only once what it
+        sent before has been read, so that two-way copying loses nothing of an answer.
+        """
+        if self._finished:
+            raise StreamError("the stream is written to after its end")
         if self.endpoint.state is State.ENDED:
-            raise self._error or StreamError("the stream is closed")
+            if self.endpoint.buffered and self._error is None:
+                return
+            raise self._error or StreamError("the other side ended the stream", EndReason.DONE)
         self.endpoint.write(data if isinstance(data, bytes) else bytes(data))
         self.bytes_written += len(data)
         self.circuit.pump()
@@ -72,12 +81,13 @@ class CircuitStream:
 
     async def write_eof(self) -> None:
         """No more will be written. See the class for when the other side hears of it."""
-        if self.endpoint.state is State.ENDED:
+        if self.endpoint.state is State.ENDED or self._finished:
             return
+        self._finished = True
         if self._accepted:
             self.endpoint.finish()
             self._after_end()
-        elif self._linger is None:
+        else:
             self._linger_on()
 
     async def close(self) -> None:
@@ -90,7 +100,7 @@ class CircuitStream:
         """:meth:`close` for callers that can't wait, with another END reason if need be."""
         if self._linger is not None:
             self._linger.cancel()
-        self._discarding = True
+        self._discarding = self._finished = True
         self.endpoint.read(self.endpoint.buffered)
         self.endpoint.finish(reason)
         self._after_end()

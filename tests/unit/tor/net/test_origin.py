@@ -128,6 +128,7 @@ async def test_an_end_is_read_after_the_data() -> None:
     far.finish()
     far_end(link).pump(0, 100)
     link.step()
+    await stream.write(b"in vain")
     assert await stream.read() == b"last words"
     assert await stream.read() == b""
     with pytest.raises(StreamError):
@@ -179,6 +180,8 @@ async def test_a_half_closed_stream_still_reads_and_ends_when_it_is_quiet(
     stream = await circuit.begin("192.0.2.1", 80)
     await stream.write(b"question")
     await stream.write_eof()
+    with pytest.raises(StreamError):
+        await stream.write(b"more")
     assert await stream.read() == b"question"
     assert await asyncio.wait_for(stream.read(), WAIT) == b""
     await until(lambda: not far_end(link).streams)
