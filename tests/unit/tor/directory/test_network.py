@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import ClassVar
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -115,9 +117,9 @@ class TestRelay:
 class TestNetDir:
     network = FakeNetwork(relays=5)
     consensus = parse_consensus(network.consensus())
-    microdescriptors = {
+    microdescriptors: ClassVar = {
         one.digest: one for one in map(parse_microdescriptor, network.microdescriptors)
-    }  # fmt: skip
+    }
 
     def test_all_known(self) -> None:
         netdir = NetDir(self.consensus, self.microdescriptors, self.network.network)
