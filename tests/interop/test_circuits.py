@@ -29,9 +29,13 @@ SIZE = 10_000_000
 
 @pytest.fixture(scope="module")
 def relays(ctor_network: CTorNetwork) -> list[Relay]:
+    return relays_of(ctor_network)
+
+
+def relays_of(network: CTorNetwork) -> list[Relay]:
     """The network's relays as their own descriptors describe them."""
-    documents = ctor_network.directory("/tor/server/all")
-    wanted = {relay.fingerprint for relay in ctor_network.relays}
+    documents = network.directory("/tor/server/all")
+    wanted = {relay.fingerprint for relay in network.relays}
     found = []
     for document in re.split(rb"^(?=router )", documents, flags=re.MULTILINE):
         if document.startswith(b"router "):
@@ -152,3 +156,24 @@ async def test_a_relay_that_is_not_there(relays: list[Relay], links: LinkManager
         with pytest.raises(CircuitError) as caught:
             await build(links, [*relays[:2], nobody])
     assert caught.value.reason is not None
+
+
+async def test_circuits_through_a_killed_relay_are_noticed(
+    links: LinkManager, file_server: FileServer
+) -> None:
+    """C tor holds most DESTROYs back on idle links; the circuits that it does not tell of are sounded."""
+    with CTorNetwork(relays=4) as network:
+        one, two, three, victim = relays_of(network)
+        paths = (
+            [[one, two, victim]] * 2 + [[one, victim, two]] * 2 + [[two, three, victim], [three, two, victim]]
+        )
+        async with asyncio.timeout(WAIT):
+            dead = [await build(links, path) for path in paths]
+            alive = await build(links, [one, two, three])
+            for circuit in [*dead, alive]:
+                await circuit.begin("127.0.0.1", file_server.port)
+            network.kill(victim.fingerprint)
+            await asyncio.gather(*(circuit.closed.wait() for circuit in dead))
+            stream = await alive.begin("127.0.0.1", file_server.port)
+            assert await fetch(stream, 1000) == payload(1000)[1]
+        assert not alive.closed.is_set()

@@ -77,7 +77,7 @@ def test_a_pinned_circuit_carries_a_file(
     index = {"guard": 0, "middle": 1, "exit": 2}[position]
     mine = relays.servers[index]
     before = mine.statistics()
-    fetch_along(pinned_client, others[:index] + [mine.fingerprint] + others[index:], file_server)
+    fetch_along(pinned_client, [*others[:index], mine.fingerprint, *others[index:]], file_server)
     after = relays.look(lambda server: server.statistics())[index]
     if position == "exit":
         assert after["exit_streams"] == before["exit_streams"] + 1

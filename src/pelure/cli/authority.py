@@ -14,7 +14,7 @@ import typer
 from pelure.cli.output import Output
 from pelure.cli.run import run, settings_of
 from pelure.errors import ConfigError
-from pelure.tor.authority.config import authority_config, rejected_identities, tests_reachability
+from pelure.tor.authority.config import authority_config, reachability_is_tested, rejected_identities
 from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.directory.consensus import Consensus
 from pelure.tor.directory.network import Network, parse_network
@@ -90,7 +90,7 @@ async def _run(data: Path, torrc: Path, output: Output) -> None:
     node = AuthorityNode(
         config,
         RelayConfig.from_torrc(network, network.options, data),
-        test_reachability=tests_reachability(network, network.options),
+        test_reachability=reachability_is_tested(network, network.options),
         on_event=event,
     )
 

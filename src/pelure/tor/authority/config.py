@@ -45,7 +45,7 @@ def authority_config(network: Network, options: Options, data: Path) -> Authorit
     )
 
 
-def tests_reachability(network: Network, options: Options) -> bool:
+def reachability_is_tested(network: Network, options: Options) -> bool:
     """``AuthDirTestReachability``; C tor does not test where it assumes that it is reachable itself."""
     return _flag(options, "authdirtestreachability", not network.testing)
 

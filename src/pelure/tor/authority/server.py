@@ -322,7 +322,8 @@ class Authority:
     async def _compute(self) -> bool:
         try:
             fresh = self.shared_random.fresh
-            signatures = await asyncio.to_thread(self.round.compute, srv_is_fresh=fresh)
+            pending = await asyncio.to_thread(self.round.compute, srv_is_fresh=fresh)
+            signatures = self.round.adopt(pending)
         except DirectoryError as error:
             log.warning("no consensus this time: %s", error)
             return False

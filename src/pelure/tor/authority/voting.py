@@ -75,10 +75,11 @@ class VotingRound:
         """Whether any voter's signature on a computed consensus isn't here."""
         return any(len(one.signatures) < len(self.votes) for one in self.pending.values())
 
-    def compute(self, *, srv_is_fresh: bool) -> bytes:
-        """Compute and sign the consensus of each flavour; returns our detached signatures.
+    def compute(self, *, srv_is_fresh: bool) -> dict[str, PendingConsensus]:
+        """Compute and sign the consensus of each flavour, for :meth:`adopt`; changes nothing here.
 
-        Raises ``DirectoryError`` if too few authorities voted, or none of them on who is running.
+        Takes long with many relays: it may run in another thread. Raises ``DirectoryError`` if too few
+        authorities voted, or none of them on who is running.
         """
         if len(self.votes) <= len(self.names) // 2:
             raise DirectoryError(f"only {len(self.votes)} of {len(self.names)} authorities voted")
@@ -86,12 +87,21 @@ class VotingRound:
         if not any("Running" in vote.known_flags for vote in votes):
             raise DirectoryError("no authority voted on which relays are running")
         options = ComputeOptions(len(self.names), srv_is_fresh=srv_is_fresh)
+        pending = {}
         for flavour in FLAVOURS:
             consensus = PendingConsensus(flavour, compute_consensus(votes, flavour, options))
             consensus.sign(self.keys.identity, self.keys.signing)
-            self.pending[flavour] = consensus
-        result = parse_consensus(self.pending["ns"].document())
+            pending[flavour] = consensus
+        return pending
+
+    def adopt(self, pending: dict[str, PendingConsensus]) -> bytes:
+        """Gather signatures on these consensuses from now on; returns our detached signatures.
+
+        Raises ``DirectoryError`` if what we computed is no consensus that we would accept.
+        """
+        result = parse_consensus(pending["ns"].document())
         self._times = (result.valid_after, result.fresh_until, result.valid_until)
+        self.pending = pending
         queued, self._queued = self._queued, []
         for document in queued:
             try:
@@ -101,7 +111,7 @@ class VotingRound:
         return self.signatures()
 
     def signatures(self) -> bytes:
-        """The detached signatures gathered so far. Raises ``DirectoryError`` before :meth:`compute`."""
+        """The detached signatures gathered so far. Raises ``DirectoryError`` before :meth:`adopt`."""
         return DetachedSignatures.of(self.pending, self._times).encode()
 
     def add_signatures(self, document: bytes) -> int:

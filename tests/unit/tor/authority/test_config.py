@@ -1,0 +1,68 @@
+"""An authority's torrc (tor manual, "DIRECTORY AUTHORITY SERVER OPTIONS")."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from pelure.errors import ConfigError
+from pelure.tor.authority.config import authority_config, reachability_is_tested, rejected_identities
+from pelure.tor.directory.network import parse_network
+
+AUTHORITY = f"DirAuthority test orport=9001 v3ident={'ab' * 20} 127.0.0.1:9030 {'cd' * 20}\n"
+TESTING = f"TestingTorNetwork 1\n{AUTHORITY}DirPort 127.0.0.1:9030\nORPort 9001\nNickname test\n"
+
+
+def test_a_testing_network(tmp_path: Path) -> None:
+    text = TESTING + (
+        "V3AuthVotingInterval 20\nV3AuthVoteDelay 4 seconds\nV3AuthDistDelay 4\nV3AuthNIntervalsValid 5\n"
+        "TestingV3AuthInitialVotingInterval 1 minute\nTestingDirAuthVoteExit *\nAuthDirFastGuarantee 20 KB\n"
+        "MinUptimeHidServDirectoryV2 2 hours\nConsensusParams circwindow=500 a=-1\nV3BandwidthsFile bw\n"
+    )
+    network = parse_network(text)
+    config = authority_config(network, network.options, tmp_path)
+    assert (config.ip, config.dir_port, config.or_port, config.nickname) == ("127.0.0.1", 9030, 9001, "test")
+    times = config.times
+    assert (times.interval, times.vote_delay, times.intervals_valid, times.initial_interval) == (20, 4, 5, 60)
+    assert config.flags.vote_exit_all and not config.flags.vote_guard_all
+    assert (config.flags.fast_guarantee, config.flags.min_uptime_hsdir) == (20 << 10, 7200)
+    assert config.params == {"circwindow": 500, "a": -1}
+    assert config.allow_private_addresses and not reachability_is_tested(network, network.options)
+
+
+def test_defaults_are_those_of_the_public_network(tmp_path: Path) -> None:
+    network = parse_network(f"{AUTHORITY}DirPort 9030\nAddress 1.2.3.4\n")
+    config = authority_config(network, network.options, tmp_path)
+    assert config.times.interval == 3600 and config.flags.max_servers_per_address == 2
+    assert not config.allow_private_addresses and reachability_is_tested(network, network.options)
+
+
+@pytest.mark.parametrize(
+    "lines",
+    [
+        "DirPort 0",
+        "DirPort x",
+        "V3AuthVotingInterval 7",
+        "V3AuthVotingInterval 11",
+        "V3AuthVotingInterval soon",
+        "V3AuthVotingInterval 10\nV3AuthVoteDelay 5\nV3AuthDistDelay 5",
+        "V3AuthVotingInterval 10\nV3AuthVoteDelay 1\nV3AuthDistDelay 2",
+        "ConsensusParams circwindow",
+        "ConsensusParams circwindow=9999999999",
+        "AuthDirMaxServersPerAddr many",
+        "AuthDirFastGuarantee 3 parsecs",
+        "DirAllowPrivateAddresses maybe",
+    ],
+)
+def test_wrong_settings(tmp_path: Path, lines: str) -> None:
+    network = parse_network(TESTING + lines)
+    with pytest.raises(ConfigError):
+        authority_config(network, network.options, tmp_path)
+
+
+def test_approved_routers(tmp_path: Path) -> None:
+    path = tmp_path / "approved-routers"
+    assert rejected_identities(path) == frozenset()
+    path.write_text(f"!reject {'AB' * 20}\n!badexit {'CD' * 20}\n!reject $ABCD EF\n\nname {'EF' * 20}\n")
+    assert rejected_identities(path) == {bytes([0xAB]) * 20}

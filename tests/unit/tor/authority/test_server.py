@@ -1,0 +1,181 @@
+"""Authorities as servers: three of them over loopback HTTP, the requests they answer, their restart."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import time
+from collections.abc import AsyncIterator, Sequence
+from pathlib import Path
+
+import pytest
+
+from pelure.streams import SocketStream
+from pelure.tor.authority.flags import FlagOptions
+from pelure.tor.authority.keys import AuthorityKeys
+from pelure.tor.authority.schedule import VotingTimes
+from pelure.tor.authority.server import Authority, AuthorityConfig
+from pelure.tor.directory.consensus import parse_consensus
+from pelure.tor.directory.consensus_verify import verify_consensus
+from pelure.tor.directory.http import DirRequest
+from pelure.tor.directory.network import Network, parse_network
+from pelure.tor.net import dir_http
+from unit.tor.authority.conftest import MadeRelay
+
+TIMES = VotingTimes(60, 2, 2, 12, 10, 2, 2)
+
+
+@pytest.fixture
+def folders(tmp_path: Path) -> list[Path]:
+    """Data folders of three authorities."""
+    made = [tmp_path / f"authority{n}" for n in range(3)]
+    for folder in made:
+        AuthorityKeys.create(folder, "127.0.0.1:7000", time.time(), identity_bits=2048)
+    return made
+
+
+def network_of(keys: Sequence[AuthorityKeys], ports: Sequence[int]) -> Network:
+    lines = [
+        f"DirAuthority authority{n} orport=9 v3ident={one.identity.hex()} 127.0.0.1:{port} {f'0{n}' * 20}"
+        for n, (one, port) in enumerate(zip(keys, ports, strict=True))
+    ]
+    return parse_network("TestingTorNetwork 1\n" + "\n".join(lines))
+
+
+def free_ports(count: int) -> list[int]:
+    import socket
+
+    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
+    ports = [one.getsockname()[1] for one in sockets]
+    for one in sockets:
+        one.close()
+    return ports
+
+
+def config(number: int, folder: Path, network: Network, expected: int) -> AuthorityConfig:
+    return AuthorityConfig(
+        nickname=f"authority{number}",
+        data=folder,
+        network=network,
+        ip="127.0.0.1",
+        dir_port=network.authorities[number].dirport,
+        or_port=9,
+        times=TIMES,
+        flags=FlagOptions.for_testing(),
+        allow_private_addresses=True,
+        expected_relays=expected,
+    )
+
+
+@contextlib.asynccontextmanager
+async def running(folders: list[Path], expected: int) -> AsyncIterator[list[Authority]]:
+    keys = [AuthorityKeys.load(folder, time.time()) for folder in folders]
+    network = network_of(keys, free_ports(len(folders)))
+    authorities = [Authority(config(n, folder, network, expected)) for n, folder in enumerate(folders)]
+    await asyncio.gather(*(one.start() for one in authorities))
+    try:
+        yield authorities
+    finally:
+        await asyncio.gather(*(one.close() for one in authorities))
+
+
+async def post(authority: Authority, path: str, body: bytes) -> int:
+    stream = await SocketStream.connect("127.0.0.1", authority.dir_port.port)
+    try:
+        return (await dir_http.post(stream, path, body)).status
+    finally:
+        await stream.close()
+
+
+async def get(authority: Authority, path: str) -> dir_http.DirResponse:
+    stream = await SocketStream.connect("127.0.0.1", authority.dir_port.port)
+    try:
+        return await dir_http.get(stream, path, limit=1 << 20)
+    finally:
+        await stream.close()
+
+
+async def test_three_authorities_publish_one_consensus(
+    folders: list[Path], relays: Sequence[MadeRelay]
+) -> None:
+    async with asyncio.timeout(90), running(folders, len(relays)) as authorities:
+        now = time.time()
+        for relay in relays:
+            # One authority hears of each relay only through the votes of the others.
+            for authority in authorities[: 2 if relay is relays[0] else 3]:
+                assert await post(authority, "/tor/", relay.documents(now - 5, extra=True)) == 200
+        for authority in authorities[:2]:
+            await authority.published.wait()
+        texts = [
+            (await get(one, "/tor/status-vote/current/consensus-microdesc")).body for one in authorities[:2]
+        ]
+        assert texts[0].partition(b"directory-signature")[0] == texts[1].partition(b"directory-signature")[0]
+        consensus = parse_consensus(texts[0])
+        verify_consensus(consensus, authorities[0].round.names, authorities[0].cache.certificates)
+        assert len(consensus.routers) == len(relays)
+        assert authorities[0].cache.wanted_microdescriptors() == []
+        certificates = (await get(authorities[0], "/tor/keys/all")).body
+        assert certificates.count(b"dir-key-certificate-version 3") >= 2
+        assert (await get(authorities[0], "/tor/server/all")).body.count(b"\nrouter-signature\n") == 4
+
+
+async def test_a_restart_keeps_what_was_known(folders: list[Path], relays: Sequence[MadeRelay]) -> None:
+    async with asyncio.timeout(60), running(folders[:1], len(relays)) as (authority,):
+        for relay in relays:
+            authority.upload(relay.documents(time.time() - 5), time.time())
+        await authority.published.wait()
+        consensus = authority.cache.consensus("ns")
+    again = Authority(config(0, folders[0], authority.config.network, 0))
+    assert again.descriptors.routers.keys() == {relay.rsa_id for relay in relays}
+    kept = again.cache.consensus("ns")
+    assert kept is not None and consensus is not None and kept.digest == consensus.digest
+    assert again.live_consensus(time.time()) is not None
+    assert again.shared_random.commits == authority.shared_random.commits
+
+
+async def test_a_relay_that_does_not_answer_is_not_running(
+    folders: list[Path], relays: Sequence[MadeRelay]
+) -> None:
+    keys = AuthorityKeys.load(folders[0], time.time())
+    network = network_of([keys], free_ports(1))
+    silent = relays[2].rsa_id
+
+    async def probe(router: object) -> bool:
+        return getattr(router, "rsa_id", b"") != silent
+
+    settings = config(0, folders[0], network, 3)
+    authority = Authority(AuthorityConfig(**{**_fields(settings), "probe": probe}))
+    await authority.start()
+    try:
+        async with asyncio.timeout(60):
+            for relay in relays:
+                authority.upload(relay.documents(time.time() - 5), time.time())
+            await authority.published.wait()
+        consensus = authority.cache.consensus("microdesc")
+        assert consensus is not None
+        assert silent not in {one.rsa_id for one in consensus.routers}, "only running relays are listed"
+        assert len(consensus.routers) == 3
+    finally:
+        await authority.close()
+
+
+def _fields(settings: AuthorityConfig) -> dict[str, object]:
+    return {name: getattr(settings, name) for name in AuthorityConfig.__dataclass_fields__}
+
+
+async def test_bad_requests(folders: list[Path], relays: Sequence[MadeRelay]) -> None:
+    async with asyncio.timeout(60), running(folders[:1], 0) as (authority,):
+        assert await post(authority, "/tor/", b"rubbish") == 400
+        assert await post(authority, "/tor/post/vote", b"network-status-version 3\n") == 400
+        assert await post(authority, "/tor/post/consensus-signature", b"rubbish") == 400
+        assert await post(authority, "/tor/post/elsewhere", b"") == 405
+        assert (await get(authority, "/tor/status-vote/next/consensus-signatures")).status == 404
+        assert (await get(authority, "/tor/status-vote/next/zz")).status == 400
+        assert (await get(authority, "/tor/status-vote/current/consensus")).status == 404
+        assert (await get(authority, "/tor/nothing")).status == 404
+        reader, writer = await asyncio.open_connection("127.0.0.1", authority.dir_port.port)
+        writer.write(b"garbage\r\n\r\n")
+        assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
+        writer.close()
+        assert authority.answer(DirRequest("GET", "/tor/keys/all", {})) is None, "left to the cache"
+        assert await post(authority, "/tor/", relays[0].documents(time.time())) == 200

@@ -1,0 +1,248 @@
+"""Votes made from descriptors, and voting rounds of three authorities in memory (dir-spec 3.2, 3.10)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from pelure.errors import DirectoryError
+from pelure.tor.authority.descriptors import Descriptors
+from pelure.tor.authority.flags import FlagOptions
+from pelure.tor.authority.history import History
+from pelure.tor.authority.keys import AuthorityKeys
+from pelure.tor.authority.schedule import Round, VotingTimes, next_round
+from pelure.tor.authority.shared_random import SharedRandomState
+from pelure.tor.authority.vote_builder import VoteBuilder, is_general_exit, version_of_platform
+from pelure.tor.authority.voting import VotingRound, split_votes
+from pelure.tor.directory.consensus import DirSource, SharedRandomValue, parse_consensus
+from pelure.tor.directory.consensus_verify import check_signatures
+from pelure.tor.directory.exit_policy import ExitPolicy
+from pelure.tor.directory.vote import Vote, parse_vote
+from pelure.tor.directory.vote_encode import encode_vote
+from unit.tor.authority.conftest import NOW, MadeRelay
+
+TIMES = VotingTimes(10, 2, 2, 12, 5, 2, 2)
+WHEN = next_round(NOW, TIMES, (10, 2, 2))
+VALUE = SharedRandomValue(3, b"v" * 32)
+
+
+def builder(
+    keys: AuthorityKeys, relays: Sequence[MadeRelay], options: FlagOptions | None = None
+) -> VoteBuilder:
+    descriptors = Descriptors()
+    for relay in relays:
+        descriptors.upload(relay.documents(), NOW)
+    return VoteBuilder(
+        source=DirSource("pelure", keys.identity, "1.2.3.1", "1.2.3.1", 7000, 9001, "nobody"),
+        certificate=keys.certificate,
+        times=TIMES,
+        flags=options or FlagOptions.for_testing(),
+        descriptors=descriptors,
+        history=History(NOW),
+        running=lambda rsa_id: True,
+        authorities=frozenset({relays[0].rsa_id}) if relays else frozenset(),
+        params={"circwindow": 500},
+    )
+
+
+def ballot(keys: AuthorityKeys, relays: Sequence[MadeRelay], when: Round = WHEN) -> bytes:
+    state = SharedRandomState(current=VALUE)
+    state.prepare(when.valid_after, TIMES.interval, keys.identity, lambda n: bytes(n))
+    return encode_vote(builder(keys, relays).build(when.valid_after, state, NOW), keys.signing)
+
+
+@pytest.fixture
+def rounds(authority_keys: list[AuthorityKeys]) -> list[VotingRound]:
+    names = {keys.identity: f"authority{n}" for n, keys in enumerate(authority_keys)}
+    return [VotingRound(WHEN, names, keys) for keys in authority_keys]
+
+
+def exchange_votes(rounds: list[VotingRound], votes: list[bytes]) -> None:
+    for one in rounds:
+        for vote in votes:
+            assert one.add_vote(vote, NOW, posted=True)
+
+
+# -- the vote
+
+
+def test_a_vote_is_what_others_parse(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    vote = parse_vote(ballot(authority_keys[0], relays))
+    assert vote.valid_after == WHEN.valid_after and vote.fresh_until == WHEN.valid_after + 10
+    assert [entry.rsa_id for entry in vote.entries] == sorted(relay.rsa_id for relay in relays)
+    entry = next(entry for entry in vote.entries if entry.rsa_id == relays[0].rsa_id)
+    assert entry.flags >= {
+        "Authority",
+        "Exit",
+        "Fast",
+        "Guard",
+        "HSDir",
+        "Running",
+        "Stable",
+        "V2Dir",
+        "Valid",
+    }
+    assert (entry.version, entry.exit_summary) == ("Tor 0.4.9.11", "accept 80,443")
+    assert entry.bandwidth == 1000 or entry.bandwidth == 20, "advertised, at least the testing minimum"
+    assert vote.shared_rand_participates and vote.shared_rand_current == VALUE
+    assert vote.params["circwindow"] == 500
+    assert vote.flag_thresholds.startswith("stable-uptime=")
+
+
+def test_microdescriptors_of_the_vote(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], relays)
+    vote = made.build(WHEN.valid_after, SharedRandomState(), NOW)
+    for entry in vote.entries:
+        digest = entry.microdesc_digest(vote.methods[-1])
+        assert digest is not None and hashlib.sha256(made.microdescriptors[digest]).digest() == digest
+
+
+def test_measured_bandwidths_are_voted(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], relays)
+    made.measured = {relays[0].rsa_id: 77}
+    entries = {
+        entry.rsa_id: entry for entry in made.build(WHEN.valid_after, SharedRandomState(), NOW).entries
+    }
+    assert entries[relays[0].rsa_id].measured == 77 and entries[relays[1].rsa_id].measured is None
+
+
+def test_versions_of_platforms() -> None:
+    assert version_of_platform("Tor 0.4.9.11 on Linux") == "Tor 0.4.9.11"
+    assert version_of_platform("Tor 0.4.9.1-alpha (rabcdef) on Linux") == "Tor 0.4.9.1-alpha (rabcdef)"
+    assert version_of_platform("other 1.0 on Linux") is None
+
+
+@pytest.mark.parametrize(
+    ("lines", "exits"),
+    [
+        (["accept *:*"], True),
+        (["reject *:*"], False),
+        (["accept *:80", "reject *:*"], False),
+        (["reject 1.2.3.4:*", "accept *:80", "accept *:443", "reject *:*"], True),
+        (["accept 18.0.0.0/8:*", "reject *:*"], True),
+        (["accept 18.1.0.0/16:*", "reject *:*"], False),
+        (["accept 10.0.0.0/8:*", "reject *:*"], False),
+        (["reject 18.0.0.1:*", "accept 18.0.0.0/8:*", "reject *:*"], False),
+    ],
+)
+def test_general_exits(lines: list[str], exits: bool) -> None:
+    assert is_general_exit(ExitPolicy.parse(lines)) is exits
+
+
+# -- the round
+
+
+def test_three_authorities_sign_one_consensus(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    # Each authority knows of three of the four relays, and so they all know of all.
+    votes = [ballot(keys, relays[:n] + relays[n + 1 :]) for n, keys in enumerate(authority_keys)]
+    exchange_votes(rounds, votes)
+    signatures = [one.adopt(one.compute(srv_is_fresh=False)) for one in rounds]
+    assert all(one.missing_signatures for one in rounds)
+    for one in rounds:
+        assert sum(one.add_signatures(document) for document in signatures) == 4
+        assert not one.missing_signatures
+    published = [one.publish() for one in rounds]
+    assert published[0] == published[1] == published[2]
+    consensus = parse_consensus(published[0]["microdesc"])
+    assert check_signatures(consensus, rounds[0].names, rounds[0].certificates).good == set(rounds[0].names)
+    assert len(consensus.routers) == 4
+    assert consensus.shared_rand_current == VALUE
+
+
+def test_signatures_that_come_before_the_consensus_wait(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    exchange_votes(rounds, [ballot(keys, relays) for keys in authority_keys])
+    early = rounds[0].adopt(rounds[0].compute(srv_is_fresh=False))
+    assert rounds[1].add_signatures(early) == 0
+    rounds[1].adopt(rounds[1].compute(srv_is_fresh=False))
+    assert all(len(one.signatures) == 2 for one in rounds[1].pending.values())
+    assert set(rounds[1].publish()) == {"ns", "microdesc"}
+
+
+def test_two_of_three_suffice_and_one_does_not(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    one = rounds[0]
+    assert one.add_vote(ballot(authority_keys[0], relays), NOW, posted=False)
+    with pytest.raises(DirectoryError, match="only 1 of 3"):
+        one.compute(srv_is_fresh=False)
+    one.add_vote(ballot(authority_keys[1], relays), NOW, posted=True)
+    one.adopt(one.compute(srv_is_fresh=False))
+    assert one.publish() == {}, "our own signature alone is no majority"
+
+
+def test_which_votes_are_refused(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    one, other = rounds[0], ballot(authority_keys[1], relays)
+    with pytest.raises(DirectoryError, match="too late"):
+        one.add_vote(other, WHEN.fetch_votes_at + 1, posted=True)
+    assert one.add_vote(other, WHEN.fetch_votes_at + 1, posted=False), "one that we asked for may come later"
+    assert one.add_vote(other, NOW, posted=True) is None, "known already"
+    wrong_round = next_round(NOW + 20, TIMES, (10, 2, 2))
+    with pytest.raises(DirectoryError, match="valid-after"):
+        one.add_vote(ballot(authority_keys[2], relays, wrong_round), NOW, posted=True)
+    stranger = VotingRound(WHEN, {authority_keys[0].identity: "only"}, authority_keys[0])
+    with pytest.raises(DirectoryError, match="recognized"):
+        stranger.add_vote(other, NOW, posted=True)
+    damaged = other.replace(b"known-flags ", b"known-flags A ", 1)
+    with pytest.raises(DirectoryError):
+        rounds[2].add_vote(damaged, NOW, posted=True)
+
+
+def test_signatures_on_another_consensus(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    votes = [ballot(keys, relays) for keys in authority_keys]
+    exchange_votes(rounds[:1], votes)
+    exchange_votes(rounds[1:2], votes[:2])
+    rounds[0].adopt(rounds[0].compute(srv_is_fresh=False))
+    with pytest.raises(DirectoryError, match="another consensus"):
+        rounds[0].add_signatures(rounds[1].adopt(rounds[1].compute(srv_is_fresh=False)))
+
+
+def test_votes_served_together_are_split(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    votes = [ballot(keys, relays) for keys in authority_keys]
+    assert list(split_votes(b"".join(votes))) == votes
+    assert list(split_votes(b"rubbish")) == list(split_votes(b"")) == []
+
+
+def test_a_vote_survives_the_way_out_and_in(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    text = ballot(authority_keys[0], relays)
+    vote: Vote = parse_vote(text)
+    assert encode_vote(vote, authority_keys[0].signing) == text
+
+
+@settings(deadline=None, max_examples=50)
+@given(st.binary(max_size=200))
+def test_random_documents(data: bytes) -> None:
+    one = _empty_round()
+    for document in (data, b"network-status-version 3\n" + data, b"consensus-digest " + data):
+        with pytest.raises(DirectoryError):
+            one.add_vote(document, NOW, posted=True)
+        try:
+            one.add_signatures(document)
+        except DirectoryError:
+            pass
+
+
+def _empty_round() -> VotingRound:
+    keys = AuthorityKeys.__new__(AuthorityKeys)
+    return VotingRound(WHEN, {bytes(20): "only"}, keys)
