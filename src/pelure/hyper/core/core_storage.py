@@ -170,6 +170,10 @@ class CoreStorage:
         """Remember a file of the user's; return its number for :meth:`put_linked_block`."""
         number = int.from_bytes(self.store.get(b"l" + self._number) or bytes(4), "big")
         self.store.put(b"l" + self._number, (number + 1).to_bytes(4, "big"))
+        self._put_link(number, file)
+        return number
+
+    def _put_link(self, number: int, file: LinkedFile) -> None:
         w = Writer()
         w.buffer(file.path.encode(errors="surrogateescape"))
         w.uint64(file.size)
@@ -177,7 +181,12 @@ class CoreStorage:
         self.store.put(b"s" + self._number + number.to_bytes(4, "big"), w.bytes())
         self._links[number] = file
         self.store.open_files.forget(file.path)
-        return number
+
+    def move_link(self, index: int, file: LinkedFile) -> None:
+        """Note that the linked file which block ``index`` is in has another name or time now."""
+        record = self.store.get(self._block_key(index))
+        if record is not None and record[:1] == _LINKED:
+            self._put_link(_LINK_RECORD.unpack(record)[1], file)
 
     def link(self, number: int) -> LinkedFile:
         """The linked file with this number."""
