@@ -85,7 +85,8 @@ class OnionService:
         self._watches: set[asyncio.Task[None]] = set()
         self._uploading = asyncio.Semaphore(CONCURRENT_UPLOADS)
         self._publishing: asyncio.Task[None] | None = None
-        self._first_point_at: float | None = None
+        self._described = False
+        self._grace: asyncio.TimerHandle | None = None
         self._publisher = Publisher(keys, self._upload, self._emit, rng)
         self._intro = IntroPoints(
             source, intro_points, self._introduced, self._points_changed, self._emit, rng
@@ -114,6 +115,8 @@ class OnionService:
         """End everything; the descriptor stays valid: the service can be found as soon as it is back."""
         if self._use_netdir in self._directory.on_change:
             self._directory.on_change.remove(self._use_netdir)
+        if self._grace is not None:
+            self._grace.cancel()
         if self._publishing is not None:
             self._publishing.cancel()
             await asyncio.gather(self._publishing, return_exceptions=True)
@@ -193,11 +196,12 @@ class OnionService:
         params = RingParams.from_params(netdir.params)
         directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
         self._publisher.set_network(schedule.publish_slots(), directories, params)
-        if self._publisher.published.is_set():
+        if self._described:
             self._describe()
 
     def _describe(self) -> None:
         """Let the descriptors name what there is now."""
+        self._described = True
         params = CircuitParams.from_consensus(current_netdir(self._directory).params)
         increment = params.sendme_inc if params.congestion_control else None
         self._rendezvous.congestion_control = increment
@@ -210,11 +214,11 @@ class OnionService:
 
     async def _points_changed(self) -> None:
         """Publish the introduction points, the first time when all are there or after a moment of grace."""
-        if self._first_point_at is None:
-            self._first_point_at = time.monotonic()
-        grace = self._first_point_at + FIRST_PUBLICATION_GRACE - time.monotonic()
-        if len(self._intro.listed) < self._intro.count and grace > 0:
-            await asyncio.sleep(grace)
+        if not self._described and len(self._intro.listed) < self._intro.count:
+            if self._grace is None:
+                loop = asyncio.get_running_loop()
+                self._grace = loop.call_later(FIRST_PUBLICATION_GRACE, self._describe)
+            return
         self._describe()
         await self._publisher.settled()
 
