@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import random
+import socket
 import time
 from collections.abc import AsyncIterator, Sequence
 from pathlib import Path
@@ -43,13 +45,13 @@ def network_of(keys: Sequence[AuthorityKeys], ports: Sequence[int]) -> Network:
 
 
 def free_ports(count: int) -> list[int]:
-    import socket
-
-    sockets = [socket.create_server(("127.0.0.1", 0)) for _ in range(count)]
-    ports = [one.getsockname()[1] for one in sockets]
-    for one in sockets:
-        one.close()
-    return ports
+    """Ports on which nothing listens, below those that are given to outgoing connections."""
+    ports: set[int] = set()
+    while len(ports) < count:
+        port = random.randrange(10_000, 32_000)
+        with contextlib.suppress(OSError), socket.create_server(("127.0.0.1", port)):
+            ports.add(port)
+    return sorted(ports)
 
 
 def config(number: int, folder: Path, network: Network, expected: int) -> AuthorityConfig:
@@ -164,7 +166,8 @@ def _fields(settings: AuthorityConfig) -> dict[str, object]:
 
 
 async def test_bad_requests(folders: list[Path], relays: Sequence[MadeRelay]) -> None:
-    async with asyncio.timeout(60), running(folders[:1], 0) as (authority,):
+    # It waits for relays that never come, so that no round ends meanwhile.
+    async with asyncio.timeout(60), running(folders[:1], 99) as (authority,):
         assert await post(authority, "/tor/", b"rubbish") == 400
         assert await post(authority, "/tor/post/vote", b"network-status-version 3\n") == 400
         assert await post(authority, "/tor/post/consensus-signature", b"rubbish") == 400
