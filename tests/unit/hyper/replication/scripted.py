@@ -1,0 +1,85 @@
+"""A peer under a test's control: it speaks the secret stream and protomux truly, and the rest as told."""
+
+from __future__ import annotations
+
+import asyncio
+from hashlib import shake_256
+
+from pelure.hyper.encoding.compact import Reader
+from pelure.hyper.wire import messages as m
+from pelure.hyper.wire.capability import capability, discovery_key
+from pelure.hyper.wire.noise import KeyPair
+from pelure.hyper.wire.protomux import Channel, Mux
+from pelure.hyper.wire.secretstream import SecretStream
+from pelure.streams import MemoryStream
+
+SECONDS = 30.0
+
+
+class ScriptedPeer:
+    """The other end of ``stream``, with a channel for the core of ``key``; received messages queue up."""
+
+    def __init__(self, stream: MemoryStream, key: bytes, initiator: bool = False) -> None:
+        count = iter(range(1000))
+        rng = lambda size: shake_256(bytes([next(count)])).digest(size)  # noqa: E731
+        self.key = key
+        self.stream = stream
+        self.secret = SecretStream(initiator, KeyPair.generate(rng), rng)
+        self.mux = Mux(lambda name: None, {})
+        self.received: asyncio.Queue[m.Message] = asyncio.Queue()
+        self.opened = asyncio.Event()
+        self.closed = asyncio.Event()
+        self.channel: Channel | None = None
+
+    async def connect(self, secret: bytes | None = None) -> None:
+        """Complete the handshake and open the channel, with a capability made from ``secret`` if given."""
+        await self.flush()
+        while not self.secret.opened:
+            self._take(await self.stream.read())
+            await self.flush()
+        proof = capability(secret or self.key, self.secret.handshake_hash, self.secret.initiator)
+        name = (m.PROTOCOL, discovery_key(self.key))
+        self.channel = self.mux.open(name, m.Handshake(proof).encode(), self)
+        await self.flush()
+
+    def _take(self, data: bytes) -> None:
+        for message in self.secret.receive(data):
+            self.mux.receive(message)
+
+    async def flush(self) -> None:
+        out = self.secret.take_output()
+        if self.secret.ready:
+            out += self.secret.seal(self.mux.take_output())
+        if out:
+            await self.stream.write(out)
+
+    async def send(self, *messages: m.Message) -> None:
+        assert self.channel is not None
+        for message in messages:
+            self.channel.send(message.TYPE, message.encode())
+        await self.flush()
+
+    async def pump(self) -> None:
+        """Read until the other side ends the stream."""
+        while data := await self.stream.read():
+            self._take(data)
+            await self.flush()
+        self.closed.set()
+
+    async def expect(self, kind: type[m.Message]) -> m.Message:
+        """The next received message of a kind; others are passed over."""
+        while True:
+            message = await asyncio.wait_for(self.received.get(), SECONDS)
+            if isinstance(message, kind):
+                return message
+
+    def on_open(self, handshake: Reader) -> None:
+        self.opened.set()
+
+    def on_message(self, kind: int, body: Reader) -> None:
+        message = m.decode(kind, body)
+        if message is not None:
+            self.received.put_nowait(message)
+
+    def on_close(self) -> None:
+        self.closed.set()
