@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Callable, Coroutine
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +20,8 @@ from pelure.errors import PelureError, ProtocolError
 SOCKET_NAME = "control.sock"
 MAX_LINE = 1 << 20
 
-Emit = Callable[..., Awaitable[None]]
-Handler = Callable[[dict[str, Any], Emit], Awaitable[dict[str, Any]]]
+Emit = Callable[..., Coroutine[Any, Any, None]]
+Handler = Callable[[dict[str, Any], Emit], Coroutine[Any, Any, dict[str, Any]]]
 
 
 def _bindable(path: Path) -> str:

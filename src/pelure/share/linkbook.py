@@ -21,6 +21,7 @@ from pelure.errors import ConfigError
 from pelure.share.link import PrivateLink, printable
 
 State = Literal["live", "expired", "revoked"]
+BOOK_NAME = "links.sqlite"
 MAX_NAME = 80
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS links (

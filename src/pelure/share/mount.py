@@ -24,7 +24,7 @@ import mfusepy
 from pelure.errors import ConfigError, DriveError, PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
-from pelure.share.metadata import mtime_of
+from pelure.hyper.drive.metadata import mtime_of
 
 WAIT_SECONDS = 60.0
 AHEAD_FIRST, AHEAD_MAX = 256 << 10, 8 << 20

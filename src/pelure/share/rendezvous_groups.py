@@ -11,7 +11,8 @@ import asyncio
 import base64
 import logging
 import os
-from collections.abc import Callable, Iterable
+import shutil
+from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -63,7 +64,7 @@ class RendezvousGroups:
         folder: Path,
         tor: Tor,
         store: Corestore,
-        page_socket: Callable[[], Path] | None,
+        page_socket: Callable[[], Awaitable[Path]],
         on_event: OnEvent,
     ) -> None:
         """``page_socket`` gives the Unix socket of the drive's web page, for browser links."""
@@ -124,8 +125,8 @@ class RendezvousGroups:
     async def _start(self, name: str, keys: ServiceKeys) -> Group:
         gate = Gate(self._store, self._keypair, self._on_event)
         ports: dict[int, Target] = {DEFAULT_PORT: gate.accept}
-        if name.startswith(BROWSER_PREFIX) and self._page_socket is not None:
-            ports[BROWSER_PORT] = UnixTarget(self._page_socket())
+        if name.startswith(BROWSER_PREFIX):
+            ports[BROWSER_PORT] = UnixTarget(await self._page_socket())
         service = await self._tor.serve_onion(ports, keys=keys, on_event=self._tell, wait=False)
         group = Group(name, service, gate, {})
         self._groups[name] = group
@@ -166,6 +167,8 @@ class RendezvousGroups:
                 del self._groups[group.name]
                 await group.gate.close()
                 await group.service.close()
+                self._keys.pop(group.name, None)
+                shutil.rmtree(self._folder / group.name, ignore_errors=True)
                 continue
             try:
                 async with asyncio.timeout(ROTATION_SECONDS):

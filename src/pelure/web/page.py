@@ -20,7 +20,7 @@ from starlette.routing import Route
 from pelure.errors import PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
-from pelure.share.metadata import mtime_of
+from pelure.hyper.drive.metadata import mtime_of
 from pelure.web.listing import STYLE, Row, error_page, folder_page, is_text, media_type, preview_page
 from pelure.web.ranges import RangeNotSatisfiable, parse_range
 from pelure.web.zip import zip_folder
@@ -145,6 +145,11 @@ class DrivePage:
     async def _read(self, entry: DriveEntry, start: int, end: int) -> AsyncIterator[bytes]:
         async for part in self._drive.read(entry, start, end, timeout=READ_SECONDS):
             yield part
+
+
+def drive_page(drive: Drive, title: str) -> Starlette:
+    """The page of ``drive`` at the root of an address."""
+    return DrivePage(drive, title).app()
 
 
 async def _nothing() -> AsyncIterator[bytes]:

@@ -10,7 +10,7 @@ from collections.abc import AsyncIterator
 
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
-from pelure.share.metadata import mtime_of
+from pelure.hyper.drive.metadata import mtime_of
 
 EARLIEST = (1980, 1, 1, 0, 0, 0)
 

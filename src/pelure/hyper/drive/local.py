@@ -18,6 +18,7 @@ from pelure.hyper.blobs.blob_id import BlobId
 from pelure.hyper.blobs.blobs import BLOCK_SIZE
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.ignore import IgnoreRules
+from pelure.hyper.drive.metadata import mtime_in
 from pelure.hyper.drive.paths import folder_key, normalize
 from pelure.hyper.drive.safe_folder import TEMPORARY, NewFile, SafeFolder, split
 
@@ -165,13 +166,13 @@ class LocalDrive:
             yield name
 
     async def put(self, path: str, data: bytes, *, executable: bool = False, metadata: Any = None) -> None:
-        """Write a file. A folder can't hold ``metadata``; it is left out."""
-        async with self.writer(path, executable=executable) as writer:
+        """Write a file. Of ``metadata`` a folder keeps the time of the last change only."""
+        async with self.writer(path, executable=executable, metadata=metadata) as writer:
             await writer.write(data)
 
     def writer(self, path: str, *, executable: bool = False, metadata: Any = None) -> LocalWriter:
         """Write a file piece by piece; an async context manager with ``write``."""
-        return LocalWriter(self.folder.create(normalize(path), executable))
+        return LocalWriter(self.folder.create(normalize(path), executable, mtime_in(metadata)))
 
     async def symlink(self, path: str, target: str, *, metadata: Any = None) -> None:
         """Make a symbolic link; one that would lead out of the folder is refused."""

@@ -19,6 +19,7 @@ from pelure.hyper.core.linked import LinkedFile
 from pelure.hyper.drive.drive import Drive, DriveBatch
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.local import LocalDrive, LocalEntry
+from pelure.hyper.drive.metadata import with_mtime
 from pelure.hyper.drive.sync_state import SyncState
 
 AnyDrive = Drive | LocalDrive
@@ -44,8 +45,9 @@ class MirrorOptions:
     """``folder`` limits the mirror to what is below it; ``delete`` lets it delete files of the target.
 
     In a folder only files that were synced before are deleted. ``by_hash`` reads files even if size and time
-    say that they are unchanged. ``link`` leaves imported content in the user's files. ``ignore`` leaves out
-    paths; ``progress`` is told of bytes as they are done.
+    say that they are unchanged. ``link`` leaves imported content in the user's files. ``times`` keeps the
+    files' times in the drive's metadata. ``ignore`` leaves out paths; ``progress`` is told of bytes as they
+    are done.
     """
 
     folder: str = "/"
@@ -53,6 +55,7 @@ class MirrorOptions:
     dry_run: bool = False
     by_hash: bool = False
     link: bool = False
+    times: bool = False
     ignore: Callable[[str], bool] | None = None
     progress: Callable[[int], None] | None = None
 
@@ -140,7 +143,9 @@ class Mirror:
     def _metadata(self, entry: DriveEntry, old: DriveEntry | None) -> Any:
         """The metadata to write: a folder has none, so what the target has stays."""
         if isinstance(self.source, LocalDrive):
-            return old.metadata if old is not None else None
+            kept = old.metadata if old is not None else None
+            timed = self.options.times and isinstance(entry, LocalEntry) and entry.blob is not None
+            return with_mtime(kept, entry.mtime_ns) if timed and isinstance(entry, LocalEntry) else kept
         return None if isinstance(self.target, LocalDrive) else entry.metadata
 
     async def _same_content(self, entry: DriveEntry, old: DriveEntry) -> bool:
@@ -224,7 +229,7 @@ class Mirror:
             blob = await self._import(self.source, self.target, entry.path)
             self._put_entry(entry, DriveEntry(entry.path, 0, entry.executable, None, blob, metadata))
         else:
-            writer = self.target.writer(entry.path, executable=entry.executable, metadata=metadata)
+            writer = self.target.writer(entry.path, executable=entry.executable, metadata=entry.metadata)
             async with writer:
                 async for part in self.source.read(entry):
                     await writer.write(part)

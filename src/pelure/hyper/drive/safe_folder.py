@@ -135,9 +135,12 @@ class SafeFolder:
             raise DriveError(f"{path!r} is not a regular file")
         return fd
 
-    def create(self, path: str, executable: bool = False) -> NewFile:
-        """A new file for ``path``, which replaces what is there once it is complete."""
-        return NewFile(self, split(path), executable)
+    def create(self, path: str, executable: bool = False, mtime: float | None = None) -> NewFile:
+        """A new file for ``path``, which replaces what is there once it is complete.
+
+        ``mtime``: when it was changed last, in seconds since 1970; now if None.
+        """
+        return NewFile(self, split(path), executable, mtime)
 
     def symlink(self, path: str, target: str) -> None:
         """Make or replace a symbolic link. Raises :class:`UnsafeName` if it would lead out."""
@@ -207,10 +210,11 @@ def mode_for(mode: int, executable: bool) -> int:
 class NewFile:
     """A file being written; it gets its name at the end of the ``with`` block, unless that fails."""
 
-    def __init__(self, folder: SafeFolder, parts: list[str], executable: bool) -> None:
+    def __init__(self, folder: SafeFolder, parts: list[str], executable: bool, mtime: float | None) -> None:
         self._folder = folder
         self._parts = parts
         self._executable = executable
+        self._mtime = mtime
         self._name = TEMPORARY + secrets.token_hex(8)
         self._fd = -1
 
@@ -230,6 +234,8 @@ class NewFile:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._mtime is not None:
+            os.utime(self._fd, (self._mtime, self._mtime))
         os.close(self._fd)
         with self._folder._parent(self._parts) as fd:
             if error is None:

@@ -1,0 +1,96 @@
+"""The background process: starting it, asking whether it answers, ending it, its systemd user unit."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import shlex
+import signal
+import sys
+from asyncio.subprocess import DEVNULL, PIPE
+from pathlib import Path
+
+from pelure.errors import ConfigError, PelureError
+from pelure.share.control import is_running, request
+from pelure.tor.net.statefile import private_folder, write_private
+
+START_SECONDS = 300.0
+_UNIT = """\
+[Unit]
+Description=pelure: private shares
+After=network-online.target
+
+[Service]
+ExecStart={command}
+Restart=on-failure
+NoNewPrivileges=true
+PrivateTmp=true
+UMask=0077
+
+[Install]
+WantedBy=default.target
+"""
+
+
+def command_line(network: str, state: Path) -> list[str]:
+    """What runs the daemon."""
+    base = [sys.executable, "-m", "pelure.cli.main"]
+    return [*base, "--network", network, "--state", str(state), "daemon", "run", "--json"]
+
+
+async def answers(folder: Path) -> bool:
+    """Whether a node runs in the publisher's ``folder``."""
+    return await status_pid(folder) is not None
+
+
+async def status_pid(folder: Path) -> int | None:
+    """The process id of the node that runs in ``folder``, None if none does."""
+    if not is_running(folder):
+        return None
+    try:
+        async for event in request(folder, "status"):
+            return int(event["pid"])
+    except (OSError, PelureError):
+        pass
+    return None
+
+
+async def start(network: str, state: Path) -> None:
+    """Start the daemon detached; return once it answers. Raises ``ConfigError`` with its last words."""
+    private_folder(state)
+    log_path = state / "daemon.log"
+    with log_path.open("ab") as log_to:
+        process = await asyncio.create_subprocess_exec(
+            *command_line(network, state),
+            stdin=DEVNULL,
+            stdout=PIPE,
+            stderr=log_to,
+            start_new_session=True,
+        )
+    assert process.stdout is not None
+    try:
+        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+    except TimeoutError:
+        process.terminate()
+        line = b""
+    if b'"ready"' not in line:
+        raise ConfigError(f"the background process did not start; see {log_path}")
+
+
+async def stop(folder: Path) -> None:
+    """End the node that runs in ``folder`` and wait until it is gone."""
+    pid = await status_pid(folder)
+    if pid is None:
+        return
+    os.kill(pid, signal.SIGTERM)
+    while await status_pid(folder) is not None:  # noqa: ASYNC110 - another process: nothing to await
+        await asyncio.sleep(0.05)
+
+
+def install(network: str, state: Path) -> Path:
+    """Write the systemd user unit; return its path."""
+    folder = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "systemd" / "user"
+    folder.mkdir(parents=True, exist_ok=True)
+    unit = folder / "pelure.service"
+    write_private(unit, _UNIT.format(command=shlex.join(command_line(network, state))).encode())
+    return unit

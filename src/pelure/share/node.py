@@ -1,0 +1,413 @@
+"""The pelure process that publishes: one connection to a network, one link book, its shares.
+
+It owns the publisher's folder (a lock) and answers the control socket there, so that commands work the same
+whether it runs in front of them (``pelure share``) or in the background (``pelure daemon``).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pelure.errors import ConfigError, PelureError
+from pelure.share.control import ControlServer, Emit
+from pelure.share.link import printable
+from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook
+from pelure.share.publication import MakePage, Publication
+from pelure.share.record import ShareRecord, load_all
+from pelure.tor.api import Tor, connect
+from pelure.tor.client.network_client import Progress
+from pelure.tor.net.statefile import StateFolder
+
+SHARES_NAME = "shares"
+PROGRESS_SECONDS = 0.25
+log = logging.getLogger(__name__)
+
+
+def publisher_folder(state: Path, network: str) -> Path:
+    """The folder of all that is published on ``network`` (as ``--network`` names it)."""
+    label = (
+        network
+        if network in ("public", "embedded")
+        else Path(network).absolute().as_posix().replace("/", "_")
+    )
+    return state / "publisher" / label
+
+
+class Followers:
+    """Those who want to hear the events of a share, or of all (share ``None``)."""
+
+    def __init__(self) -> None:
+        self._queues: dict[asyncio.Queue[tuple[str, dict[str, Any]]], str | None] = {}
+
+    def tell(self, event: str, **fields: Any) -> None:
+        """Give everybody concerned an event; who does not listen misses events."""
+        for queue, share in self._queues.items():
+            if share in (None, fields.get("share")):
+                try:
+                    queue.put_nowait((event, fields))
+                except asyncio.QueueFull:
+                    pass
+
+    async def follow(self, share: str | None, emit: Emit, until: asyncio.Event | None = None) -> None:
+        """Pass events on until ``until`` is set (or for ever)."""
+        queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(1000)
+        self._queues[queue] = share
+        stop = asyncio.ensure_future((until or asyncio.Event()).wait())
+        try:
+            while not (stop.done() and queue.empty()):
+                taking = asyncio.ensure_future(queue.get())
+                await asyncio.wait((taking, stop), return_when=asyncio.FIRST_COMPLETED)
+                if taking.done():
+                    event, fields = taking.result()
+                    await emit(event, **fields)
+                else:
+                    taking.cancel()
+        finally:
+            stop.cancel()
+            del self._queues[queue]
+
+
+class Node:
+    """See the module; :func:`run_node` makes one."""
+
+    def __init__(self, folder: Path, tor: Tor, book: LinkBook, make_page: MakePage) -> None:
+        self.book = book
+        self.followers = Followers()
+        self._folder = folder
+        self._tor = tor
+        self._make_page = make_page
+        self._running: dict[str, Publication] = {}
+        self._timers: dict[str, asyncio.Task[None]] = {}
+        self._starting = asyncio.Lock()
+        operations = {
+            "share": self._op_share,
+            "stop": self._op_stop,
+            "shares": self._op_shares,
+            "link-add": self._op_add,
+            "link-revoke": self._op_revoke,
+            "link-renew": self._op_renew,
+            "status": self._op_status,
+        }
+        self._control = ControlServer(folder, operations)
+
+    async def start(self) -> None:
+        """Answer the control socket, and resume the shares that were left to run in the background."""
+        await self._control.start()
+        for record in load_all(self._folder / SHARES_NAME).values():
+            if record.detached:
+                self._timers[record.id] = asyncio.ensure_future(self._resume(record))
+
+    async def close(self) -> None:
+        """End all shares; they stay on disk."""
+        await self._control.close()
+        for task in self._timers.values():
+            task.cancel()
+        await asyncio.gather(*self._timers.values(), return_exceptions=True)
+        await asyncio.gather(*(publication.close() for publication in self._running.values()))
+
+    # ---- shares ----
+
+    async def open_share(self, record: ShareRecord, emit: Emit) -> Publication:
+        """Import and start a share. Raises ``ConfigError``, ``DriveError``."""
+        if record.id in self._running:
+            raise ConfigError(f"the share «{record.id}» is running already")
+        publication = Publication(
+            self._folder / SHARES_NAME / record.id,
+            record,
+            self.book,
+            self._make_page,
+            self.followers.tell,
+        )
+        try:
+            await self._prepare(publication, emit)
+            await publication.start(self._tor)
+        except BaseException:
+            await publication.close()
+            raise
+        self._running[record.id] = publication
+        return publication
+
+    async def _prepare(self, publication: Publication, emit: Emit) -> None:
+        """Import, telling now and then how far it is."""
+        state = (0, 0)
+
+        def progress(done: int, total: int) -> None:
+            nonlocal state
+            state = done, total
+
+        importing = asyncio.ensure_future(publication.prepare(progress))
+        try:
+            while not (await asyncio.wait({importing}, timeout=PROGRESS_SECONDS))[0]:
+                await emit("progress", what="import", done=state[0], total=state[1])
+            importing.result()
+        finally:
+            importing.cancel()
+
+    async def close_share(self, share: str, *, forget: bool) -> None:
+        """End a share; with ``forget`` delete its keys, drive and links too (never the shared files)."""
+        publication = self._running.pop(share, None)
+        if publication is not None:
+            await publication.close()
+        if forget:
+            self.book.forget_share(share)
+            await asyncio.to_thread(shutil.rmtree, self._folder / SHARES_NAME / share, True)
+
+    async def _resume(self, record: ShareRecord) -> None:
+        try:
+            await self._run_share(record, _silent, asyncio.Event())
+        except PelureError as error:
+            log.warning("The share «%s» could not be resumed: %s", record.id, error)
+
+    async def _run_share(
+        self,
+        record: ShareRecord,
+        emit: Emit,
+        done: asyncio.Event,
+        minted: Callable[[Publication], None] | None = None,
+    ) -> None:
+        """Run a share within its times, until it is over: stopped, complete (``once``) or too late."""
+        if record.start_at is not None and record.start_at > time.time():
+            await emit("waiting", share=record.id, until=record.start_at)
+            await asyncio.sleep(record.start_at - time.time())
+        publication = await self.open_share(record, emit)
+        try:
+            if minted is not None:
+                minted(publication)
+            await publication.grant(self.book.live(record.id))
+            addresses = await publication.published()
+            for address in addresses:
+                await emit("published", share=record.id, address=address)
+            over = None if record.stop_at is None else max(0.0, record.stop_at - time.time())
+            ends = [asyncio.ensure_future(done.wait())]
+            if record.once:
+                ends.append(asyncio.ensure_future(publication.completed.wait()))
+            await asyncio.wait(ends, timeout=over, return_when=asyncio.FIRST_COMPLETED)
+            for end in ends:
+                end.cancel()
+        finally:
+            if self._running.get(record.id) is publication:
+                await self.close_share(record.id, forget=False)
+
+    # ---- operations of the control socket ----
+
+    async def _op_share(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        shares = self._folder / SHARES_NAME
+        names = [str(name) for name in asked["names"]]
+        browser, expires = bool(asked["browser"]), asked["expires"]
+        record = self._find_or_make(shares, asked)
+        existing = {entry.name for entry in self.book.live(record.id)}
+        fresh = [name for name in names if name not in existing]
+        entries: list[Entry] = []
+
+        def mint(publication: Publication) -> None:
+            publication.mint(fresh, expires=expires, browser=browser)
+            entries.extend(self.book.find(name, record.id) for name in names)
+            for entry in entries:
+                self.followers.tell("link", share=record.id, **link_fields(entry))
+
+        done = asyncio.Event()
+        follow = asyncio.ensure_future(self.followers.follow(record.id, emit, done))
+        run = asyncio.ensure_future(self._run_share(record, self._teller(record.id), done, mint))
+        try:
+            if record.detached:
+                self._timers[record.id] = run
+                published = asyncio.ensure_future(self._published(record.id, run))
+                await published
+            else:
+                await run
+        finally:
+            if not record.detached:
+                run.cancel()
+            done.set()
+            await asyncio.gather(follow, *([] if record.detached else [run]), return_exceptions=True)
+        return {"share": record.id, "links": len(entries)}
+
+    def _teller(self, share: str) -> Emit:
+        async def tell(event: str, **fields: Any) -> None:
+            self.followers.tell(event, **{"share": share, **fields})
+
+        return tell
+
+    async def _published(self, share: str, run: asyncio.Future[None]) -> None:
+        """Wait until a detached share is published, or fails to be."""
+        while not run.done():
+            publication = self._running.get(share)
+            if publication is not None and publication.groups():
+                published = asyncio.ensure_future(publication.published())
+                await asyncio.wait((published, run), return_when=asyncio.FIRST_COMPLETED)
+                published.cancel()
+                break
+            await asyncio.sleep(0.1)
+        if run.done():
+            run.result()
+
+    def _find_or_make(self, shares: Path, asked: dict[str, Any]) -> ShareRecord:
+        """The share of the same paths, if there is one, with the settings of now; else a new one."""
+        paths = [Path(path) for path in asked["paths"]]
+        settings = {key: asked[key] for key in ("live", "once", "detached", "start_at", "stop_at")}
+        wanted = [str(path.absolute()) for path in paths]
+        for record in load_all(shares).values():
+            if record.paths == wanted:
+                if record.id in self._running:
+                    raise ConfigError(
+                        f"this is shared already, as «{record.id}»; "
+                        f"for more links: pelure link add --share {record.id} NAME"
+                    )
+                return replace(record, **settings)
+        return ShareRecord.new(shares, paths, asked["title"], **settings)
+
+    async def _op_stop(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        share = self._known(asked["share"])
+        timer = self._timers.pop(share, None)
+        if timer is not None:
+            timer.cancel()
+            await asyncio.gather(timer, return_exceptions=True)
+        await self.close_share(share, forget=bool(asked["forget"]))
+        if not asked["forget"]:
+            folder = self._folder / SHARES_NAME / share
+            replace(ShareRecord.load(folder), detached=False).save(folder)
+        return {"share": share}
+
+    async def _op_shares(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        return {"shares": self.shares()}
+
+    def shares(self) -> list[dict[str, Any]]:
+        """All shares: what they are, whether they run, how many links are live."""
+        return describe_shares(self._folder, self.book, set(self._running))
+
+    async def _op_add(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        share = self._known(asked["share"])
+        publication = self._need_running(share)
+        entries = publication.mint(asked["names"], expires=asked["expires"], browser=bool(asked["browser"]))
+        for entry in entries:
+            await emit("link", share=share, **link_fields(entry))
+        await publication.grant(entries)
+        for address in await publication.published():
+            await emit("published", share=share, address=address)
+        return {"share": share, "links": len(entries)}
+
+    async def _op_revoke(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        entry = self.book.find(asked["name"], asked["share"])
+        cut = 0
+        if entry.share in self._running:
+            cut = await self._running[entry.share].revoke(entry)
+        else:
+            self.book.revoke(entry)
+        self.followers.tell("revoked", share=entry.share, name=entry.name, cut=cut)
+        return {"name": entry.name, "share": entry.share, "cut": cut}
+
+    async def _op_renew(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        entry = self.book.find(asked["name"], asked["share"])
+        if entry.share not in self._running:
+            raise ConfigError(f"the share «{entry.share}» is not running")
+        renewed = await self._running[entry.share].renew(entry, asked["expires"])
+        return link_fields(renewed)
+
+    async def _op_status(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        visitors = [
+            {
+                "share": share,
+                "name": visitor.name,
+                "circuit": visitor.circuit,
+                "since": visitor.since,
+                "sent": visitor.sent,
+            }
+            for share, publication in self._running.items()
+            for group in publication.groups()
+            for visitor in group.gate.visitors()
+        ]
+        services = [
+            {
+                "share": share,
+                "service": group.name,
+                "address": group.service.address,
+                "links": len(group.links),
+                "circuits": [asdict(connection) for connection in group.service.connections()],
+            }
+            for share, publication in self._running.items()
+            for group in publication.groups()
+        ]
+        return {"pid": os.getpid(), "visitors": visitors, "services": services, **asdict(self._tor.status())}
+
+    def _known(self, share: str | None) -> str:
+        shares = load_all(self._folder / SHARES_NAME)
+        if share is None:
+            candidates = list(self._running) or list(shares)
+            if len(candidates) != 1:
+                raise ConfigError("say which share with --share; see `pelure shares`")
+            return candidates[0]
+        if share not in shares:
+            raise ConfigError(f"there is no share «{printable(share)}»; see `pelure shares`")
+        return share
+
+    def _need_running(self, share: str) -> Publication:
+        if share not in self._running:
+            raise ConfigError(f"the share «{share}» is not running")
+        return self._running[share]
+
+
+async def _silent(event: str, **fields: Any) -> None:
+    """An ``Emit`` for nobody."""
+
+
+def link_fields(entry: Entry) -> dict[str, Any]:
+    """What the event ``link`` tells; the address and key for Tor Browser only where it is for one."""
+    link = entry.private_link()
+    fields: dict[str, Any] = {"name": entry.name, "link": entry.link, "expires": entry.expires}
+    if entry.browser:
+        fields["address"] = f"http://{link.address}/"
+        fields["auth_key"] = browser_key(link.discovery_secret)
+    return fields
+
+
+def browser_key(secret: bytes) -> str:
+    """An X25519 secret as Tor Browser asks for it: base 32 without padding."""
+    import base64
+
+    return base64.b32encode(secret).decode().rstrip("=")
+
+
+def describe_shares(folder: Path, book: LinkBook, running: set[str]) -> list[dict[str, Any]]:
+    """All shares in a publisher's folder, for listings."""
+    return [
+        {
+            "share": record.id,
+            "title": record.title,
+            "paths": record.paths,
+            "running": record.id in running,
+            "live": record.live,
+            "detached": record.detached,
+            "links": len(book.live(record.id)),
+        }
+        for record in load_all(folder / SHARES_NAME).values()
+    ]
+
+
+@asynccontextmanager
+async def run_node(
+    network: str, state: Path, make_page: MakePage, progress: Progress | None = None
+) -> AsyncIterator[Node]:
+    """Connect to ``network`` and run a node in its publisher's folder below ``state``.
+
+    Raises ``ConfigError`` if another process runs there already, ``DirectoryError``.
+    """
+    folder = publisher_folder(state, network)
+    with StateFolder(folder), LinkBook(folder / BOOK_NAME) as book:
+        async with connect(
+            network, state=state, role="publisher", progress=progress, full_vanguards=True
+        ) as tor:
+            node = Node(folder, tor, book, make_page)
+            try:
+                await node.start()
+                yield node
+            finally:
+                await node.close()

@@ -1,0 +1,190 @@
+"""One share while it runs: its drive, its onion services, its links.
+
+The drive is imported once and kept up to date from the shared paths; links are minted, renewed and revoked
+while it runs. Everything it tells goes through ``on_event``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from starlette.types import ASGIApp
+
+from pelure.errors import ConfigError
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.drive.drive import Drive
+from pelure.share.gate import OnEvent
+from pelure.share.importing import Importer, Progress
+from pelure.share.link import SECRET_SIZE, PrivateLink
+from pelure.share.linkbook import Entry, LinkBook
+from pelure.share.record import ShareRecord
+from pelure.share.rendezvous_groups import Group, RendezvousGroups
+from pelure.tor.api import Tor
+from pelure.tor.service.app_server import AppServer
+
+log = logging.getLogger(__name__)
+
+MakePage = Callable[[Drive, str], ASGIApp]
+"""Makes the web page of a drive with a title."""
+EXPIRY_CHECK_SECONDS = 30.0
+
+
+class Publication:
+    """See the module. :meth:`prepare`, then :meth:`start`, in the end :meth:`close`."""
+
+    def __init__(
+        self, folder: Path, record: ShareRecord, book: LinkBook, make_page: MakePage, on_event: OnEvent
+    ) -> None:
+        self.record = record
+        self._folder = folder
+        self._book = book
+        self._make_page = make_page
+        self._on_event = on_event
+        self._store = Corestore(folder / "store")
+        content_key = bytes.fromhex(record.content_key)
+        self.drive = Drive(self._store, encryption_key=content_key)
+        self._importer = Importer(self.drive, [Path(path) for path in record.paths])
+        self._page: AppServer | None = None
+        self._groups: RendezvousGroups | None = None
+        self._tasks: list[asyncio.Task[Any]] = []
+        self.completed = asyncio.Event()
+
+    async def prepare(self, progress: Progress | None = None) -> None:
+        """Bring the drive up to date with the shared paths. Raises ``ConfigError``, ``DriveError``."""
+        await self._importer.update(progress)
+        if self.record.drive_key != self.drive.key.hex():
+            self.record.drive_key = self.drive.key.hex()
+        self.record.save(self._folder)
+
+    # ---- links ----
+
+    def mint(
+        self, names: Sequence[str], *, expires: float | None = None, browser: bool = False
+    ) -> list[Entry]:
+        """Make a link for each name and write them into the book, all or none; :meth:`grant` opens them.
+
+        Raises ``ConfigError`` for a name that is in use or can't be one.
+        """
+        if len(set(names)) < len(names):
+            raise ConfigError("a name is given twice")
+        groups = self._need_groups()
+        live = self._book.live(self.record.id)
+        fresh: list[Entry] = []
+        for name in names:
+            service = groups.place([*live, *fresh], browser)
+            link = PrivateLink(
+                onion_key=groups.keys_for(service).identity.public,
+                drive_key=self.drive.key,
+                content_key=bytes.fromhex(self.record.content_key),
+                secret=secrets.token_bytes(SECRET_SIZE),
+                expires=None if expires is None else int(expires),
+                title=self.record.title,
+            )
+            fresh.append(
+                Entry(
+                    id=0,
+                    share=self.record.id,
+                    name=name,
+                    link=link.encode(),
+                    browser=browser,
+                    service=service,
+                    created=time.time(),
+                    expires=link.expires,
+                )
+            )
+        self._book.add(fresh)
+        return [self._book.find(name, self.record.id) for name in names]
+
+    async def grant(self, entries: Sequence[Entry]) -> None:
+        """Let these links in, publishing what that takes."""
+        await self._need_groups().open(entries)
+
+    async def revoke(self, entry: Entry) -> int:
+        """Take all access from a link at once and wipe it; return how many circuits were cut."""
+        cut = self._need_groups().cut(entry.id)
+        self._book.revoke(entry)
+        await self._need_groups().close_link(entry.id)
+        return cut
+
+    async def renew(self, entry: Entry, expires: float | None) -> Entry:
+        """Give a link another expiry; the link's own text changes with it, its keys stay."""
+        link = replace(entry.private_link(), expires=None if expires is None else int(expires))
+        renewed = replace(entry, link=link.encode(), expires=link.expires)
+        self._book.update(renewed)
+        if entry.state() == "expired" and renewed.state() == "live":
+            await self.grant([renewed])
+        return renewed
+
+    # ---- life ----
+
+    async def start(self, tor: Tor) -> None:
+        """Serve the live links of the book. Returns at once; :meth:`published` waits."""
+        self._groups = RendezvousGroups(
+            self._folder / "services", tor, self._store, self._page_socket, self._tell
+        )
+        self._tasks.append(asyncio.ensure_future(self._watch_expiry()))
+        if self.record.live:
+            self._tasks.append(asyncio.ensure_future(self._importer.follow(self._changed)))
+        await self.grant(self._book.live(self.record.id))
+
+    async def published(self) -> list[str]:
+        """Wait until all services are on their directories; return their addresses."""
+        return await self._need_groups().published()
+
+    def groups(self) -> list[Group]:
+        """The services that run."""
+        return [] if self._groups is None else self._groups.groups()
+
+    async def close(self) -> None:
+        """End the services and close the drive."""
+        for task in self._tasks:
+            task.cancel()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self._groups is not None:
+            await self._groups.close()
+        if self._page is not None:
+            await self._page.close()
+        self._store.close()
+
+    # ---- inside ----
+
+    def _need_groups(self) -> RendezvousGroups:
+        if self._groups is None:
+            raise ConfigError(f"the share «{self.record.id}» is not running")
+        return self._groups
+
+    async def _page_socket(self) -> Path:
+        if self._page is None:
+            self._page = AppServer(self._make_page(self.drive, self.record.title))
+            await self._page.start()
+        return self._page.socket_path
+
+    def _tell(self, event: str, **fields: Any) -> None:
+        if event == "connected":
+            self._book.used(fields["link_id"])
+        if event == "transfer" and fields["complete"]:
+            self.completed.set()
+        self._on_event(event, share=self.record.id, **fields)
+
+    def _changed(self, op: str, path: str) -> None:
+        self._on_event("changed", share=self.record.id, op=op, path=path)
+
+    async def _watch_expiry(self) -> None:
+        """Cut links off when their time is over; they stay in the book and can be renewed."""
+        open_links = {entry.id for entry in self._book.live(self.record.id)}
+        while True:
+            await asyncio.sleep(EXPIRY_CHECK_SECONDS)
+            live = {entry.id for entry in self._book.live(self.record.id)}
+            for entry in self._book.entries(self.record.id):
+                if entry.id in open_links - live and entry.state() == "expired":
+                    log.info("Link «%s» has expired", entry.name)
+                    await self._need_groups().close_link(entry.id)
+                    self._on_event("expired", share=self.record.id, name=entry.name)
+            open_links = live
