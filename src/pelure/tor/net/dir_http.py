@@ -55,10 +55,10 @@ async def _read_response(stream: ByteStream, limit: int) -> DirResponse:
     length = _content_length(headers)
     if length is not None and length > limit:
         raise DirectoryError(f"a directory's answer of {length} bytes is larger than the {limit} allowed")
-    while (length is None or len(received) < length) and (data := await stream.read()):
+    while len(received) < (limit + 1 if length is None else length) and (data := await stream.read()):
         received += data
-        if len(received) > limit:
-            raise DirectoryError(f"a directory's answer is larger than the {limit} bytes allowed")
+    if length is None and len(received) > limit:
+        raise DirectoryError(f"a directory's answer is larger than the {limit} bytes allowed")
     if length is not None and len(received) < length:
         raise DirectoryError("a directory's answer was cut short")
     return DirResponse(status, headers, bytes(received[:length]))
