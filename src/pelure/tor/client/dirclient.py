@@ -11,10 +11,9 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Iterable, Sequence
-from typing import TypeVar
+from collections.abc import Callable, Iterable, Sequence
 
-from pelure.errors import CircuitError, DirectoryError, LinkError, PathError, PelureError
+from pelure.errors import DirectoryError, PelureError
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.client.dircache import (
     GUARDS_FILE,
@@ -23,6 +22,7 @@ from pelure.tor.client.dircache import (
     parse_microdescriptors,
 )
 from pelure.tor.client.dirfetch import DirectorySource, http_date, server_time
+from pelure.tor.client.dirsources import Directories, FatalDirectoryError
 from pelure.tor.client.schedule import microdescriptor_batches, next_refresh, retry_pause
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
 from pelure.tor.directory.consensus_verify import check_clock, check_signatures, verify_consensus
@@ -31,27 +31,21 @@ from pelure.tor.directory.key_certificate import KeyCertificate
 from pelure.tor.directory.microdescriptor import Microdescriptor
 from pelure.tor.directory.netdir import NetDir, check_required_protocols
 from pelure.tor.directory.network import Network
-from pelure.tor.directory.relay import Relay
 from pelure.tor.directory.tokenizer import encode_base64
 from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.statefile import StateFolder
 from pelure.tor.path.guards import GuardManager
-from pelure.tor.path.weights import random_below
 
 CONSENSUS_PATH = "/tor/status-vote/current/consensus-microdesc"
 MAX_CERTIFICATES_LENGTH = 1 << 20
 MAX_BATCH_LENGTH = 4 << 20
 PARALLEL_BATCHES = 6
-HEDGE_SECONDS = 5.0
-MAX_SOURCES = 8
-GUARDS_TO_ASK = 3
 SKEW_WORTH_MENTIONING = 1800.0
 STALE_SECONDS = 24 * 3600.0
 """How long an expired consensus still serves if no newer one can be had."""
 
 Progress = Callable[[float, str], None]
-T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -69,6 +63,7 @@ class DirectoryClient:
         self.guards: GuardManager | None = None
         self.on_change: list[Callable[[NetDir], None]] = []
         self._folder = folder
+        self._directories = Directories(network, links, lambda: self.params, lambda: self.guards)
         self._cache = DirectoryCache(folder)
         self._certificates: dict[tuple[bytes, bytes], KeyCertificate] = {}
         self._microdescriptors: dict[bytes, Microdescriptor] = {}
@@ -99,7 +94,7 @@ class DirectoryClient:
                 if self.netdir is not None and self.netdir.have_enough:
                     report(1.0, "the directory is complete")
                     return self.netdir
-            except _FatalDirectoryError:
+            except FatalDirectoryError:
                 raise
             except PelureError as error:
                 if self.netdir is not None and self.netdir.usable(time.time(), STALE_SECONDS):
@@ -122,7 +117,7 @@ class DirectoryClient:
             await asyncio.sleep(pause)
             try:
                 before = self._consensus
-                await self._update(lambda fraction, what: None)
+                await self.update_now()
                 failures = failures + 1 if self._consensus is before else 0
             except PelureError as error:
                 failures += 1
@@ -139,7 +134,7 @@ class DirectoryClient:
         Raises ``DirectoryError``, ``LinkError``, ``CircuitError``.
         """
         now = {"If-Modified-Since": http_date(time.time())}
-        answer = await self._from_any_source(
+        answer = await self._directories.ask_any(
             lambda source: source.get(CONSENSUS_PATH, limit=MAX_CONSENSUS_LENGTH, headers=now)
         )
         self._note_time(answer)
@@ -196,7 +191,9 @@ class DirectoryClient:
         async with self._updating:
             if self._consensus is None or time.time() >= self._consensus.fresh_until:
                 report(0.05, "connecting to a directory")
-                consensus = await self._from_any_source(lambda source: self._get_consensus(source, report))
+                consensus = await self._directories.ask_any(
+                    lambda source: self._get_consensus(source, report)
+                )
                 if consensus is not None:
                     await self._adopt(consensus)
                     await asyncio.to_thread(self._cache.store_consensus, consensus)
@@ -226,74 +223,6 @@ class DirectoryClient:
             self.save_guards()
             for callback in list(self.on_change):
                 callback(netdir)
-
-    # ---- sources ----
-
-    def _sources(self) -> list[Relay]:
-        """Directories to ask, in order: the guards if there are any, then fallbacks and authorities."""
-        authorities = self._shuffled([one.relay() for one in self.network.authorities if one.orport])
-        fallbacks = self._shuffled([one.relay() for one in self.network.fallbacks])
-        mixed = [relay for pair in zip(fallbacks[::2], fallbacks[1::2], strict=False) for relay in pair]
-        for index, authority in enumerate(authorities):
-            mixed.insert(min(3 * index + 2, len(mixed)), authority)
-        guards: list[Relay] = []
-        if self.guards is not None:
-            try:
-                for _ in range(GUARDS_TO_ASK):
-                    guards.append(
-                        self.guards.select(
-                            time.time(), accept=lambda relay: relay not in guards, directory=True
-                        )
-                    )
-            except PathError:
-                pass  # fewer guards than that: authorities stand behind them
-        return (guards + mixed)[:MAX_SOURCES]
-
-    def _shuffled(self, relays: Sequence[Relay]) -> list[Relay]:
-        rest, order = list(relays), []
-        while rest:
-            order.append(rest.pop(random_below(len(rest), os.urandom)))
-        return order
-
-    async def _from_any_source(self, ask: Callable[[DirectorySource], Awaitable[T]]) -> T:
-        """The first answer that any directory gives; a slow one gets a rival after some seconds.
-
-        Raises the last error if all fail, and a fatal one at once.
-        """
-        waiting = self._sources()
-        running: set[asyncio.Task[T]] = set()
-        failure: PelureError = DirectoryError("the network has no directory that could be asked")
-        try:
-            while waiting or running:
-                if waiting:
-                    running.add(asyncio.create_task(self._ask(waiting.pop(0), ask)))
-                patience = HEDGE_SECONDS if waiting else None
-                done, running = await asyncio.wait(
-                    running, timeout=patience, return_when=asyncio.FIRST_COMPLETED
-                )
-                for task in done:
-                    error = task.exception()
-                    if error is None:
-                        return task.result()
-                    if isinstance(error, _FatalDirectoryError) or not isinstance(error, PelureError):
-                        raise error
-                    failure = error
-            raise failure
-        finally:
-            for task in running:
-                task.cancel()
-            await asyncio.gather(*running, return_exceptions=True)
-
-    async def _ask(self, relay: Relay, ask: Callable[[DirectorySource], Awaitable[T]]) -> T:
-        try:
-            async with DirectorySource(self.links, relay, self.params) as source:
-                if self.guards is not None:
-                    self.guards.succeeded(relay, time.time())
-                return await ask(source)
-        except (LinkError, CircuitError):
-            if self.guards is not None:
-                self.guards.failed(relay, time.time())
-            raise
 
     # ---- consensus ----
 
@@ -355,7 +284,7 @@ class DirectoryClient:
             hint = ""
             if self._skew is not None and abs(self._skew) > SKEW_WORTH_MENTIONING:
                 hint = f" (a directory's clock differs from it by {self._skew / 3600:+.1f} hours)"
-            raise _FatalDirectoryError(f"{error}{hint}") from error
+            raise FatalDirectoryError(f"{error}{hint}") from error
         if recommended:
             log.warning("the network recommends newer software: %s is missing here", recommended)
 
@@ -377,8 +306,8 @@ class DirectoryClient:
             nonlocal done
             async with gate:
                 try:
-                    found = await self._from_any_source(lambda source: self._get_batch(source, batch))
-                except _FatalDirectoryError:
+                    found = await self._directories.ask_any(lambda source: self._get_batch(source, batch))
+                except FatalDirectoryError:
                     raise
                 except PelureError as error:
                     failures.append(error)
@@ -406,7 +335,3 @@ class DirectoryClient:
         wanted = set(batch)
         found = await asyncio.to_thread(parse_microdescriptors, answer.body)
         return {digest: one for digest, one in found.items() if digest in wanted}
-
-
-class _FatalDirectoryError(DirectoryError):
-    """What no other directory and no second attempt can mend."""

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import email.utils
 import logging
-from types import TracebackType
 
 from pelure.errors import DirectoryError, StreamError
 from pelure.tor.circuit.params import CircuitParams
@@ -45,21 +44,8 @@ async def fetch(
     return dir_http.DirResponse(answer.status, answer.headers, body)
 
 
-async def post(circuit: Circuit, path: str, body: bytes) -> dir_http.DirResponse:
-    """POST ``body`` to ``path`` of the directory at the end of ``circuit``. Raises as :func:`fetch` does."""
-    try:
-        async with asyncio.timeout(REQUEST_SECONDS):
-            stream = await circuit.begin_dir()
-            try:
-                return await dir_http.post(stream, path, body)
-            finally:
-                await stream.close()
-    except TimeoutError:
-        raise StreamError("a directory did not answer in time") from None
-
-
 class DirectorySource:
-    """A one-hop circuit to a directory cache; ``async with`` opens and closes it.
+    """A one-hop circuit to a directory cache: :meth:`open` it, :meth:`close` it.
 
     A relay whose ntor key is unknown (an authority or fallback, at first) is reached by CREATE_FAST.
     """
@@ -70,8 +56,8 @@ class DirectorySource:
         self._params = params
         self._circuit: Circuit | None = None
 
-    async def __aenter__(self) -> DirectorySource:
-        """Raises ``LinkError``, ``CircuitError``."""
+    async def open(self) -> None:
+        """Build the circuit. Raises ``LinkError``, ``CircuitError``."""
         self._circuit = await Circuit.build(
             self._links,
             [self.relay],
@@ -79,11 +65,9 @@ class DirectorySource:
             timeout=CONNECT_SECONDS,
             fast=self.relay.ntor_key is None,
         )
-        return self
 
-    async def __aexit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
+    def close(self) -> None:
+        """Close the circuit; idempotent."""
         if self._circuit is not None:
             self._circuit.close()
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import re
 from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
@@ -14,10 +13,9 @@ from pelure.tor.directory.descriptor_signing import (
     check_rsa,
     descriptor_digest,
 )
-from pelure.tor.directory.tokenizer import Section, decode_document, parse_hex, parse_time, split_at, tokenize
+from pelure.tor.directory.tokenizer import Section, decode_document, parse_hex, parse_time, tokenize
 
 MAX_EXTRA_INFO_LENGTH = 50_000
-_START = re.compile(rb"^extra-info ", re.MULTILINE)
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,8 +59,3 @@ def parse_extra_info(document: bytes, rsa_key: RsaPublicKey | None = None) -> Ex
         digest256=hashlib.sha256(document).digest(),
         text=document,
     )
-
-
-def split_extra_infos(document: bytes) -> list[bytes]:
-    """The text of each extra-info document in a run."""
-    return split_at(document, _START)

@@ -1,6 +1,6 @@
 """The network as a client knows it: a verified consensus joined with its microdescriptors.
 
-Immutable but for microdescriptors that arrive later: :meth:`NetDir.with_microdescriptors` gives a new one.
+Immutable: when more microdescriptors have arrived a new one is made.
 """
 
 from __future__ import annotations
@@ -45,7 +45,6 @@ class NetDir:
             elif status.md_digest:
                 self.missing.append(status.md_digest)
         self.by_rsa = {relay.rsa_id: relay for relay in self.relays}
-        self.by_ed = {relay.ed_id: relay for relay in self.relays if relay.ed_id is not None}
 
     @property
     def valid_after(self) -> float:
@@ -127,18 +126,6 @@ class NetDir:
             # No such relays at all: nothing more can be learned by waiting, if anything is known.
             return 1.0 if self.relays else 0.0
         return known / total
-
-    def with_microdescriptors(self, microdescriptors: Mapping[bytes, Microdescriptor]) -> NetDir:
-        """The same consensus with (more) microdescriptors, which are looked up by their SHA-256."""
-        return NetDir(self.consensus, microdescriptors, self.network)
-
-    def find(self, name: str) -> Relay | None:
-        """A relay by fingerprint (40 hexadecimal digits, a ``$`` allowed) or nickname."""
-        wanted = name.lstrip("$").upper()
-        for relay in self.relays:
-            if relay.fingerprint == wanted or relay.nickname == name:
-                return relay
-        return None
 
 
 def make_relay(status: RouterStatus, microdescriptor: Microdescriptor) -> Relay:

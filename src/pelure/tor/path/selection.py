@@ -20,7 +20,6 @@ from pelure.tor.path.restrictions import Restrictions
 from pelure.tor.path.vanguards import VanguardManager
 from pelure.tor.path.weights import Position, Sampler
 
-EXIT_PATH_LENGTH = 3
 LONG_LIVED_PORTS = frozenset((21, 22, 706, 1863, 5050, 5190, 5222, 5223, 6523, 6667, 6697, 8300))
 """Ports whose streams last long: their circuits prefer Stable relays (tor manual, "LongLivedPorts")."""
 GUARD_MAY_RETURN_AT = 3

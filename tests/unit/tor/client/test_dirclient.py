@@ -7,12 +7,11 @@ import hashlib
 import stat
 import time
 from pathlib import Path
-from types import TracebackType
 
 import pytest
 
 from pelure.errors import DirectoryError, LinkError
-from pelure.tor.client import dirclient
+from pelure.tor.client import dirclient, dirsources
 from pelure.tor.client.dirclient import DirectoryClient
 from pelure.tor.client.dirfetch import http_date, server_time
 from pelure.tor.client.schedule import microdescriptor_batches, next_refresh, retry_pause
@@ -73,21 +72,18 @@ def directory(monkeypatch: pytest.MonkeyPatch) -> Directory:
         def __init__(self, links: object, relay: object, params: object) -> None:
             self.relay = relay
 
-        async def __aenter__(self) -> Source:
+        async def open(self) -> None:
             await asyncio.sleep(0)
             if self.relay.nickname in directory.broken:
                 raise LinkError("not today")
-            return self
 
-        async def __aexit__(
-            self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-        ) -> None:
+        def close(self) -> None:
             pass
 
         async def get(self, path: str, *, limit: int, headers: dict[str, str] | None = None) -> DirResponse:
             return directory.answer(self.relay.nickname, path, headers or {})
 
-    monkeypatch.setattr(dirclient, "DirectorySource", Source)
+    monkeypatch.setattr(dirsources, "DirectorySource", Source)
     monkeypatch.setattr(dirclient, "retry_pause", lambda failures, **_: 0.0)
     return directory
 

@@ -11,11 +11,10 @@ from pelure.tor.directory.consensus import SharedRandomValue, parse_consensus
 from pelure.tor.directory.consensus_compute import (
     ComputeOptions,
     choose_method,
-    collate,
     compute_consensus,
     compute_params,
-    most_frequent,
 )
+from pelure.tor.directory.consensus_entries import collate, most_frequent
 from pelure.tor.directory.vote import Vote, VoteEntry, parse_vote
 from unit.tor.directory.support import FakeNetwork, vector, vector_votes
 

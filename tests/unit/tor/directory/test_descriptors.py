@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import re
 
 import pytest
 from hypothesis import given, settings
@@ -11,7 +12,7 @@ from hypothesis import strategies as st
 from pelure.errors import DirectoryError
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.exit_policy import PortPolicy
-from pelure.tor.directory.extra_info import parse_extra_info, split_extra_infos
+from pelure.tor.directory.extra_info import parse_extra_info
 from pelure.tor.directory.microdescriptor import (
     build_microdescriptor,
     microdescriptors_by_method,
@@ -24,6 +25,7 @@ from pelure.tor.directory.router_descriptor_build import (
     build_extra_info,
     build_router_descriptor,
 )
+from pelure.tor.directory.tokenizer import split_at
 from pelure.tor.directory.vote import parse_vote
 from unit.tor.directory.support import (
     NOW,
@@ -62,7 +64,11 @@ def test_the_published_descriptors_and_what_was_voted_on_them() -> None:
 
 def test_the_published_extra_infos_belong_to_the_descriptors() -> None:
     infos = {
-        one.digest: one for one in map(parse_extra_info, split_extra_infos(vector("cached-extrainfo.new")))
+        one.digest: one
+        for one in map(
+            parse_extra_info,
+            split_at(vector("cached-extrainfo.new"), re.compile(rb"^extra-info ", re.MULTILINE)),
+        )
     }
     for descriptor in map(parse_router_descriptor, PUBLISHED):
         assert descriptor.extra_info_digest is not None
@@ -171,7 +177,6 @@ def test_several_descriptors_in_one_document() -> None:
     assert list(split_router_descriptors(b"nothing")) == []
     twice = b"@last-listed 2000-01-01 00:00:00\n" + MICRODESCRIPTOR + b"@last-listed 2000\n" + MICRODESCRIPTOR
     assert list(split_microdescriptors(twice)) == [MICRODESCRIPTOR, MICRODESCRIPTOR]
-    assert split_extra_infos(b"") == []
 
 
 @settings(deadline=None, max_examples=100)
