@@ -47,8 +47,12 @@ class Tor:
         return await self.client.streams.open(host.lower(), port, _token(isolation))
 
     async def resolve(self, name: str, isolation: Hashable = None) -> list[str]:
-        """Addresses of a host name, or the name of an IP address, as an exit sees them; raises as above."""
+        """The addresses of a host name as an exit sees them; raises as :meth:`open_stream` does."""
         return await self.client.streams.resolve(name.lower(), _token(isolation))
+
+    async def reverse(self, address: str, isolation: Hashable = None) -> list[str]:
+        """The host names of an IP address as an exit sees them; raises as :meth:`open_stream` does."""
+        return await self.client.streams.reverse(address, _token(isolation))
 
     @property
     def relays(self) -> int:

@@ -139,9 +139,14 @@ class _Record:
 
     def __init__(self, client: NetworkClient) -> None:
         self._client = client
+        self._good_guards: set[Relay] = set()
 
     def guard_succeeded(self, relay: Relay, now: float) -> bool:
-        return self._client.guards.succeeded(relay, now)
+        usable = self._client.guards.succeeded(relay, now)
+        if relay not in self._good_guards:
+            self._good_guards.add(relay)
+            self._client.directory.save_guards()  # its first success may have confirmed it
+        return usable
 
     def guard_failed(self, relay: Relay, now: float) -> None:
         self._client.guards.failed(relay, now)

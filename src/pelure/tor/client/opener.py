@@ -26,6 +26,8 @@ MAX_EXITS = 3
 """Exits tried for one stream."""
 BAD_ADDRESS = 0xF6
 """SOCKS5 code for an onion address that can't be one (socks-extensions, ExtendedErrors)."""
+NO_ADDRESS = 0x04
+"""SOCKS5 code: host unreachable."""
 RESOLVE_PORT = 443
 """An exit for this port is taken for look-ups."""
 _RETRY = frozenset(
@@ -65,19 +67,27 @@ class StreamOpener:
         return await self._open_exit(host, port, isolation, early)
 
     async def resolve(self, name: str, isolation: Hashable) -> list[str]:
-        """Addresses of a host name, or the name of an IP address, as an exit sees them.
+        """The addresses of a host name as an exit sees them; those of an IP address are itself.
 
         Raises as :meth:`open` does, ``StreamError`` with RESOLVEFAILED when there is none.
         """
         if is_onion(name):
-            raise OnionServiceError("an onion address has no other address", 0x04)
+            raise OnionServiceError("an onion address has no other address", NO_ADDRESS)
         self._check_host(name)
+        return [name] if _is_ip(name) else await self._ask_exit(name, name, isolation)
+
+    async def reverse(self, address: str, isolation: Hashable) -> list[str]:
+        """The host names of an IP address as an exit sees them. Raises as :meth:`resolve` does."""
+        self._check_host(address)
+        return await self._ask_exit(ipaddress.ip_address(address).reverse_pointer, address, isolation)
+
+    async def _ask_exit(self, query: str, name: str, isolation: Hashable) -> list[str]:
         circuit = await self._pool.exit_circuit("", RESOLVE_PORT, isolation)
-        answers = await circuit.resolve(_reverse_name(name) or name, timeout=STREAM_SECONDS)
+        answers = await circuit.resolve(query, timeout=STREAM_SECONDS)
         found = [answer.text for answer in answers if not answer.is_error]
         usable = [text for text in found if text is not None and not self._is_refused(text)]
         if not usable:
-            raise StreamError(f"{name} has no address", EndReason.RESOLVEFAILED)
+            raise StreamError(f"nothing is known of {name}", EndReason.RESOLVEFAILED)
         return usable
 
     # ---- onion services ----
@@ -165,9 +175,9 @@ async def _begin(stream: CircuitStream, early: bytes) -> CircuitStream:
     return stream
 
 
-def _reverse_name(host: str) -> str | None:
-    """The ``in-addr.arpa`` or ``ip6.arpa`` name of an IP address, None for host names."""
+def _is_ip(host: str) -> bool:
     try:
-        return ipaddress.ip_address(host).reverse_pointer
+        ipaddress.ip_address(host)
     except ValueError:
-        return None
+        return False
+    return True

@@ -33,6 +33,10 @@ class Opener(Protocol):
         """See ``StreamOpener.resolve``."""
         ...
 
+    async def reverse(self, address: str, isolation: Hashable) -> list[str]:
+        """See ``StreamOpener.reverse``."""
+        ...
+
 
 class ProxyServer:
     """Listens for programs of this machine. :meth:`close` ends all their connections."""
@@ -111,9 +115,11 @@ class ProxyServer:
         return ("proxy", peer[0] if peer else "", request.credentials, destination)
 
     async def _resolve(self, request: Request, isolation: Hashable, writer: asyncio.StreamWriter) -> None:
+        reverse = request.command is Command.RESOLVE_PTR
+        look_up = self._opener.reverse if reverse else self._opener.resolve
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                answers = await self._opener.resolve(request.host, isolation)
+                answers = await look_up(request.host, isolation)
             writer.write(request.accept(answers[0]))
         except (PelureError, TimeoutError) as error:
             writer.write(request.refuse(reply_code(error)))

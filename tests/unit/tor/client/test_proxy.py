@@ -43,6 +43,9 @@ class FakeOpener:
             raise self.error
         return ["192.0.2.9"]
 
+    async def reverse(self, address: str, isolation: Hashable) -> list[str]:
+        return [f"{address}.example"]
+
 
 @asynccontextmanager
 async def proxied(
@@ -127,6 +130,9 @@ async def test_a_look_up() -> None:
         request = b"\5\1\0\5\xf0\0\3\x01a\0\0"
         reader, writer = await dial(address, request)
         assert await reader.read() == b"\5\0" + b"\5\0\0\1\xc0\0\2\x09\0\0"
+        writer.close()
+        reader, writer = await dial(address, b"\5\1\0\5\xf1\0\1\1\2\3\4\0\0")
+        assert await reader.read() == b"\5\0" + b"\5\0\0\3\x0f1.2.3.4.example\0\0"
         writer.close()
         opener.error = StreamError("none", EndReason.RESOLVEFAILED)
         reader, writer = await dial(address, request)
