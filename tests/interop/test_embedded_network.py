@@ -12,7 +12,7 @@ import psutil
 import pytest
 
 from interop.commands import Command, pelure
-from interop.ctor import Client, CTorNetwork, FileServer, Service, curl, payload
+from interop.ctor import Client, CTorNetwork, FileServer, Service, curl, free_port, payload
 
 pytestmark = [pytest.mark.ctor, pytest.mark.timeout(400)]
 
@@ -65,8 +65,54 @@ def test_c_tor_meets_c_tor(embedded: Embedded, service: Service, file_server: Fi
     assert embedded.client.node.document_warnings() == []
 
 
+@pytest.fixture(scope="module")
+def proxy(embedded: Embedded) -> Iterator[int]:
+    """The port of a ``pelure proxy`` in the network."""
+    port = free_port()
+    with Command(
+        *("--network", str(embedded.network_file), "--state", str(embedded.folder.parent / "proxy")),
+        *("proxy", "--socks", f"127.0.0.1:{port}"),
+        log=embedded.folder.parent / "proxy.log",
+    ) as command:
+        command.wait("bootstrapped")
+        yield port
+
+
+@pytest.fixture(scope="module")
+def pelure_service(embedded: Embedded, file_server: FileServer) -> Iterator[str]:
+    """The address of a ``pelure onion serve`` in the network."""
+    with Command(
+        *("--network", str(embedded.network_file), "--state", str(embedded.folder.parent / "serve")),
+        *("onion", "serve", "--port", f"80:127.0.0.1:{file_server.port}"),
+        *("--dir", str(embedded.folder.parent / "service")),
+        log=embedded.folder.parent / "serve.log",
+    ) as command:
+        yield str(command.wait("published")["address"])
+
+
+def test_pelure_meets_c_tor(proxy: int, service: Service, file_server: FileServer) -> None:
+    fetched = curl(file_server.url(LARGE, service.address), proxy, timeout=180)
+    assert (fetched.size, fetched.sha256) == (LARGE, payload(LARGE)[1])
+
+
+def test_c_tor_meets_pelure(embedded: Embedded, pelure_service: str, file_server: FileServer) -> None:
+    fetched = curl(file_server.url(LARGE, pelure_service), embedded.client.socks, timeout=180)
+    assert (fetched.size, fetched.sha256) == (LARGE, payload(LARGE)[1])
+
+
+def test_pelure_meets_pelure(proxy: int, pelure_service: str, file_server: FileServer) -> None:
+    fetched = curl(file_server.url(LARGE, pelure_service), proxy, timeout=180)
+    assert (fetched.size, fetched.sha256) == (LARGE, payload(LARGE)[1])
+
+
+def test_an_exit_stream_of_pelure(proxy: int, file_server: FileServer) -> None:
+    fetched = curl(file_server.url(LARGE), proxy, timeout=180)
+    assert (fetched.size, fetched.sha256) == (LARGE, payload(LARGE)[1])
+
+
 def test_status_lists_every_node_with_its_flags(embedded: Embedded) -> None:
     done = pelure("net", "status", "--dir", str(embedded.folder), "--json")
+    assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     nodes = [event for event in events if event["event"] == "node"]
     assert len(nodes) == RELAYS + 1

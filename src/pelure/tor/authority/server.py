@@ -30,8 +30,10 @@ from pelure.tor.authority.vote_builder import VoteBuilder
 from pelure.tor.authority.voting import FLAVOURS, VotingRound, split_votes
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus, DirSource, parse_consensus
+from pelure.tor.directory.consensus_compute import SUPPORTED_METHODS
 from pelure.tor.directory.consensus_verify import verify_consensus
 from pelure.tor.directory.http import DirReply, DirRequest
+from pelure.tor.directory.microdescriptor import microdescriptors_by_method
 from pelure.tor.directory.network import Network
 from pelure.tor.directory.router_descriptor import (
     RouterDescriptor,
@@ -104,6 +106,7 @@ class Authority:
     def _load(self, now: float) -> None:
         self.history = self.state.load_history(now)
         self.state.load_descriptors(self.descriptors, now)
+        self._refresh_cache(now)
         self.cache.add_certificates(self.keys.certificate.text)
         for flavour in FLAVOURS:
             text = self.state.load_consensus(flavour)
@@ -169,6 +172,14 @@ class Authority:
         if changed:
             self._descriptors_changed()
         return changed
+
+    def _refresh_cache(self, now: float) -> None:
+        """Serve the descriptors read from disk, and the microdescriptors that the last consensus lists."""
+        routers = self.descriptors.routers.values()
+        self.cache.set_routers(routers, self.descriptors.extra_infos.values())
+        for router in routers:
+            for _, text in microdescriptors_by_method(router, SUPPORTED_METHODS):
+                self.cache.add_microdescriptors(text, now)
 
     def _descriptors_changed(self) -> None:
         self.cache.set_routers(self.descriptors.routers.values(), self.descriptors.extra_infos.values())

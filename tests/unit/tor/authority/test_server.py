@@ -132,6 +132,7 @@ async def test_a_restart_keeps_what_was_known(folders: list[Path], relays: Seque
     kept = again.cache.consensus("ns")
     assert kept is not None and consensus is not None and kept.digest == consensus.digest
     assert again.live_consensus(time.time()) is not None
+    assert again.cache.wanted_microdescriptors() == []
     assert again.shared_random.commits == authority.shared_random.commits
 
 
