@@ -24,8 +24,9 @@ COMMAND_MODULES = (
     "authority",
     "net",
     "drive",
-    # "share",
-    # "links",
+    "share",
+    "links",
+    "receive",
     "inspection",
 )
 

@@ -11,7 +11,7 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -33,7 +33,7 @@ def _bindable(path: Path) -> str:
 class ControlServer:
     """Serves the operations in ``handlers`` to whoever may open the socket (this user)."""
 
-    def __init__(self, folder: Path, handlers: dict[str, Handler]) -> None:
+    def __init__(self, folder: Path, handlers: Mapping[str, Handler]) -> None:
         self.path = folder / SOCKET_NAME
         self._handlers = handlers
         self._server: asyncio.Server | None = None

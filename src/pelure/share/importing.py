@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from pathlib import Path
 
 import watchfiles
@@ -22,7 +22,7 @@ Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
 OnChange = Callable[[str, str], None]
 """Called with ``add``, ``change``, ``remove`` or ``rename``, and a path of the drive."""
-SETTLE_MS = 300
+SETTLE_MS = 200
 
 log = logging.getLogger(__name__)
 
@@ -88,13 +88,21 @@ class Importer:
 
     async def follow(self, on_change: OnChange) -> None:
         """Take changes over as they happen; never ends by itself."""
-        async for _ in watchfiles.awatch(*self._watched(), debounce=SETTLE_MS, rust_timeout=1000):
+        whole = len(self._paths) == 1 and self._paths[0].is_dir()
+        watching = watchfiles.awatch(
+            # A file that is replaced by another is only noticed in its folder.
+            *(path if path.is_dir() else path.parent for path in self._paths),
+            recursive=whole or any(path.is_dir() for path in self._paths),
+            step=SETTLE_MS,
+            yield_on_timeout=True,  # the first time-out says that the watch is set up
+            rust_timeout=SETTLE_MS,
+        )
+        first = True
+        async for changes in watching:
+            if not (first or changes):
+                continue
+            first = False
             try:
                 await self.update(on_change=on_change)
             except PelureError as error:
                 log.warning("Changes in the shared folder could not be taken over: %s", error)
-
-    def _watched(self) -> Iterator[Path]:
-        """Folders to watch: a file that is replaced by another is only noticed in its folder."""
-        for path in self._paths:
-            yield path if path.is_dir() else path.parent

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.core import exchange
 from pelure.hyper.core.core_storage import CoreStorage
+from pelure.hyper.core.linked import LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.state import CoreState
@@ -97,7 +98,7 @@ class Core(CoreState):
         Raises :class:`~pelure.hyper.core.tree.NotAvailable` if it is not held and ``wait`` is false or no
         peer brought it within ``timeout`` seconds; without a time-out it waits for as long as it takes.
         """
-        block = self.get_local(index)
+        block = self._held(index)
         if block is not None:
             return block
         if index < 0 or not wait:
@@ -107,8 +108,18 @@ class Core(CoreState):
         except TimeoutError:
             raise NotAvailable(f"no peer sent block {index} within {timeout:g} seconds") from None
 
+    def _held(self, index: int) -> bytes | None:
+        """Block ``index`` if it is held; a reader's block in a file that has changed since is not."""
+        try:
+            return self.get_local(index)
+        except LinkedFileChanged:
+            if self.writable:
+                raise
+            self.clear(index, index + 1)
+            return None
+
     async def _fetch(self, index: int) -> bytes:
-        while (block := self.get_local(index)) is None:
+        while (block := self._held(index)) is None:
             if self.closed:
                 raise DriveError("the core was purged")
             if self._replicator is None or index >= self.length:

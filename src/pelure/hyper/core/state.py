@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pelure.errors import DriveError
 from pelure.hyper.core import flat_tree, tree
 from pelure.hyper.core.changes import Change, ChangeKind
-from pelure.hyper.core.core_storage import CoreStorage, Head, LinkedBlock
+from pelure.hyper.core.core_storage import INLINE_LIMIT, CoreStorage, Head, LinkedBlock
 from pelure.hyper.core.encryption import PADDING, Encryption
 from pelure.hyper.core.hashing import discovery_key, leaf_hash
-from pelure.hyper.core.linked import LinkedFileChanged
+from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.signer import KeyPair, Verifier
 from pelure.hyper.core.tree import NotAvailable, TreeBatch, need
@@ -291,6 +291,20 @@ class CoreState:
             index = self.bitfield.first_set(index + 1, end)
         self.bitfield.set_range(start, min(end, self.length), False)
         return freed
+
+    def link_blocks(self, first: int, count: int, file: LinkedFile) -> None:
+        """Keep ``count`` blocks from ``first`` on in ``file``, which holds just their bytes.
+
+        Only for blocks of the present fork. They are checked against the tree whenever they are read, like
+        all linked blocks. Raises :class:`~pelure.hyper.core.tree.NodeMissing` if one is not known.
+        """
+        number, position = self.storage.add_link(file), 0
+        for index in range(first, first + count):
+            size = need(self.get_node, 2 * index).size - self.padding
+            if self.bitfield.get(index) and size > INLINE_LIMIT and not self.storage.linked_file_of(index):
+                self.storage.delete_block(index)
+                self.storage.put_linked_block(index, number, position, size, self.fork)
+            position += size
 
     def clear(self, start: int, end: int) -> int:
         """Delete the content of blocks ``start`` to ``end`` (exclusive) here; return the bytes freed."""

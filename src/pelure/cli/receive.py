@@ -1,0 +1,262 @@
+"""What a reader does with a private link: ``get``, ``ls``, ``cat``, ``mount``, ``sync``, ``open``."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import socket
+import sys
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from pelure.cli.links import open_book
+from pelure.cli.output import Output
+from pelure.cli.run import Settings, run, settings_of
+from pelure.cli.session import session
+from pelure.errors import ConfigError, DriveError
+from pelure.hyper.drive.live import pull
+from pelure.hyper.drive.local import LocalDrive
+from pelure.hyper.drive.metadata import mtime_of
+from pelure.hyper.drive.mirror import MirrorOptions
+from pelure.share.fetch import Fetch
+from pelure.share.link import PrivateLink, printable, split_path
+from pelure.share.mount import mount as mount_drive
+from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
+from pelure.share.received import cache_folder, find_link, folder_name, remember
+from pelure.tor.service.app_server import AppServer
+from pelure.web.listing import readable_size
+from pelure.web.page import DrivePage
+
+LinkArgument = Annotated[
+    str,
+    typer.Argument(metavar="LINK", help="A private link, the name of a received one, or - to read it."),
+]
+Circuits = Annotated[int, typer.Option(help="Onion circuits used at once.", min=1, max=16)]
+Json = Annotated[bool, typer.Option("--json", help="Print one event a line.")]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands."""
+    for command in (get, ls, cat, mount, sync, open_page):
+        app.command("open" if command is open_page else command.__name__)(command)
+
+
+def _read_link(settings: Settings, text: str) -> tuple[PrivateLink, str]:
+    """The link, and the path after it."""
+    if text == "-":
+        text = sys.stdin.readline()
+    link_text, path = split_path(text)
+    with open_book(settings) as book:
+        return find_link(book, link_text), path
+
+
+@asynccontextmanager
+async def _connected(
+    settings: Settings, output: Output, link: PrivateLink, circuits: int = CIRCUITS
+) -> AsyncIterator[RemoteDrive]:
+    """The drive of a link, connected to its publisher; the link is kept in the book."""
+    async with (
+        session(settings, output) as tor,
+        open_remote(link, tor, cache_folder(settings.state, link), circuits=circuits) as remote,
+    ):
+        await remote.connected()
+        with open_book(settings) as book:
+            remember(book, link)
+        output.event("connected", "Connected.", name=link.title)
+        yield remote
+
+
+def get(
+    context: typer.Context,
+    link: LinkArgument,
+    folder: Annotated[
+        Path | None, typer.Argument(metavar="[DIR]", help="Where to; a new folder here.")
+    ] = None,
+    only: Annotated[list[str] | None, typer.Option(help="Only paths that fit, such as 'photos/*'.")] = None,
+    circuits: Circuits = CIRCUITS,
+    as_json: Json = False,
+) -> None:
+    """Fetch what a link gives. Run it again to resume, or to fetch what has changed.
+
+    Example: `pelure get pelure:ybn… photos --only '2026/*'`
+    """
+    settings = settings_of(context)
+
+    async def work() -> None:
+        private, path = _read_link(settings, link)
+        target = (folder or Path(folder_name(private))).expanduser().absolute()
+        wanted = [*(only or []), *([path] if path != "/" else [])]
+        with Output(as_json) as output:
+            async with _connected(settings, output, private, circuits) as remote:
+
+                def progress(done: int, total: int) -> None:
+                    output.progress("get", done, total, circuits=remote.open_circuits)
+
+                fetched = await Fetch(remote.drive, target, wanted).run(progress)
+                output.finish()
+                for place, reason in fetched.problems:
+                    output.event("problem", f"{printable(place)}: {reason}", path=place, reason=reason)
+                size, seconds = readable_size(fetched.bytes), fetched.seconds
+                output.event(
+                    "complete",
+                    f"{fetched.files} files, {size} in {seconds:.1f} s, in {target}",
+                    files=fetched.files,
+                    bytes=fetched.bytes,
+                    seconds=round(seconds, 3),
+                    folder=str(target),
+                )
+                if fetched.problems:
+                    raise DriveError(f"{len(fetched.problems)} files could not be written; see above")
+
+    run(work(), settings)
+
+
+def ls(
+    context: typer.Context,
+    link: LinkArgument,
+    as_json: Json = False,
+) -> None:
+    """List what a link gives: `pelure ls LINK` or `pelure ls LINK/folder`."""
+    settings = settings_of(context)
+
+    async def work() -> None:
+        private, path = _read_link(settings, link)
+        with Output(as_json) as output:
+            async with _connected(settings, output, private, 1) as remote:
+                await remote.drive.update(wait=True)
+                async for entry in remote.drive.list(path):
+                    size = await remote.drive.size(entry)
+                    shown = f"{readable_size(size):>10}  {printable(entry.path)}"
+                    if entry.linkname is not None:
+                        shown += f" → {printable(entry.linkname)}"
+                    output.event(
+                        "entry",
+                        shown,
+                        path=entry.path,
+                        size=size,
+                        mtime=mtime_of(entry),
+                        executable=entry.executable,
+                        target=entry.linkname,
+                    )
+
+    run(work(), settings)
+
+
+def cat(
+    context: typer.Context,
+    link: Annotated[str, typer.Argument(metavar="LINK/PATH", help="A private link and a path in it.")],
+    start: Annotated[int, typer.Option(help="First byte.", min=0)] = 0,
+    circuits: Circuits = CIRCUITS,
+) -> None:
+    """Write a file to standard output while it comes: `pelure cat LINK/film.mkv | mpv -`"""
+    settings = settings_of(context)
+
+    async def work() -> None:
+        private, path = _read_link(settings, link)
+        with Output(as_json=False) as output:
+            output.console.stderr = True
+            async with _connected(settings, output, private, circuits) as remote:
+                await remote.drive.update(wait=True)
+                entry = await remote.drive.entry(path)
+                if entry is None or entry.blob is None:
+                    raise DriveError(f"there is no file {printable(path)} in the share")
+                async for part in remote.drive.read(entry, start):
+                    await asyncio.to_thread(_write_out, part)
+
+    run(work(), settings)
+
+
+def _write_out(part: bytes) -> None:
+    sys.stdout.buffer.write(part)
+    sys.stdout.buffer.flush()
+
+
+def mount(
+    context: typer.Context,
+    link: LinkArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder; made if missing.")],
+    circuits: Circuits = CIRCUITS,
+    as_json: Json = False,
+) -> None:
+    """Show what a link gives as a folder, until interrupted. Content is fetched when it is read."""
+    settings = settings_of(context)
+
+    async def work() -> None:
+        private, _ = _read_link(settings, link)
+        with Output(as_json) as output:
+            async with _connected(settings, output, private, circuits) as remote:
+                await remote.drive.update(wait=True)
+                mounted = await mount_drive(remote.drive, folder.expanduser().absolute())
+                output.event("mounted", f"Mounted at {mounted.folder}.", folder=str(mounted.folder))
+                try:
+                    await mounted.ended.wait()
+                finally:
+                    await mounted.unmount()
+
+    run(work(), settings)
+
+
+def sync(
+    context: typer.Context,
+    link: LinkArgument,
+    folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    circuits: Circuits = CIRCUITS,
+    as_json: Json = False,
+) -> None:
+    """Keep a folder like what a link gives, and follow changes until interrupted."""
+    settings = settings_of(context)
+
+    async def work() -> None:
+        private, _ = _read_link(settings, link)
+        with Output(as_json) as output:
+            async with _connected(settings, output, private, circuits) as remote:
+                await Fetch(remote.drive, folder.expanduser().absolute()).run()
+                target = LocalDrive(folder.expanduser().absolute())
+                output.event("synced", "Up to date; following changes.", folder=str(target.root))
+                try:
+                    async for step in pull(remote.drive, target, MirrorOptions()):
+                        if step.operation != "equal":
+                            text = f"{step.operation}: {printable(step.path)}"
+                            output.event("changed", text, op=step.operation, path=step.path)
+                finally:
+                    target.close()
+
+    run(work(), settings)
+
+
+def open_page(
+    context: typer.Context,
+    link: LinkArgument,
+    port: Annotated[int, typer.Option(help="Port on 127.0.0.1; any free one by default.")] = 0,
+    circuits: Circuits = CIRCUITS,
+    as_json: Json = False,
+) -> None:
+    """Show what a link gives as a web page on this machine, behind a secret address."""
+    settings = settings_of(context)
+
+    async def work() -> None:
+        private, _ = _read_link(settings, link)
+        with Output(as_json) as output:
+            async with _connected(settings, output, private, circuits) as remote:
+                await remote.drive.update(wait=True)
+                base = f"/{secrets.token_urlsafe(24)}/"
+                listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
+                listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                try:
+                    listener.bind(("127.0.0.1", port))
+                except OSError as error:
+                    raise ConfigError(f"can't listen at 127.0.0.1:{port}: {error.strerror}") from error
+                server = AppServer(DrivePage(remote.drive, private.title or "share", base).app(), listener)
+                await server.start()
+                url = f"http://127.0.0.1:{listener.getsockname()[1]}{base}"
+                output.event("page", f"Open {url}", url=url)
+                try:
+                    await asyncio.Event().wait()
+                finally:
+                    await server.close()
+
+    run(work(), settings)

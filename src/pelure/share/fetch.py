@@ -1,0 +1,136 @@
+"""Fetching a shared drive into a folder: resumable, every block verified, several circuits at once.
+
+Blocks arrive in the cache's store and are written into files that get their names when they are complete.
+Then the store keeps only *where* those bytes are: nothing lies on the disk twice, what was fetched can go on
+to others, and fetching again costs only what has changed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import fnmatch
+import os
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pelure.errors import ConfigError, DriveError
+from pelure.hyper.core.linked import LinkedFile
+from pelure.hyper.drive.drive import Drive, merged
+from pelure.hyper.drive.entry import DriveEntry
+from pelure.hyper.drive.local import LocalDrive
+from pelure.hyper.drive.mirror import Mirror, MirrorOptions
+
+Progress = Callable[[int, int], None]
+"""Called with the bytes that are there and the bytes there will be."""
+PROGRESS_SECONDS = 0.25
+
+
+@dataclass
+class Fetched:
+    """What was done: ``problems`` are paths left out, with the reason."""
+
+    files: int = 0
+    bytes: int = 0
+    seconds: float = 0.0
+    problems: list[tuple[str, str]] = field(default_factory=list)
+
+
+class Fetch:
+    """One fetch of ``drive`` (at the version it has when :meth:`run` begins) into ``folder``."""
+
+    def __init__(self, drive: Drive, folder: Path, only: Sequence[str] = ()) -> None:
+        """``only``: patterns such as ``photos/*``; a path that fits one is fetched, all if there is none."""
+        self._drive = drive
+        self._folder = folder
+        self._only = [pattern.lstrip("/") for pattern in only]
+        self._wanted: list[tuple[int, int]] = []
+
+    async def run(self, progress: Progress | None = None) -> Fetched:
+        """Do it. Raises ``ConfigError`` if the folder can't be written, ``DriveError``.
+
+        The drive's newest version is asked for first; the call waits for peers for as long as it takes.
+        """
+        started = time.monotonic()
+        await self._drive.update(wait=True)
+        view = self._drive.checkout(self._drive.version)
+        entries = [entry async for entry in view.list(ignore=self._ignored)]
+        if self._only and not entries:
+            raise ConfigError("nothing in the drive fits --only")
+        try:
+            target = LocalDrive(self._folder, create=True)
+        except OSError as error:
+            raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error
+        try:
+            return await self._fill(view, target, entries, started, progress)
+        except OSError as error:
+            raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error
+        finally:
+            target.close()
+
+    def _ignored(self, path: str) -> bool:
+        name = path.lstrip("/")
+        return bool(self._only) and not any(
+            fnmatch.fnmatchcase(name, pattern) or name.startswith(pattern.rstrip("/*") + "/")
+            for pattern in self._only
+        )
+
+    async def _fill(
+        self,
+        view: Drive,
+        target: LocalDrive,
+        entries: list[DriveEntry],
+        started: float,
+        progress: Progress | None,
+    ) -> Fetched:
+        blobs = await view.blobs()
+        self._wanted = []
+        for entry in entries:
+            if entry.blob is not None:
+                self._wanted += await blobs.block_numbers(entry.blob)
+        total = sum([await view.size(entry) for entry in entries])
+        result = Fetched()
+        ahead = asyncio.ensure_future(blobs.core.download(merged(self._wanted)))
+        telling = asyncio.ensure_future(self._tell(total, progress))
+        try:
+            by_path = {entry.path: entry for entry in entries}
+            mirror = Mirror(view, target, MirrorOptions(delete=False, ignore=self._ignored))
+            async for step in mirror.steps():
+                if step.operation == "problem":
+                    result.problems.append((step.path, step.reason or "unknown"))
+                    continue
+                result.files += 1
+                result.bytes += step.size
+                if step.operation in ("add", "change"):
+                    self._relink(by_path[step.path], target)
+        finally:
+            for task in (ahead, telling):
+                task.cancel()
+            await asyncio.gather(ahead, telling, return_exceptions=True)
+        blobs.core.storage.store.commit()
+        if progress is not None:
+            progress(total, total)
+        result.seconds = time.monotonic() - started
+        return result
+
+    async def _tell(self, total: int, progress: Progress | None) -> None:
+        """Say now and then how much has arrived."""
+        blobs = await self._drive.blobs()
+        blocks = max(1, sum(end - start for start, end in self._wanted))
+        while progress is not None:
+            missing = sum(len(blobs.core.bitfield.missing(start, end)) for start, end in self._wanted)
+            progress(total * (blocks - missing) // blocks, total)
+            await asyncio.sleep(PROGRESS_SECONDS)
+
+    def _relink(self, entry: DriveEntry, target: LocalDrive) -> None:
+        """Let the store point at the finished file instead of keeping a second copy of its blocks."""
+        blob, blobs = entry.blob, self._drive.local_blobs()
+        if blob is None or blobs is None or blob.block_map or blobs.core.fork:
+            return
+        path = target.path_of(entry.path)
+        try:
+            linked = LinkedFile.of(path, os.stat(path, follow_symlinks=False))
+        except OSError as error:
+            raise DriveError(f"{path!r} vanished while it was fetched") from error
+        blobs.core.link_blocks(blob.block_offset, blob.block_length, linked)
