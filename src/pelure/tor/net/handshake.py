@@ -102,7 +102,7 @@ class Handshake(ABC):
         """What to send first, before anything came."""
         return b""
 
-    def receive(self, data: bytes) -> bytes:
+    def receive(self, data: bytes | memoryview) -> bytes:
         """Take bytes that came; returns those to send. Raises ``ProtocolError`` or ``LinkError``: close."""
         answer = b""
         self._items += self.reader.feed(data)

@@ -24,8 +24,10 @@ from pelure.tor.net.tls import TlsConnection
 
 log = logging.getLogger(__name__)
 
-READ_SIZE = 256 * 1024
-FLUSH_CELLS = 510  # cells joined into one write, about 256 KiB
+# Buffers stay below 128 KiB: from there on the C library maps fresh pages for each, which cost more than
+# all the work on the cells in them (measured: 0.29 µs a cell at 240 cells, 0.45 at 500).
+READ_SIZE = 120 * 1024
+FLUSH_CELLS = 240  # cells joined into one write
 RECORD_OVERHEAD = 64  # bytes; more than TLS adds to a record of 16 KiB
 WRITE_HIGH_WATER = 128 * 1024  # bytes the transport may hold before the queues have to wait
 UNSENT_LOW_WATER = 256 * 1024  # bytes the kernel takes ahead of the network (TCP_NOTSENT_LOWAT)
@@ -260,7 +262,7 @@ class Link(asyncio.BufferedProtocol):
 
     # ---- receiving ----
 
-    def _advance_handshake(self, plain: bytes) -> None:
+    def _advance_handshake(self, plain: memoryview) -> None:
         tls = self._tls
         assert tls is not None
         if tls.established and self._handshake is None:

@@ -28,7 +28,7 @@ from pelure.tor.net.handshake import (
 )
 from pelure.tor.net.identity import LinkIdentity
 from pelure.tor.net.link import READ_SIZE, Link
-from pelure.tor.net.tls import TlsConnection, client_context, random_hostname, server_context
+from pelure.tor.net.tls import Scratch, TlsConnection, client_context, random_hostname, server_context
 
 log = logging.getLogger(__name__)
 
@@ -63,6 +63,7 @@ class LinkManager:
         """
         self._loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(READ_SIZE))
+        self._scratch = Scratch()
         self._client_context = client_context()
         self._identity = identity
         self._server_context = server_context(identity.tls) if identity else None
@@ -183,9 +184,9 @@ class LinkManager:
     def session(self, link: Link) -> TlsConnection:
         """See :class:`~pelure.tor.net.link.LinkOwner`."""
         if link.initiator:
-            return TlsConnection(self._client_context, random_hostname(os.urandom))
+            return TlsConnection(self._client_context, self._scratch, random_hostname(os.urandom))
         assert self._server_context is not None
-        return TlsConnection(self._server_context)
+        return TlsConnection(self._server_context, self._scratch)
 
     def handshake(self, link: Link, tls: TlsConnection) -> Handshake:
         """See :class:`~pelure.tor.net.link.LinkOwner`."""
