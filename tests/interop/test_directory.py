@@ -1,0 +1,94 @@
+"""The directory of a live C tor network: fetched, verified, renewed, and computed again from its votes."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from pathlib import Path
+
+import pytest
+
+from interop.ctor import CTorNetwork
+from pelure.errors import DirectoryError
+from pelure.tor.client.dirclient import DirectoryClient
+from pelure.tor.crypto.digests import sha256
+from pelure.tor.directory.consensus import parse_consensus
+from pelure.tor.directory.consensus_compute import ComputeOptions, compute_consensus
+from pelure.tor.directory.diff import apply_diff, make_diff
+from pelure.tor.directory.microdescriptor import microdescriptors_by_method
+from pelure.tor.directory.network import parse_network
+from pelure.tor.directory.router_descriptor import parse_router_descriptor, split_router_descriptors
+from pelure.tor.directory.tokenizer import encode_base64
+from pelure.tor.directory.vote import Vote, parse_vote
+from pelure.tor.net.links import LinkManager
+from pelure.tor.net.statefile import StateFolder
+
+pytestmark = pytest.mark.ctor
+PATIENCE = 120.0
+
+
+async def test_bootstrap_then_each_new_consensus(ctor_network: CTorNetwork, tmp_path: Path) -> None:
+    links = LinkManager()
+    network = parse_network(ctor_network.network_torrc)
+    with StateFolder(tmp_path / "state") as folder:
+        client = DirectoryClient(network, links, folder)
+        netdir = await asyncio.wait_for(client.bootstrap(), PATIENCE)
+        assert len(netdir.relays) == 11 and netdir.have_enough
+        renewed = asyncio.Event()
+        client.on_change.append(lambda new: renewed.set() if new.valid_after > netdir.valid_after else None)
+        refresher = asyncio.create_task(client.refresh_loop())
+        await asyncio.wait_for(renewed.wait(), PATIENCE)
+        refresher.cancel()
+    with StateFolder(tmp_path / "state") as folder:
+        again = await asyncio.wait_for(DirectoryClient(network, links, folder).bootstrap(), PATIENCE)
+        assert again.valid_after > netdir.valid_after
+    await links.close()
+
+
+def votes_and_consensuses(network: CTorNetwork) -> tuple[list[Vote], bytes, bytes]:
+    """One round's votes of all authorities and both consensuses; asked for until they are of one round."""
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        votes = [parse_vote(network.directory("/tor/status-vote/current/authority", one)) for one in range(3)]
+        ns = network.directory("/tor/status-vote/current/consensus")
+        microdesc = network.directory("/tor/status-vote/current/consensus-microdesc")
+        rounds = {vote.valid_after for vote in votes} | {parse_consensus(ns).valid_after}
+        if len(rounds | {parse_consensus(microdesc).valid_after}) == 1:
+            return votes, ns, microdesc
+        time.sleep(0.5)
+    raise AssertionError("votes and consensuses of one round could not be had")
+
+
+def test_c_tors_votes_give_c_tors_consensus(ctor_network: CTorNetwork) -> None:
+    votes, ns, microdesc = votes_and_consensuses(ctor_network)
+    for flavour, document in (("ns", ns), ("microdesc", microdesc)):
+        body = compute_consensus(votes, flavour, ComputeOptions(3, srv_is_fresh=False))
+        assert document[: document.index(b"directory-signature ")].decode() == body.decode()
+
+
+def test_microdescriptors_are_those_that_c_tor_votes_for(ctor_network: CTorNetwork) -> None:
+    votes, _, _ = votes_and_consensuses(ctor_network)
+    entries = {entry.descriptor_digest: entry for entry in votes[0].entries}
+    checked = 0
+    for text in split_router_descriptors(ctor_network.directory("/tor/server/all")):
+        descriptor = parse_router_descriptor(text)
+        entry = entries.get(descriptor.digest)
+        if entry is not None:
+            made = microdescriptors_by_method(descriptor, (32, 33, 34, 35))
+            lines = [f"{','.join(map(str, m))} sha256={encode_base64(sha256(body))}" for m, body in made]
+            assert lines == entry.microdescs
+            checked += 1
+    assert checked >= 8
+
+
+def test_diffs_between_two_live_consensuses(ctor_network: CTorNetwork) -> None:
+    path = "/tor/status-vote/current/consensus-microdesc"
+    base = newer = ctor_network.directory(path)
+    deadline = time.monotonic() + PATIENCE
+    while newer == base and time.monotonic() < deadline:
+        time.sleep(0.5)
+        newer = ctor_network.directory(path)
+    assert newer != base
+    assert apply_diff(base, make_diff(base, newer)) == newer
+    with pytest.raises(DirectoryError):
+        apply_diff(newer, make_diff(base, newer))
