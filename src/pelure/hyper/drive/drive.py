@@ -30,6 +30,7 @@ from pelure.hyper.drive.paths import folder_key, folder_range, normalize, resolv
 _BLOBS = name_space("hyperdrive", 0)
 _MAX_LINKS = 16
 _FILES = b"files"
+_ENCRYPTION_KEY = "encryption key"
 
 
 def content_manifest(manifest: Manifest, key: bytes) -> Manifest | None:
@@ -63,11 +64,20 @@ class Drive:
     def __init__(
         self, store: Corestore, key: bytes | None = None, *, encryption_key: bytes | None = None
     ) -> None:
-        """The drive ``key``, or without one the store's own (one for each name space of the store)."""
+        """The drive ``key``, or without one the store's own (one for each name space of the store).
+
+        The store remembers the ``encryption_key`` (32 bytes), so that it need be given only once.
+        """
         self.store = store
-        self.encryption_key = encryption_key
-        name = "db" if key is None else None
-        core = store.get(name=name, key=key, encryption_key=encryption_key)
+        core = store.get(name="db" if key is None else None, key=key)
+        known = core.storage.get_user_data(_ENCRYPTION_KEY)
+        if encryption_key is not None and known is None:
+            core.storage.put_user_data(_ENCRYPTION_KEY, encryption_key)
+        elif encryption_key not in (None, known):
+            raise DriveError("the drive has another encryption key")
+        self.encryption_key = encryption_key or known
+        if self.encryption_key is not None:
+            core.set_encryption(self.encryption_key)
         self._setup(Bee(core, Header(with_metadata=True)), None)
 
     def _setup(self, bee: Bee, main: Drive | None) -> None:
@@ -404,7 +414,7 @@ class Drive:
         for entry in entries:
             if entry.blob is not None:
                 ranges += await blobs.block_numbers(entry.blob)
-        await blobs.core.download(_merged(ranges))
+        await blobs.core.download(merged(ranges))
 
     async def download_range(
         self, db_ranges: Iterable[tuple[int, int]], blob_ranges: Iterable[tuple[int, int]]
@@ -436,7 +446,7 @@ class Drive:
         self.core.purge()
 
 
-def _merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
+def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
     """The same blocks in ascending ranges that do not touch."""
     merged: list[tuple[int, int]] = []
     for start, end in sorted(ranges):
