@@ -86,7 +86,7 @@ class OnionClient:
     async def _connect(self, identity: bytes, secrets: list[bytes]) -> Circuit:
         arranging = asyncio.create_task(self._arrange())
         try:
-            descriptor = await self._descriptor(identity, secrets, refresh=False)
+            descriptor = await self._descriptor(identity, secrets)
             meeting = await arranging
             try:
                 await self._introduce(meeting, descriptor)
@@ -94,7 +94,8 @@ class OnionClient:
                 if meeting.circuit.closed.is_set():
                     raise OnionServiceError("the rendezvous point was lost", RENDEZVOUS_FAILED) from error
                 log.info("No introduction point of the descriptor at hand works: %s", error)
-                await self._introduce(meeting, await self._descriptor(identity, secrets, refresh=True))
+                descriptor = await self._descriptor(identity, secrets, descriptor.revision_counter)
+                await self._introduce(meeting, descriptor)
             return await meeting.join(self._emit)
         except BaseException:
             arranging.cancel()
@@ -112,10 +113,12 @@ class OnionClient:
                 failure = error
         raise OnionServiceError(f"no rendezvous point can be reached: {failure}", RENDEZVOUS_FAILED)
 
-    async def _descriptor(self, identity: bytes, secrets: list[bytes], *, refresh: bool) -> ServiceDescriptor:
+    async def _descriptor(
+        self, identity: bytes, secrets: list[bytes], newer_than: int = -1
+    ) -> ServiceDescriptor:
         began = time.monotonic()
         netdir = current_netdir(self._directory)
-        descriptor = await self._descriptors.get(netdir, identity, secrets, refresh=refresh)
+        descriptor = await self._descriptors.get(netdir, identity, secrets, newer_than=newer_than)
         self._emit(DescriptorOpened(len(descriptor.content.intro_points), time.monotonic() - began))
         return descriptor
 

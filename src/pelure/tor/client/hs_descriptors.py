@@ -16,6 +16,7 @@ from pelure.tor.directory.netdir import NetDir
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net import dir_http
 from pelure.tor.net.circuit_source import CircuitSource
+from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.onion.descriptor import MissingClientAuth, WrongClientAuth, open_descriptor
 from pelure.tor.onion.outer import MAX_DESCRIPTOR_LEN, OuterDescriptor
 from pelure.tor.onion.ring import HsDirRing, RingParams
@@ -24,6 +25,7 @@ from pelure.tor.onion.time_periods import PeriodSchedule
 
 CIRCUIT_LENGTH = 4
 FETCH_SECONDS = 30.0
+HEDGE_SECONDS = 5.0
 CACHE_ENTRIES = 1024
 
 NOT_FOUND = 0xF0
@@ -56,14 +58,15 @@ class DescriptorClient:
         self._source = source
         self._rng = rng
         self._cache: dict[bytes, _Cached] = {}
-        self._fetching: dict[bytes, asyncio.Task[OuterDescriptor]] = {}
+        self._fetching: dict[tuple[bytes, int], asyncio.Task[OuterDescriptor]] = {}
 
     async def get(
-        self, netdir: NetDir, identity: bytes, client_secrets: Iterable[bytes], *, refresh: bool = False
+        self, netdir: NetDir, identity: bytes, client_secrets: Iterable[bytes], *, newer_than: int = -1
     ) -> ServiceDescriptor:
         """Return the service's descriptor in the time period of ``netdir``, opened with client secrets.
 
-        ``refresh``: ask the directories even if a valid one is at hand. Raises :class:`OnionServiceError` with
+        ``newer_than`` is the revision counter of one that was of no use: the directories are asked for a
+        later one, and an older one is taken only if none has that. Raises :class:`OnionServiceError` with
         the SOCKS code of: not found, invalid, client key missing, client key wrong.
         """
         slot = PeriodSchedule.from_consensus(netdir, testing=netdir.network.testing).fetch_slot()
@@ -75,12 +78,12 @@ class DescriptorClient:
         subcred = subcredential(identity, blinded_key)
         now = time.time()
         cached = self._cache.get(blinded_key)
-        if cached is not None and cached.expires > now and not refresh:
+        if cached is not None and cached.expires > now and cached.outer.revision_counter > newer_than:
             outer = cached.outer
         else:
             directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
             ring = HsDirRing(directories, slot, RingParams.from_params(netdir.params))
-            outer = await self._fetch_shared(blinded_key, ring.fetches(blinded_key))
+            outer = await self._fetch_shared(blinded_key, ring.fetches(blinded_key), newer_than)
         try:
             content = open_descriptor(outer, blinded_key, subcred, client_secrets, now)
         except MissingClientAuth as error:
@@ -93,57 +96,86 @@ class DescriptorClient:
             raise OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID) from error
         return ServiceDescriptor(content, subcred, outer.revision_counter)
 
-    async def _fetch_shared(self, blinded_key: bytes, directories: list[Relay]) -> OuterDescriptor:
+    async def _fetch_shared(
+        self, blinded_key: bytes, directories: list[Relay], newer_than: int
+    ) -> OuterDescriptor:
         """Fetch once for everybody who waits for the same descriptor."""
-        task = self._fetching.get(blinded_key)
+        key = blinded_key, newer_than
+        task = self._fetching.get(key)
         if task is None:
-            task = asyncio.create_task(self._fetch(blinded_key, directories))
-            self._fetching[blinded_key] = task
-            task.add_done_callback(lambda done: self._fetched(blinded_key, done))
+            task = asyncio.create_task(self._fetch(blinded_key, directories, newer_than))
+            self._fetching[key] = task
+            task.add_done_callback(lambda done: self._fetched(key, done))
         return await asyncio.shield(task)
 
-    def _fetched(self, blinded_key: bytes, task: asyncio.Task[OuterDescriptor]) -> None:
-        del self._fetching[blinded_key]
+    def _fetched(self, key: tuple[bytes, int], task: asyncio.Task[OuterDescriptor]) -> None:
+        del self._fetching[key]
         if not task.cancelled() and task.exception() is None:
             outer = task.result()
             while len(self._cache) >= CACHE_ENTRIES:
                 del self._cache[next(iter(self._cache))]
-            self._cache[blinded_key] = _Cached(outer, time.time() + outer.lifetime * 60)
+            self._cache[outer.blinded_key] = _Cached(outer, time.time() + outer.lifetime * 60)
 
-    async def _fetch(self, blinded_key: bytes, directories: list[Relay]) -> OuterDescriptor:
-        """Ask the directories in random order; the newest of invalid answers' reasons is what is told."""
-        failure = OnionServiceError(
-            "the onion service can't be found: it is not running, or never was", NOT_FOUND
-        )
-        for relay in sorted(directories, key=lambda _: self._rng(8)):
-            try:
-                async with asyncio.timeout(FETCH_SECONDS):
-                    outer = await self._ask(relay, blinded_key)
-            except TimeoutError:
-                log.info("%s did not answer a descriptor request in time", relay.nickname)
-            except CryptoError as error:
-                log.info("%s sent a descriptor that doesn't verify: %s", relay.nickname, error)
-                failure = OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID)
-            except PelureError as error:
-                log.info("%s gave no descriptor: %s", relay.nickname, error)
-            else:
-                return outer
-        raise failure
+    async def _fetch(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> OuterDescriptor:
+        """Ask the directories in random order; a slow one gets a rival after some seconds."""
+        waiting = sorted(directories, key=lambda _: self._rng(8))
+        running: set[asyncio.Task[OuterDescriptor]] = set()
+        failure = OnionServiceError("the onion service can't be found: is it running?", NOT_FOUND)
+        older: OuterDescriptor | None = None
+        try:
+            while waiting or running:
+                if waiting:
+                    running.add(asyncio.create_task(self._ask(waiting.pop(0), blinded_key)))
+                patience = HEDGE_SECONDS if waiting else None
+                done, running = await asyncio.wait(
+                    running, timeout=patience, return_when=asyncio.FIRST_COMPLETED
+                )
+                for task in done:
+                    try:
+                        outer = task.result()
+                    except OnionServiceError as error:
+                        failure = error if error.code == INVALID else failure
+                    else:
+                        if outer.revision_counter > newer_than:
+                            return outer
+                        older = outer
+        finally:
+            for task in running:
+                task.cancel()
+            await asyncio.gather(*running, return_exceptions=True)
+        if older is None:
+            raise failure
+        return older
 
     async def _ask(self, relay: Relay, blinded_key: bytes) -> OuterDescriptor:
+        """Ask one directory. Raises :class:`OnionServiceError`: not found, or invalid."""
+        try:
+            async with asyncio.timeout(FETCH_SECONDS):
+                answer = await self._request(relay, blinded_key)
+        except (PelureError, TimeoutError) as error:
+            log.info("%s gave no descriptor: %s", relay.nickname, error or "it did not answer in time")
+            raise OnionServiceError(f"{relay.nickname} did not answer", NOT_FOUND) from error
+        if answer.status != 200:
+            log.info("%s has no descriptor (status %d)", relay.nickname, answer.status)
+            raise OnionServiceError(f"{relay.nickname} has no descriptor", NOT_FOUND)
+        try:
+            outer = OuterDescriptor.parse(answer.body, time.time())
+        except (DirectoryError, CryptoError) as error:
+            log.info("%s sent a descriptor that can't be used: %s", relay.nickname, error)
+            raise OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID) from error
+        if outer.blinded_key != blinded_key:
+            log.info("%s sent the descriptor of another onion service", relay.nickname)
+            raise OnionServiceError("a directory sent the descriptor of another onion service", INVALID)
+        return outer
+
+    async def _request(self, relay: Relay, blinded_key: bytes) -> DirResponse:
         circuit = await self._source.internal_circuit(relay, length=CIRCUIT_LENGTH, purpose="hsdir")
         try:
             stream = await circuit.begin_dir()
             name = base64.b64encode(blinded_key).decode("ascii").rstrip("=")
-            answer = await dir_http.get(stream, f"/tor/hs/3/{name}", limit=MAX_DESCRIPTOR_LEN)
+            return await dir_http.get(stream, f"/tor/hs/3/{name}", limit=MAX_DESCRIPTOR_LEN)
         finally:
             circuit.close()
-        if answer.status != 200:
-            raise DirectoryError(f"it answered with status {answer.status}")
-        outer = OuterDescriptor.parse(answer.body, time.time())
-        if outer.blinded_key != blinded_key:
-            raise DirectoryError("it sent the descriptor of another onion service")
-        return outer
 
     def forget(self) -> None:
         """Drop every descriptor."""
