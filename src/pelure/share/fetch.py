@@ -16,6 +16,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from pelure.errors import ConfigError, DriveError
+from pelure.hyper.blobs.blob_id import BlobId
+from pelure.hyper.core.core import Core
 from pelure.hyper.core.linked import LinkedFile
 from pelure.hyper.drive.drive import Drive, merged
 from pelure.hyper.drive.entry import DriveEntry
@@ -88,6 +90,7 @@ class Fetch:
         self._wanted = []
         for entry in entries:
             if entry.blob is not None:
+                _drop_stale(blobs.core, entry.blob)
                 self._wanted += await blobs.block_numbers(entry.blob)
         total = sum([await view.size(entry) for entry in entries])
         result = Fetched()
@@ -134,3 +137,10 @@ class Fetch:
         except OSError as error:
             raise DriveError(f"{path!r} vanished while it was fetched") from error
         blobs.core.link_blocks(blob.block_offset, blob.block_length, linked)
+
+
+def _drop_stale(core: Core, blob: BlobId) -> None:
+    """Forget blocks that are linked to a file which was changed or deleted since: they have to come anew."""
+    linked = core.storage.linked_file_of(blob.block_offset)
+    if linked is not None and not linked.unchanged():
+        core.clear(blob.block_offset, blob.block_offset + blob.block_length)

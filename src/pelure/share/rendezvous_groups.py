@@ -23,7 +23,7 @@ from pelure.share.gate import Gate, OnEvent
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.linkbook import Entry
 from pelure.tor.api import Tor
-from pelure.tor.service.events import ServiceEvent
+from pelure.tor.service.events import Published, ServiceEvent
 from pelure.tor.service.keys import ServiceKeys
 from pelure.tor.service.service import OnionService
 from pelure.tor.service.targets import Target, UnixTarget
@@ -133,7 +133,8 @@ class RendezvousGroups:
         return group
 
     def _tell(self, event: ServiceEvent) -> None:
-        self._on_event(event.name, **event.fields())
+        if not isinstance(event, Published):  # told once for all services of the share
+            self._on_event(event.name, **event.fields())
 
     async def published(self) -> list[str]:
         """Wait until every service is on its directories; return the addresses."""
