@@ -50,7 +50,7 @@ class ProxyServer:
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen at ``host``:``port`` (0: any free port); returns where. Raises ``OSError``."""
-        server = await asyncio.start_server(self._serve, host, port, limit=READ_AHEAD)
+        server = await asyncio.start_server(self._accept, host, port, limit=READ_AHEAD)
         self._servers.append(server)
         name = server.sockets[0].getsockname()
         return name[0], name[1]
@@ -68,16 +68,19 @@ class ProxyServer:
             task.cancel()
         await asyncio.gather(*self._connections, return_exceptions=True)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.current_task()
-        assert task is not None
+    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        task = asyncio.ensure_future(self._serve(reader, writer))
         self._connections.add(task)
+        task.add_done_callback(self._connections.discard)
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             await self._converse(reader, writer)
         except (PelureError, OSError, TimeoutError) as error:
             log.info("a proxy client was dropped: %s", error)
+        except Exception:
+            log.exception("bug: serving a proxy client")
         finally:
-            self._connections.discard(task)
             writer.close()
 
     async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
