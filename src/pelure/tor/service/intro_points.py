@@ -15,6 +15,7 @@ from dataclasses import dataclass, field
 
 from pelure.errors import PathError, PelureError, ProtocolError
 from pelure.tor.cell.commands import RelayCommand
+from pelure.tor.cell.extensions import DosParameters, Extension
 from pelure.tor.cell.onion_messages import EstablishIntro, Introduce2
 from pelure.tor.circuit.events import RelayMessageReceived
 from pelure.tor.crypto.keys import Rng
@@ -35,19 +36,22 @@ PICKS = 5
 RETRY_SECONDS_FIRST = 0.5
 RETRY_SECONDS_MAX = 60.0
 ROTATION_SECONDS = 30.0
+PUBLICATION_SECONDS = 10.0
+"""For so long the old introduction points may outlive the rotation that replaces them."""
 
 log = logging.getLogger(__name__)
 
 
 @dataclass(eq=False)
 class ServiceIntroPoint:
-    """One introduction point from the service's side. ``expires``: monotonic seconds."""
+    """One introduction point from the service's side. ``expires``: monotonic; ``holder``: its worker."""
 
     relay: Relay
     keys: IntroKeys
     replay: ReplayCache
     expires: float
     circuit: Circuit
+    holder: asyncio.Task[None] | None
     spent: asyncio.Event = field(default_factory=asyncio.Event)
 
     def describe(self) -> IntroPoint:
@@ -71,7 +75,9 @@ class IntroPoints:
         changed: Callable[[], Awaitable[None]],
         emit: OnEvent,
         rng: Rng,
+        dos: DosParameters | None = None,
     ) -> None:
+        """``dos``: how introduction points shall limit introductions, None for the network's own limit."""
         self.count = count
         self.listed: list[ServiceIntroPoint] = []
         self._source = source
@@ -79,9 +85,11 @@ class IntroPoints:
         self._changed = changed
         self._emit = emit
         self._rng = rng
+        self._dos = dos
         self._points: set[ServiceIntroPoint] = set()
         self._workers: set[asyncio.Task[None]] = set()
-        self._rotating = False
+        self._rotating = asyncio.Lock()
+        self._rotations = 0
 
     def start(self) -> None:
         """Begin to establish ``count`` introduction points."""
@@ -103,10 +111,18 @@ class IntroPoints:
     async def rotate(self) -> None:
         """Replace every introduction point by another with new keys, and end the old ones.
 
-        Returns when the old ones are gone: nobody can introduce himself by a descriptor from before.
+        Returns when the old ones are gone: nobody can introduce himself by a descriptor from before. Several
+        calls at once share one rotation, but never one that had begun before the call.
         """
-        old_workers, old_points = set(self._workers), list(self.listed)
-        self._rotating = True
+        begun_before = self._rotations
+        async with self._rotating:
+            if self._rotations > begun_before:
+                return
+            self._rotations += 1
+            await self._rotate()
+
+    async def _rotate(self) -> None:
+        old = set(self._workers)
         ups = [asyncio.Event() for _ in range(self.count)]
         for up in ups:
             self._spawn(up)
@@ -116,12 +132,14 @@ class IntroPoints:
                     await up.wait()
         except TimeoutError:
             log.warning("Not all new introduction points could be established in time")
-        finally:
-            self._rotating = False
-        await self._end_workers(old_workers)
-        self.listed = [point for point in self.listed if point not in old_points]
-        await self._changed()
-        for point in old_points:
+        await self._end_workers(old)
+        self.listed = [point for point in self.listed if point.holder not in old]
+        try:
+            async with asyncio.timeout(PUBLICATION_SECONDS):
+                await self._changed()
+        except TimeoutError:
+            log.info("The new introduction points are still being published")
+        for point in [point for point in self._points if point.holder in old]:
             self._end(point)
 
     async def _end_workers(self, workers: Collection[asyncio.Task[None]]) -> None:
@@ -140,7 +158,7 @@ class IntroPoints:
             point = await self._establish_somewhere()
             self.listed = [one for one in self.listed if one is not held] + [point]
             up.set()
-            if not self._rotating:  # else the rotation publishes all of them at once
+            if not self._rotating.locked():  # else the rotation publishes all of them at once
                 await self._changed()
             if held is not None:
                 self._end(held)
@@ -167,6 +185,7 @@ class IntroPoints:
             ReplayCache(introductions),
             time.monotonic() + lifetime,
             circuit,
+            asyncio.current_task(),
         )
         self._points.add(point)
         try:
@@ -199,7 +218,7 @@ class IntroPoints:
         began, circuit = time.monotonic(), point.circuit
         circuit.on_message = lambda message: self._on_message(point, message)
         try:
-            request = EstablishIntro.create(point.keys.auth, circuit.kh())
+            request = EstablishIntro.create(point.keys.auth, circuit.kh(), self._extensions(point.relay))
             circuit.send(request.command, request.encode())
             await circuit.expect(RelayCommand.INTRO_ESTABLISHED, timeout=ESTABLISH_SECONDS)
         except BaseException:
@@ -207,6 +226,11 @@ class IntroPoints:
             raise
         log.info("%s is an introduction point now", point.relay.nickname)
         self._emit(IntroPointEstablished(point.relay.nickname, time.monotonic() - began))
+
+    def _extensions(self, relay: Relay) -> list[Extension]:
+        if self._dos is None or not relay.protocols.supports("HSIntro", 5):
+            return []
+        return [self._dos.extension()]
 
     async def _keep(self, point: ServiceIntroPoint) -> None:
         """Return when the point is to be replaced."""

@@ -19,7 +19,7 @@ from pelure.tor.service.events import OnEvent, RendezvousFailed, RendezvousJoine
 CIRCUIT_LENGTH = 4
 ATTEMPTS = 3
 """C tor's default too: the first, and ``hs_service_max_rdv_failures`` (2) more."""
-CONCURRENT_BUILDS = 64
+CONCURRENT_BUILDS = 256
 MAX_WAITING = 8192
 ANSWER_SECONDS = 60.0
 """A client has given up on an introduction that was not answered for so long."""

@@ -12,7 +12,8 @@ import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 
-from pelure.errors import ConfigError, OnionServiceError, ProtocolError
+from pelure.errors import ConfigError, DirectoryError, OnionServiceError, ProtocolError
+from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.cell.onion_messages import Introduce2
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.crypto.keys import Rng
@@ -68,11 +69,13 @@ class OnionService:
         *,
         intro_points: int = INTRO_POINTS_DEFAULT,
         max_streams: int = 0,
+        intro_dos: DosParameters | None = None,
         on_event: OnEvent | None = None,
         rng: Rng = os.urandom,
     ) -> None:
         """``ports``: virtual port to target. ``max_streams``: most streams open on a circuit (0: any number).
 
+        ``intro_dos``: limits that introduction points shall keep to (proposal 305), None for the network's.
         Raises :class:`ConfigError` if no descriptor can name that many introduction points.
         """
         if not 1 <= intro_points <= INTRO_POINTS_MAX:
@@ -89,7 +92,7 @@ class OnionService:
         self._grace: asyncio.TimerHandle | None = None
         self._publisher = Publisher(keys, self._upload, self._emit, rng)
         self._intro = IntroPoints(
-            source, intro_points, self._introduced, self._points_changed, self._emit, rng
+            source, intro_points, self._introduced, self._points_changed, self._emit, rng, intro_dos
         )
         self._rendezvous = Rendezvous(source, self._joined, self._emit, rng)
         self._streams = StreamAcceptor(ports, max_streams, self._emit)
@@ -107,14 +110,14 @@ class OnionService:
     async def start(self) -> None:
         """Begin to establish introduction points and to publish. Raises :class:`DirectoryError`."""
         self._use_netdir(current_netdir(self._directory))
-        self._directory.on_change.append(self._use_netdir)
+        self._directory.on_change.append(self._network_changed)
         self._publishing = asyncio.create_task(self._publisher.run())
         self._intro.start()
 
     async def close(self) -> None:
         """End everything; the descriptor stays valid: the service can be found as soon as it is back."""
-        if self._use_netdir in self._directory.on_change:
-            self._directory.on_change.remove(self._use_netdir)
+        if self._network_changed in self._directory.on_change:
+            self._directory.on_change.remove(self._network_changed)
         if self._grace is not None:
             self._grace.cancel()
         if self._publishing is not None:
@@ -190,6 +193,12 @@ class OnionService:
     def _emit(self, event: ServiceEvent) -> None:
         if self._on_event is not None:
             self._on_event(event)
+
+    def _network_changed(self, netdir: NetDir) -> None:
+        try:
+            self._use_netdir(netdir)
+        except DirectoryError as error:
+            log.warning("The onion service keeps to the consensus before: %s", error)
 
     def _use_netdir(self, netdir: NetDir) -> None:
         schedule = PeriodSchedule.from_consensus(netdir, testing=netdir.network.testing)

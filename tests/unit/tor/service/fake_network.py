@@ -14,6 +14,7 @@ from types import SimpleNamespace
 from pelure.errors import CircuitError, PathError, PelureError, ProtocolError
 from pelure.streams import MemoryStream, memory_pipe
 from pelure.tor.cell.commands import RelayCommand
+from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.cell.onion_messages import (
     EstablishIntro,
     EstablishRendezvous,
@@ -153,6 +154,7 @@ class FakeNetwork:
         self.intro: dict[tuple[Relay, bytes], FakeCircuit] = {}
         self.waiting: dict[tuple[Relay, bytes], FakeCircuit] = {}
         self.introductions: list[bytes] = []
+        self.limits: list[DosParameters] = []
         self._tasks: set[asyncio.Task[None]] = set()
         self._turn = 0
 
@@ -196,6 +198,7 @@ class FakeNetwork:
             request = EstablishIntro.decode(data)
             request.verify(circuit.kh())
             self.intro[where, request.auth_key] = circuit
+            self.limits += [DosParameters.decode(one.body) for one in request.extensions]
             circuit.deliver(RelayCommand.INTRO_ESTABLISHED)
         elif command == RelayCommand.ESTABLISH_RENDEZVOUS:
             self.waiting[where, EstablishRendezvous.decode(data).cookie] = circuit

@@ -10,6 +10,7 @@ import pytest
 
 from pelure.errors import ConfigError, OnionServiceError
 from pelure.tor.cell.commands import RelayCommand
+from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import ClientEvent
 from pelure.tor.onion.client_auth import ClientAuthKey
@@ -207,6 +208,36 @@ async def test_every_introduction_point_can_be_rotated(network: FakeNetwork, ser
     live = [key for key, circuit in network.intro.items() if not circuit.closed.is_set()]
     assert len(live) == 3
     assert not set(live) & set(old)
+    await connect(new_client(network), service)
+
+
+async def test_rotations_asked_for_at_once_are_shared(network: FakeNetwork, service: OnionService) -> None:
+    before = len(network.intro)
+    await asyncio.gather(*(service.rotate_intro_points() for _ in range(10)))
+    assert len(network.intro) - before <= 6  # the one that runs, and one for all who came meanwhile
+    assert sum(not circuit.closed.is_set() for circuit in network.intro.values()) == 3
+    await connect(new_client(network), service)
+
+
+async def test_introduction_points_are_told_limits(network: FakeNetwork) -> None:
+    service = OnionService(
+        network,  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
+        ServiceKeys.generate(os.urandom),
+        {},
+        intro_dos=DosParameters(25, 200),
+    )
+    await service.start()
+    await service.published.wait()
+    assert network.limits == [DosParameters(25, 200)] * 3
+    await service.close()
+
+
+async def test_a_useless_consensus_changes_nothing(network: FakeNetwork, service: OnionService) -> None:
+    assert network.netdir is not None
+    good = network.netdir
+    network.change(FakeNetDir(network.relays, valid_after=5.0))
+    network.netdir = good
     await connect(new_client(network), service)
 
 
