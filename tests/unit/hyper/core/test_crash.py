@@ -103,7 +103,7 @@ async def kills(folder: Path, count: int) -> None:
 
 
 async def test_killed_at_a_few_random_moments(tmp_path: Path) -> None:
-    await kills(tmp_path, 5)
+    await kills(tmp_path, 3)
 
 
 @pytest.mark.soak

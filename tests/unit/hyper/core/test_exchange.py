@@ -1,0 +1,217 @@
+"""Answers of peers: good ones are stored, and of bad ones nothing."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from pelure.errors import PelureError, ProtocolError
+from pelure.hyper.core import flat_tree
+from pelure.hyper.core.core import Core
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.manifest import Manifest
+from pelure.hyper.core.signer import MultiSignature
+from pelure.hyper.core.tree import NotAvailable
+from pelure.hyper.encoding.compact import Reader
+from pelure.hyper.wire.messages import (
+    BlockRequest,
+    Data,
+    HashRequest,
+    Request,
+    SeekRequest,
+    UpgradeRequest,
+)
+
+
+@pytest.fixture
+def writer(tmp_path: Path) -> Iterator[Core]:
+    store = Corestore(tmp_path / "writer")
+    core = store.get(name="core")
+    core.append([f"block {i}".encode() * (i + 1) for i in range(30)])
+    yield core
+    store.close()
+
+
+@pytest.fixture
+def reader(tmp_path: Path, writer: Core) -> Iterator[Core]:
+    store = Corestore(tmp_path / "reader")
+    yield store.get(key=writer.key)
+    store.close()
+
+
+def state(core: Core) -> tuple[object, ...]:
+    nodes = core.storage.node_indexes()
+    return core.fork, core.length, nodes, [core.has(i) for i in range(40)], core.manifest, core.signature
+
+
+def ask(writer: Core, **parts: object) -> Data:
+    data = writer.proof(Request(1, writer.fork, **parts))  # type: ignore[arg-type]
+    assert data is not None
+    return Data.decode(Reader(data.encode()))
+
+
+def upgrade(writer: Core, reader: Core) -> None:
+    start = reader.length if reader.fork == writer.fork else 0
+    request = UpgradeRequest(start, writer.length - start)
+    reader.verify_and_store([ask(writer, upgrade=request, manifest=True)])
+
+
+def block(writer: Core, reader: Core, index: int) -> None:
+    climb = reader.missing_nodes(2 * index)
+    reader.verify_and_store([ask(writer, block=BlockRequest(index, climb))])
+
+
+def test_sparse_reader(writer: Core, reader: Core) -> None:
+    upgrade(writer, reader)
+    assert reader.manifest == writer.manifest and reader.length == 30
+    for index in (17, 3, 16, 29, 0):
+        block(writer, reader, index)
+        assert reader.get_local(index) == writer.get_local(index)
+    assert reader.missing_nodes(2 * 2) == 0  # known as a sibling
+    assert reader.contiguous_length == 1
+    writer.append([b"more"])
+    upgrade(writer, reader)
+    assert reader.length == 31
+    assert not reader.can_upgrade(5) and reader.can_upgrade(30) and reader.can_upgrade(0)
+
+
+def test_a_reader_serves_what_it_has(writer: Core, reader: Core, tmp_path: Path) -> None:
+    upgrade(writer, reader)
+    block(writer, reader, 17)
+    assert reader.proof(Request(1, 0, block=BlockRequest(16, 0))) is None
+    assert reader.proof(Request(1, 1, block=BlockRequest(17, 0))) is None
+    third_store = Corestore(tmp_path / "third")
+    third = third_store.get(key=writer.key)
+    upgrade(reader, third)
+    block(reader, third, 17)
+    assert third.get_local(17) == writer.get_local(17)
+    third_store.close()
+
+
+REQUESTS = [
+    {"upgrade": UpgradeRequest(0, 30), "manifest": True},
+    {"upgrade": UpgradeRequest(0, 20), "manifest": True},
+    {"upgrade": UpgradeRequest(0, 30), "block": BlockRequest(11, 0), "manifest": True},
+    {"upgrade": UpgradeRequest(0, 30), "seek": SeekRequest(500, 0), "manifest": True},
+]
+
+
+@pytest.mark.parametrize("parts", REQUESTS, ids=lambda parts: "+".join(parts))
+def test_damaged_answers_change_nothing(writer: Core, reader: Core, parts: dict[str, object]) -> None:
+    good = ask(writer, **parts).encode()
+    before = state(reader)
+    rng = random.Random(1)
+    for _ in range(300):
+        damaged = bytearray(good)
+        damaged[rng.randrange(len(damaged))] ^= 1 << rng.randrange(8)
+        if rng.random() < 0.2:
+            del damaged[rng.randrange(len(damaged)) :]
+        try:
+            data = Data.decode(Reader(bytes(damaged)))
+            data.request = 1
+            reader.verify_and_store([data])
+        except ProtocolError:
+            pass
+        if state(reader) != before:  # only a change that says the same may be taken
+            assert reader.length == 30 and reader.batch().hash() == writer.batch().hash()
+            return
+
+
+def test_a_changed_block_or_node_is_refused(writer: Core, reader: Core) -> None:
+    upgrade(writer, reader)
+    before = state(reader)
+    data = ask(writer, block=BlockRequest(5, reader.missing_nodes(10)))
+    assert data.block is not None
+    data.block.value = data.block.value[:-1] + b"x"
+    with pytest.raises(ProtocolError):
+        reader.verify_and_store([data])
+    data = ask(writer, block=BlockRequest(5, reader.missing_nodes(10)))
+    assert data.block is not None
+    data.block.nodes[1] = replace(data.block.nodes[1], hash=bytes(32))
+    with pytest.raises(ProtocolError):
+        reader.verify_and_store([data])
+    other = ask(writer, block=BlockRequest(6, reader.missing_nodes(12)))
+    assert other.block is not None
+    other.block.index = 5
+    with pytest.raises(ProtocolError):
+        reader.verify_and_store([other])
+    assert state(reader) == before
+    good = ask(writer, block=BlockRequest(6, reader.missing_nodes(12)))
+    assert reader.verify_and_store([good, other]) == 1
+    assert reader.has(6) and not reader.has(5)
+
+
+def test_requests_without_sense(writer: Core) -> None:
+    for parts in (
+        {"upgrade": UpgradeRequest(0, 31)},
+        {"upgrade": UpgradeRequest(30, 0)},
+        {"block": BlockRequest(3, 60)},
+        {"block": BlockRequest(2**50, 0)},
+        {"hash": HashRequest(2**50 + 1, 3)},
+        {"hash": HashRequest(7, 0), "seek": SeekRequest(10**9, 0)},
+        {"block": BlockRequest(3, 0), "upgrade": UpgradeRequest(0, 30), "seek": SeekRequest(1, 0)},
+    ):
+        with pytest.raises(ProtocolError):
+            writer.proof(Request(1, 0, **parts))  # type: ignore[arg-type]
+
+
+def test_stale_answers_are_left_out(writer: Core, reader: Core) -> None:
+    late = ask(writer, upgrade=UpgradeRequest(0, 30), manifest=True)
+    upgrade(writer, reader)
+    before = state(reader)
+    assert reader.verify_and_store([late]) == 1
+    writer.truncate(10)
+    old = ask(writer, upgrade=UpgradeRequest(0, 10))
+    old.fork = 0
+    reader.verify_and_store([old])
+    assert state(reader) == before
+
+
+def test_a_reader_follows_a_truncation_and_keeps_what_is_shared(writer: Core, reader: Core) -> None:
+    upgrade(writer, reader)
+    for index in range(30):
+        block(writer, reader, index)
+    view = reader.snapshot()
+    writer.truncate(20)
+    writer.append([b"new 20", b"new 21"])
+    upgrade(writer, reader)
+    assert (reader.fork, reader.length) == (1, 22)
+    assert all(reader.get_local(i) == writer.get_local(i) for i in range(16))  # below unchanged roots
+    assert not reader.has(20) and not reader.has(25)
+    for index in range(reader.length):
+        block(writer, reader, index)
+    assert [reader.get_local(i) for i in range(22)] == [writer.get_local(i) for i in range(22)]
+    assert max(map(flat_tree.right_span, reader.storage.node_indexes())) < 44
+    with pytest.raises(NotAvailable):
+        reader.check_version(view.fork, view.length)
+
+
+def test_survives_reopening(writer: Core, tmp_path: Path) -> None:
+    path = tmp_path / "again"
+    store = Corestore(path)
+    core = store.get(key=writer.key)
+    upgrade(writer, core)
+    for index in (0, 1, 7, 29):
+        block(writer, core, index)
+    before = state(core)
+    store.close()
+    store = Corestore(path)
+    core = store.get(key=writer.key)
+    assert state(core) == before
+    assert core.get_local(7) == writer.get_local(7)
+    store.close()
+
+
+def test_random_bytes_as_manifests_and_signatures() -> None:
+    rng = random.Random(2)
+    for _ in range(3000):
+        data = bytes([rng.randrange(4)]) + rng.randbytes(rng.randrange(200))
+        for decode in (Manifest.decode, lambda raw: MultiSignature.decode(raw, raw[0])):
+            try:
+                decode(data)
+            except PelureError as error:
+                assert isinstance(error, ProtocolError)

@@ -1,0 +1,178 @@
+"""The store: one user at a time, durable, honest about damage, and giving space back."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pelure.errors import DriveError
+from pelure.hyper.core.core_storage import INLINE_LIMIT
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.hashing import leaf_hash
+from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
+from pelure.hyper.core.manifest import Manifest, Signer
+from pelure.hyper.core.signer import KeyPair
+from pelure.hyper.core.state import PlacedBlock
+
+
+def test_a_second_user_is_refused_here_and_in_another_process(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    with pytest.raises(DriveError, match="in use"):
+        Corestore(tmp_path)
+    code = f"from pelure.hyper.core.corestore import Corestore; Corestore({str(tmp_path)!r})"
+    other = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)
+    assert other.returncode == 1 and "in use" in other.stderr
+    store.close()
+    Corestore(tmp_path).close()
+
+
+def test_files_are_private(tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "store")
+    store.get(name="core").append([b"x" * 10_000])
+    store.close()
+    for path in [tmp_path / "store", *(tmp_path / "store").rglob("*")]:
+        assert path.stat().st_mode & 0o077 == 0, path
+
+
+def test_names_and_namespaces_give_different_keys_that_stay(tmp_path: Path) -> None:
+    store = Corestore(tmp_path, primary_key=bytes(32))
+    keys = {
+        store.get(name="one").key,
+        store.get(name="other").key,
+        store.namespace("space").get(name="one").key,
+        store.namespace("space").namespace("space").get(name="one").key,
+    }
+    assert len(keys) == 4
+    assert store.get(name="one") is store.get(key=store.get(name="one").key)
+    store.get(name="one").append([b"x"])
+    key = store.get(name="one").key
+    store.close()
+    store = Corestore(tmp_path)
+    assert store.get(key=key).writable
+    assert {head.key for head in store.stored()} == keys
+    store.close()
+    with pytest.raises(DriveError):
+        Corestore(tmp_path, primary_key=bytes([1]) * 32)
+
+
+def test_damage_is_noticed(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    core.append([os.urandom(INLINE_LIMIT + 1), os.urandom(50_000), b"short"])
+    store.close()
+    (file,) = tmp_path.glob("blocks-*")
+    data = bytearray(file.read_bytes())
+    data[INLINE_LIMIT + 100] ^= 1
+    file.write_bytes(data[:-1])
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    assert core.get_local(0) is not None and core.get_local(2) == b"short"
+    with pytest.raises(DriveError, match="damaged"):
+        core.get_local(1)
+    store.close()
+    (tmp_path / "db" / "data.mdb").write_bytes(b"not a database" * 1000)
+    with pytest.raises(DriveError, match="damaged"):
+        Corestore(tmp_path)
+    (tmp_path / "primary-key").write_bytes(b"short")
+
+
+def test_clearing_and_purging_give_space_back(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    core.append([os.urandom(1 << 20) for _ in range(8)])
+    (file,) = tmp_path.glob("blocks-*")
+    full = file.stat().st_blocks
+    assert core.clear(0, 6) == 6 << 20
+    assert file.stat().st_blocks < full / 2
+    assert core.get_local(0) is None and core.get_local(7) is not None
+    assert core.contiguous_length == 0
+    core.purge()
+    assert not file.exists() and not store.stored()
+    again = store.get(name="core")
+    assert again.length == 0 and again is not core
+    again.append([b"a new beginning"])
+    store.close()
+
+
+async def test_received_blocks_become_durable_by_themselves(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    core.append([b"one"], durable=False)
+    store.store.commit_soon(1)
+    core.append([b"two" * 5000], durable=False)
+    store.store.commit_soon(100 << 20)
+    for _ in range(500):
+        if not store.store._pending and not store.store._writing:
+            break
+        await asyncio.sleep(0.02)
+    assert not store.store._pending and not store.store._writing
+    assert core.get_local(0) == b"one" and core.get_local(1) == b"two" * 5000
+    store.close()
+
+
+def test_a_linked_file_that_changes_is_never_served_as_the_old_one(tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "store")
+    core = store.get(name="core")
+    source = tmp_path / "source"
+    content = os.urandom(100_000)
+    source.write_bytes(content)
+    link = core.storage.add_link(LinkedFile.of(str(source), source.stat()))
+    core.append_placed(
+        [
+            PlacedBlock(65536, leaf_hash(content[:65536]), 0, link),
+            PlacedBlock(34464, leaf_hash(content[65536:]), 65536, link),
+        ]
+    )
+    assert core.get_local(0) == content[:65536] and core.get_stored(1) == content[65536:]
+    (file,) = core.storage.links()
+    assert file.unchanged()
+    with source.open("r+b") as changed:
+        changed.seek(70_000)
+        changed.write(b"changed")
+    assert core.get_local(0) == content[:65536]
+    for read in (core.get_local, core.get_stored):
+        with pytest.raises(LinkedFileChanged, match="import it again"):
+            read(1)
+    source.write_bytes(content[:80_000])
+    with pytest.raises(LinkedFileChanged):
+        core.get_local(1)
+    source.unlink()
+    store.store.open_files.close()
+    with pytest.raises(LinkedFileChanged):
+        core.get_local(0)
+    assert not file.unchanged()
+    source.write_bytes(content)
+    assert core.get_local(1) == content[65536:]
+    store.close()
+
+
+def test_several_signers(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    pairs = tuple(KeyPair.from_seed(bytes([n]) * 32) for n in (1, 2, 3))
+    manifest = Manifest(1, tuple(Signer(pair.public_key) for pair in pairs), 2)
+    core = store.get(manifest=manifest)
+    assert not core.writable
+    with pytest.raises(DriveError, match="read-only"):
+        core.append([b"x"])
+    store.close()
+    store = Corestore(tmp_path)
+    core = store.get(manifest=manifest, key_pairs=pairs[1:])
+    assert core.writable
+    core.append([b"x", b"y"])
+    assert core.verifier is not None
+    core.verifier.verify(core.batch(), core.signature)
+    store.close()
+
+
+def test_secrets_are_not_shown(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    (pair,) = core.key_pairs
+    shown = repr(pair) + repr(core._head) + repr(core)
+    assert pair.seed.hex() not in shown and repr(pair.seed) not in shown
+    store.close()
