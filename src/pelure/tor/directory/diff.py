@@ -9,12 +9,14 @@ import hashlib
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 
 from pelure.errors import DirectoryError
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, signed_part
 from pelure.tor.directory.tokenizer import parse_hex
 
 DIFF_HEADER = b"network-status-diff-version 1"
+MAX_MATCHED_LINES = 200
 _COMMAND = re.compile(rb"([0-9]{1,8})(?:,([0-9]{1,8}|\$))?([acd])")
 
 
@@ -118,18 +120,29 @@ def _find_dot(script: list[bytes], start: int) -> int:
 def make_diff(base: bytes, result: bytes) -> bytes:
     """A diff from ``base`` to ``result``, both consensuses. Raises ``DirectoryError`` if it can't be made.
 
-    Router entries are matched by their ``r`` line's identity, which the format keeps sorted, so the
-    work is linear; inside a changed entry the common head and tail lines are kept.
+    Router entries are matched by their ``r`` line's identity, which the format keeps sorted, so the work is
+    linear. The base's signatures are deleted to the end, however many a client may hold.
     """
     old, new = _lines(base), _lines(result)
     if b"." in new:
         raise DirectoryError("a consensus with a line of a single dot can't be put in a diff")
-    edits = [edit for pair in _pair_blocks(old, new) for edit in _trim(old, new, *pair)]
-    script: list[bytes] = []
+    signatures, new_signatures = _first_signature(old), _first_signature(new)
+    old_body, new_body = old[:signatures], new[:new_signatures]
+    edits = [edit for pair in _pair_blocks(old_body, new_body) for edit in _edits(old_body, new_body, *pair)]
+    edits.append(_Edit(signatures, signatures, new[new_signatures:]))
+    script = [b"%d,$d" % (signatures + 1)]
     for edit in reversed(_merge(edits)):
         script += _format_edit(edit)
     hashes = f"hash {base_digest(base).hex().upper()} {hashlib.sha3_256(result).hexdigest().upper()}"
     return b"".join(line + b"\n" for line in [DIFF_HEADER, hashes.encode(), *script])
+
+
+def _first_signature(lines: list[bytes]) -> int:
+    """The index of the first signature's line. Raises ``DirectoryError`` if there is none."""
+    for index, line in enumerate(lines):
+        if line.startswith(b"directory-signature "):
+            return index
+    raise DirectoryError("a consensus without a signature can't be put in a diff")
 
 
 _Block = tuple[int, int]
@@ -173,8 +186,8 @@ def _pair_blocks(old: list[bytes], new: list[bytes]) -> Iterator[tuple[_Block, _
     yield (old_starts[-2], old_starts[-1]), (new_starts[-2], new_starts[-1])
 
 
-def _trim(old: list[bytes], new: list[bytes], old_block: _Block, new_block: _Block) -> list[_Edit]:
-    """The edit between two blocks without their common head and tail; none if they are equal."""
+def _edits(old: list[bytes], new: list[bytes], old_block: _Block, new_block: _Block) -> list[_Edit]:
+    """The edits between two blocks; in long ones only their common head and tail are left out."""
     (start, end), (new_start, new_end) = old_block, new_block
     while start < end and new_start < new_end and old[start] == new[new_start]:
         start, new_start = start + 1, new_start + 1
@@ -182,7 +195,15 @@ def _trim(old: list[bytes], new: list[bytes], old_block: _Block, new_block: _Blo
         end, new_end = end - 1, new_end - 1
     if start == end and new_start == new_end:
         return []
-    return [_Edit(start, end, new[new_start:new_end])]
+    shorter, longer = sorted((end - start, new_end - new_start))
+    if shorter <= 1 or longer > MAX_MATCHED_LINES:
+        return [_Edit(start, end, new[new_start:new_end])]
+    matcher = SequenceMatcher(None, old[start:end], new[new_start:new_end], autojunk=False)
+    return [
+        _Edit(start + one, start + two, new[new_start + three : new_start + four])
+        for kind, one, two, three, four in matcher.get_opcodes()
+        if kind != "equal"
+    ]
 
 
 def _merge(edits: list[_Edit]) -> list[_Edit]:

@@ -37,15 +37,30 @@ def test_there_and_back() -> None:
     assert apply_diff(CHANGED, make_diff(CHANGED, BASE)) == BASE
 
 
-def test_a_diff_of_nothing_is_short() -> None:
+def signatures(document: bytes) -> bytes:
+    return document[document.index(b"directory-signature ") :]
+
+
+def test_a_diff_of_nothing_holds_the_signatures_only() -> None:
     diff = make_diff(BASE, BASE)
     assert apply_diff(BASE, diff) == BASE
-    assert diff.count(b"\n") == 2
+    assert diff.count(b"\n") == 5 + signatures(BASE).count(b"\n")
+
+
+def test_whatever_signatures_the_base_has() -> None:
+    first = BASE.index(b"directory-signature ")
+    second = BASE.index(b"directory-signature ", first + 1)
+    assert apply_diff(BASE[:second], DIFF) == CHANGED
+    assert apply_diff(BASE + BASE[second:], DIFF) == CHANGED
 
 
 def test_a_small_change_makes_a_small_diff() -> None:
-    diff = make_diff(BASE, BASE.replace(b"Bandwidth=58", b"Bandwidth=99"))
-    assert diff.count(b"\n") == 5
+    one, two = BASE.replace(b"Bandwidth=58", b"Bandwidth=99"), BASE.replace(b"cc_alg=2", b"cc_alg=0")
+    two = two.replace(b"\nvote-digest 0F", b"\nvote-digest 00").replace(
+        b"\nvote-digest 28", b"\nvote-digest 00"
+    )
+    assert make_diff(BASE, one).count(b"\n") - make_diff(BASE, BASE).count(b"\n") == 3
+    assert make_diff(BASE, two).count(b"\n") - make_diff(BASE, BASE).count(b"\n") == 9
 
 
 def test_relays_come_and_go() -> None:
