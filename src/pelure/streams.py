@@ -11,6 +11,8 @@ from collections import deque
 from typing import Protocol
 
 READ_SIZE = 65536
+LINGER_SECONDS = 5.0
+"""How long a closed socket may take to send what was written before; then that is given up."""
 
 
 class ByteStream(Protocol):
@@ -62,7 +64,9 @@ class SocketStream:
     async def close(self) -> None:
         self.writer.close()
         try:
-            await self.writer.wait_closed()
+            await asyncio.wait_for(self.writer.wait_closed(), LINGER_SECONDS)
+        except TimeoutError:
+            self.writer.transport.abort()
         except OSError:
             pass
 

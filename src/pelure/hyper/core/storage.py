@@ -163,7 +163,10 @@ class Store:
             self._timer = loop.call_later(_SOON_DELAY, self._commit_in_thread, loop)
             return
         self._take()  # in this thread: only the writing is left to the other one
-        loop.run_in_executor(None, self._write_and_unlock)
+        try:
+            loop.run_in_executor(None, self._write_and_unlock)
+        except RuntimeError:  # the loop is shutting down and takes no more work
+            self._write_and_unlock()
 
     def _write_and_unlock(self) -> None:
         try:

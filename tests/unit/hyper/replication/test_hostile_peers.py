@@ -12,14 +12,16 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
+from pelure import streams
 from pelure.errors import CryptoError, PelureError, ProtocolError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication import peer as peer_module
+from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
 from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.noise import KeyPair
-from pelure.streams import memory_pipe
+from pelure.streams import SocketStream, memory_pipe
 
 from .scripted import ScriptedPeer
 
@@ -298,12 +300,39 @@ async def test_a_peer_that_asks_and_does_not_read_costs_no_memory(stores) -> Non
         for number in range(1, 513):
             peer.channel.send(1, m.Request(number, 0, block=m.BlockRequest(number % 64, 0)).encode())
         await within(peer.flush())
-        before = -1
-        while replication.bytes_written != before:  # until it no longer gets anywhere
-            before = replication.bytes_written
-            await asyncio.sleep(0.05)
+        await within(until_stuck(replication))
         assert replication.bytes_written < 4 * WRITE_SIZE
         assert replication.mux.queued_bytes < 2 * WRITE_SIZE
+
+
+async def test_a_peer_that_does_not_read_can_be_left(stores, monkeypatch) -> None:
+    monkeypatch.setattr(streams, "LINGER_SECONDS", 0.1)
+    store = stores()
+    writer = store.get(name="core")
+    writer.append([bytes(1 << 20) for _ in range(16)])
+    accepted: asyncio.Queue[SocketStream] = asyncio.Queue()
+    server = await asyncio.start_server(
+        lambda reader, sender: accepted.put_nowait(SocketStream(reader, sender)), "127.0.0.1", 0
+    )
+    client = await SocketStream.connect(*server.sockets[0].getsockname()[:2])
+    replication = Replication(await accepted.get(), True, store, KeyPair.from_seed(bytes(32)))
+    async with replication:
+        peer = ScriptedPeer(client, writer.key)
+        await within(peer.connect())
+        requests = [m.Request(number, 0, block=m.BlockRequest(number % 16, 0)) for number in range(1, 200)]
+        await within(peer.send(*requests))
+        await within(until_stuck(replication))
+        await within(replication.close())
+    await client.close()
+    server.close()
+
+
+async def until_stuck(replication: Replication) -> None:
+    """Wait until a stream no longer sends anything, because nobody reads."""
+    before = -1
+    while replication.bytes_written != before:
+        before = replication.bytes_written
+        await asyncio.sleep(0.1)
 
 
 async def test_cancelled_requests_are_not_answered(case: Fixture) -> None:
@@ -317,7 +346,9 @@ async def test_cancelled_requests_are_not_answered(case: Fixture) -> None:
         assert [(await peer.expect(m.Data)).request for _ in range(2)] == [1, 3]
 
 
-async def test_claims_beyond_reason_are_harmless(case: Fixture) -> None:
+async def test_claims_beyond_reason_are_harmless(case: Fixture, monkeypatch) -> None:
+    monkeypatch.setattr(replicator_module, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.05)
     top = 2**53 - 1
     async with scripted(case.store, case.writer.key) as (replication, peer), AsyncExitStack() as stack:
         await within(peer.opened.wait())

@@ -158,6 +158,20 @@ class Replication:
             self._ending = asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self) -> None:
+        """Leave the cores, stop the tasks, close the stream."""
+        for task in self._tasks:
+            task.cancel()
+        try:
+            self._leave_cores()
+        finally:
+            await asyncio.gather(*self._tasks, return_exceptions=True)
+            await self._stream.close()
+            self._bulk.clear()
+            self._urgent.clear()
+            if not self._end_future.done():
+                self._end_future.set_result(None)
+
+    def _leave_cores(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
         for core in self._cores.values():
@@ -166,14 +180,6 @@ class Replication:
         self.mux.end()
         for core in self._cores.values():
             _forget_replicator(core)
-        for task in self._tasks:
-            task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        await self._stream.close()
-        self._bulk.clear()
-        self._urgent.clear()
-        if not self._end_future.done():
-            self._end_future.set_result(None)
 
     # -- cores --
 
