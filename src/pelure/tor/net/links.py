@@ -172,10 +172,13 @@ class LinkManager:
     def _incoming(self) -> Link:
         link = Link(self, self._buffer, initiator=False)
         half_open = len(self._half_open)
-        if half_open >= self._max_half_open or half_open + len(self._open) >= self._max_links:
-            oldest = next((link for link in self._half_open if not link.initiator), None)
+        full = half_open + len(self._open) >= self._max_links
+        if full or half_open >= self._max_half_open:
+            oldest = next((one for one in self._half_open if not one.initiator), None)
             if oldest is not None:
                 oldest.close("too many connections are in their handshake")
+            elif full:
+                self._loop.call_soon(link.close, "too many links are open")
         self._half_open[link] = None
         return link
 

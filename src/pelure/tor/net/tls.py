@@ -12,9 +12,9 @@ import datetime
 from dataclasses import dataclass, field
 
 from cryptography import x509
+from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
-from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.x509.oid import NameOID
 from OpenSSL import SSL
 
@@ -158,8 +158,8 @@ class TlsConnection:
     def _read_all(self) -> memoryview:
         """Decrypt every whole record that is there.
 
-        Peers write small records, so this calls OpenSSL directly: ``SSL.Connection.recv`` costs three times as
-        much as decrypting such a record does.
+        Peers write small records, so this calls OpenSSL directly: ``SSL.Connection.recv`` costs three times
+        as much as decrypting such a record does.
         """
         ssl, memory, read = self._tls._ssl, self._scratch.memory, _lib.SSL_read
         total = 0

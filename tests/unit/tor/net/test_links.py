@@ -173,7 +173,7 @@ async def test_a_link_without_circuits_expires() -> None:
         assert not link.closed
         link.detach(circ_id)
         pair.client._loop.call_later(0.01, pair.client._sweep)
-        while not link.closed:
+        while not link.closed:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
 
 

@@ -1,0 +1,130 @@
+"""Relays on loopback without a directory authority, and circuits through them."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import tempfile
+import time
+from dataclasses import replace
+from functools import cache
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.directory.cache import DirectoryCache
+from pelure.tor.directory.exit_policy import ExitPolicy
+from pelure.tor.directory.network import parse_network
+from pelure.tor.directory.relay import Relay
+from pelure.tor.net.links import LinkManager
+from pelure.tor.net.origin import Circuit
+from pelure.tor.net.tls import TlsIdentity, make_tls_identity
+from pelure.tor.relay.config import RelayConfig
+from pelure.tor.relay.keys import RelayKeys
+from pelure.tor.relay.publish import PROTOCOLS
+from pelure.tor.relay.server import RelayServer
+
+TORRC = f"TestingTorNetwork 1\nDirAuthority none orport=9 v3ident={'A' * 40} 127.0.0.1:9 {'B' * 40}\n"
+PARAMS = CircuitParams()
+
+
+@cache
+def key_files(index: int) -> dict[str, bytes]:
+    """The keys of relay ``index``, made once: RSA keys take long."""
+    with tempfile.TemporaryDirectory() as folder:
+        RelayKeys.load(Path(folder), os.urandom, time.time())
+        return {path.name: path.read_bytes() for path in Path(folder, "keys").iterdir()}
+
+
+@cache
+def tls_identity() -> TlsIdentity:
+    """One TLS key for all relays."""
+    return make_tls_identity(os.urandom, time.time(), 86400.0)
+
+
+class Relays:
+    """``count`` relays and a client; use as an async context manager."""
+
+    def __init__(self, count: int = 3, **settings: Any) -> None:
+        self._folder = tempfile.TemporaryDirectory(prefix="pelure-relays-")
+        self._config = RelayConfig(
+            network=parse_network(TORRC),
+            data_directory=Path(self._folder.name),
+            bind="127.0.0.1",
+            orport=0,
+            exit_policy=ExitPolicy.parse(["accept *:*"]),
+            allow_private_addresses=True,
+            publish=False,
+        )
+        self._config = replace(self._config, **settings)
+        self._count = count
+        self.servers: list[RelayServer] = []
+        self.path: list[Relay] = []
+
+    async def __aenter__(self) -> Relays:
+        for index in range(self._count):
+            folder = Path(self._folder.name, f"relay{index}")
+            config = replace(self._config, data_directory=folder, nickname=f"relay{index}")
+            (folder / "keys").mkdir(parents=True)
+            for name, content in key_files(index).items():
+                (folder / "keys" / name).write_bytes(content)
+            server = RelayServer(config, cache=DirectoryCache())
+            with mock.patch("pelure.tor.net.identity.make_tls_identity", return_value=tls_identity()):
+                await server.start()
+            self.servers.append(server)
+            self.path.append(as_relay(server))
+        self.links = LinkManager()
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        await self.links.close()
+        for server in self.servers:
+            await server.close()
+        self._folder.cleanup()
+
+    async def circuit(self, *indexes: int, **options: Any) -> Circuit:
+        """A circuit through the relays of these numbers (default: all, in order)."""
+        chosen = [self.path[index] for index in indexes] or self.path
+        return await Circuit.build(self.links, chosen, params=PARAMS, **options)
+
+
+def as_relay(server: RelayServer) -> Relay:
+    """``server`` as a client knows it from the directory."""
+    keys = server.keys
+    address = ("127.0.0.1", server.orport)
+    return Relay(
+        server.config.nickname,
+        keys.rsa.public.identity,
+        keys.identity.public,
+        keys.onion.public,
+        (address,),
+        protocols=PROTOCOLS,
+    )
+
+
+async def until(condition: Any) -> None:
+    """Wait until ``condition()`` is true; the test's own timeout bounds it."""
+    while not condition():  # noqa: ASYNC110
+        await asyncio.sleep(0.01)  # what is waited for has no event of its own
+
+
+class EchoServer:
+    """A TCP server on loopback that sends back what it gets and ends when the other side does."""
+
+    async def __aenter__(self) -> EchoServer:
+        self._server = await asyncio.start_server(self._echo, "127.0.0.1", 0)
+        self.port = self._server.sockets[0].getsockname()[1]
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._server.close()
+
+    async def _echo(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while data := await reader.read(65536):
+                writer.write(data)
+                await writer.drain()
+        except OSError:
+            pass
+        writer.close()

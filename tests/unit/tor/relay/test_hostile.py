@@ -1,0 +1,333 @@
+"""Peers that attack a relay: each is contained, and an honest circuit goes on."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import socket
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+
+import numpy as np
+import pytest
+
+from pelure.errors import CircuitError
+from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand
+from pelure.tor.cell.framing import Cell, Run, encode
+from pelure.tor.cell.messages import Create2, CreateFast, Destroy, Versions
+from pelure.tor.cell.onion_messages import EstablishIntro, Introduce1, Rendezvous1
+from pelure.tor.crypto import ntor
+from pelure.tor.crypto.keys import Ed25519KeyPair
+from pelure.tor.net.link import Link
+from pelure.tor.net.links import LinkManager
+from pelure.tor.net.origin import Circuit
+from pelure.tor.net.tls import Scratch, TlsConnection, client_context
+from pelure.tor.relay import memory
+
+from .support import EchoServer, Relays, until
+
+SECONDS = 60.0
+
+
+@asynccontextmanager
+async def attacked() -> AsyncIterator[tuple[Relays, Circuit, EchoServer]]:
+    """Three relays and an honest circuit, which must work before, during and after."""
+    async with Relays() as relays, EchoServer() as echo:
+        circuit = await relays.circuit()
+        await assert_works(circuit, echo)
+        yield relays, circuit, echo
+        await assert_works(circuit, echo)
+        assert not circuit.closed.is_set()
+
+
+async def assert_works(circuit: Circuit, echo: EchoServer) -> None:
+    stream = await circuit.begin("127.0.0.1", echo.port)
+    await stream.write(b"still here")
+    received = b""
+    while len(received) < 10:
+        received += await stream.read()
+    assert received == b"still here"
+    await stream.close()
+
+
+class TlsPeer:
+    """A client that speaks TLS properly and then whatever a test wants."""
+
+    def __init__(self, port: int) -> None:
+        self._port = port
+        self._tls = TlsConnection(client_context(), Scratch(), "www.example.com")
+
+    async def __aenter__(self) -> TlsPeer:
+        self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
+        while not self._tls.established:
+            self._writer.write(self._tls.take(65536))
+            self._tls.receive(await self._reader.read(65536))
+        self._writer.write(self._tls.take(65536))
+        return self
+
+    async def __aexit__(self, *_: object) -> None:
+        self._writer.close()
+
+    def say(self, data: bytes) -> None:
+        self._tls.send(data)
+        self._writer.write(self._tls.take(len(data) + 65536))
+
+    async def closed(self) -> None:
+        """Wait until the relay has hung up."""
+        await hung_up(self._reader)
+
+
+async def hung_up(reader: asyncio.StreamReader) -> None:
+    try:
+        while await reader.read(65536):
+            pass
+    except ConnectionError:
+        pass  # a reset is no less of an end
+
+
+@pytest.mark.parametrize(
+    "data",
+    [
+        b"GET / HTTP/1.0\r\n\r\n" * 10,
+        os.urandom(5000),
+        encode(Versions((1, 2)).cell(), wide=False),
+        encode(Versions((4, 5)).cell(), wide=False) + encode(CreateFast(bytes(20)).cell(0x80000001)),
+        encode(Versions((4, 5)).cell(), wide=False) + encode(Cell(0, CellCommand.CERTS, b"\x05\x02\xff\xff")),
+        encode(Versions((4, 5)).cell(), wide=False) + encode(Cell(0, CellCommand.AUTHENTICATE, bytes(300))),
+    ],
+    ids=["http", "noise", "old versions", "circuit before netinfo", "broken certs", "authenticate unasked"],
+)
+async def test_garbage_after_tls_ends_that_link(data: bytes) -> None:
+    async with attacked() as (relays, _, _), TlsPeer(relays.servers[0].orport) as peer:
+        peer.say(data)
+        await peer.closed()
+
+
+async def test_bytes_that_are_not_tls_end_that_connection() -> None:
+    async with attacked() as (relays, _, _):
+        reader, writer = await asyncio.open_connection("127.0.0.1", relays.servers[0].orport)
+        writer.write(os.urandom(2000))
+        await hung_up(reader)
+        writer.close()
+
+
+async def test_half_handshakes_are_given_up() -> None:
+    async with attacked() as (relays, _, _):
+        links = relays.servers[0].links
+        async with TlsPeer(relays.servers[0].orport) as peer:
+            peer.say(encode(Versions((4, 5)).cell(), wide=False))
+            await until(lambda: links.half_open == 1)
+            links._handshake_seconds = 0.0
+            links._sweep()
+            await peer.closed()
+        assert links.half_open == 0
+
+
+@pytest.mark.timeout(240)
+async def test_two_thousand_connections_that_never_speak() -> None:
+    async with attacked() as (relays, circuit, echo):
+        links = relays.servers[0].links
+        links._max_half_open = 1500
+        silent = []
+        try:
+            for _ in range(20):
+                for _ in range(100):
+                    one = socket.socket()
+                    one.setblocking(False)
+                    one.connect_ex(("127.0.0.1", relays.servers[0].orport))
+                    silent.append(one)
+                await assert_works(circuit, echo)
+            await until(lambda: links.half_open >= 1400)
+            assert links.half_open <= 1501  # the oldest had to go
+            await assert_works(await relays.circuit(), echo)
+            links._handshake_seconds = 0.0
+            links._sweep()
+            await until(lambda: links.half_open == 0)
+        finally:
+            for one in silent:
+                one.close()
+
+
+class Flooder:
+    """A circuit handler that counts what comes back."""
+
+    def __init__(self) -> None:
+        self.answers: list[int] = []
+
+    def handle(self, item: Cell | Run) -> None:
+        assert isinstance(item, Cell)
+        reason = Destroy.decode(item.body).reason if item.command == CellCommand.DESTROY else 0
+        self.answers.append(-reason if reason else item.command)
+
+    def link_closed(self, reason: str) -> None:
+        pass
+
+    def writable(self) -> None:
+        pass
+
+
+async def flood(link: Link, relays: Relays, count: int) -> Flooder:
+    """Send ``count`` CREATE2 cells at once and wait until each is answered."""
+    flooder = Flooder()
+    keys = relays.servers[0].keys
+    _, handshake = ntor.client_start(keys.rsa.public.identity, keys.onion.public, os.urandom)
+    for _ in range(count):
+        link.send(Create2(ntor.HANDSHAKE_TYPE, handshake).cell(link.attach(flooder)))
+    await until(lambda: len(flooder.answers) == count)
+    return flooder
+
+
+@pytest.mark.timeout(240)
+async def test_a_storm_of_create2_is_queued_and_shed() -> None:
+    async with attacked() as (relays, circuit, echo):
+        queue = relays.servers[0]._creator.queue
+        queue.seconds_each = 0.02  # a slow machine: 87 handshakes fit into the time they may wait
+        link = await relays.links.get(relays.path[0])
+        storm = asyncio.ensure_future(flood(link, relays, 1500))
+        await assert_works(circuit, echo)
+        flooder = await storm
+        assert flooder.answers.count(CellCommand.CREATED2) > 0
+        assert flooder.answers.count(-DestroyReason.RESOURCELIMIT) == queue.shed > 0
+        assert queue.queued == 0
+        queue.seconds_each = 0.0005
+        await assert_works(await relays.circuit(), echo)
+
+
+async def test_a_storm_on_one_link_does_not_shed_another_link() -> None:
+    async with attacked() as (relays, _, echo):
+        relays.servers[0]._creator.queue.seconds_each = 0.02
+        others = LinkManager()
+        storm = asyncio.ensure_future(flood(await others.get(relays.path[0]), relays, 600))
+        await assert_works(await relays.circuit(), echo)
+        await storm
+        await others.close()
+
+
+async def test_a_bad_handshake_ends_that_circuit_only() -> None:
+    async with attacked() as (relays, _, _):
+        link = await relays.links.get(relays.path[0])
+        for message in (
+            Create2(2, bytes(84)),
+            Create2(3, bytes(128)),
+            Create2(2, b""),
+            Create2(99, bytes(10)),
+        ):
+            flooder = Flooder()
+            link.send(message.cell(link.attach(flooder)))
+            await until(lambda flooder=flooder: flooder.answers)
+            assert flooder.answers == [-DestroyReason.PROTOCOL]
+
+
+async def test_the_number_of_circuits_is_bounded() -> None:
+    async with attacked() as (relays, _, _):
+        relays.servers[0].max_circuits = 20
+        link = await relays.links.get(relays.path[0])
+        flooder = await flood(link, relays, 60)
+        assert len(relays.servers[0].circuits) <= 20
+        assert -DestroyReason.RESOURCELIMIT in flooder.answers
+
+
+async def closed_for(circuit: Circuit) -> int | None:
+    await circuit.closed.wait()
+    assert circuit.error is not None
+    return circuit.error.reason
+
+
+@pytest.mark.parametrize("size", [0, 1, 100, 498])
+async def test_malformed_messages_end_their_circuit(size: int) -> None:
+    async with attacked() as (relays, _, _):
+        for command in (
+            RelayCommand.ESTABLISH_INTRO,
+            RelayCommand.ESTABLISH_RENDEZVOUS,
+            RelayCommand.RENDEZVOUS1,
+            RelayCommand.EXTEND2,
+        ):
+            circuit = await relays.circuit(0, 1)
+            circuit.send(command, os.urandom(size))
+            assert await closed_for(circuit) is not None
+
+
+async def test_replayed_and_foreign_establish_intro() -> None:
+    async with attacked() as (relays, _, _):
+        auth_key = Ed25519KeyPair.generate(os.urandom)
+        first = await relays.circuit(0, 1)
+        message = EstablishIntro.create(auth_key, first.kh()).encode()
+        first.send(RelayCommand.ESTABLISH_INTRO, message)
+        await first.expect(RelayCommand.INTRO_ESTABLISHED, timeout=SECONDS)
+        # Another circuit can't take over the service's key with the bytes it saw.
+        thief = await relays.circuit(0, 1)
+        thief.send(RelayCommand.ESTABLISH_INTRO, message)
+        await thief.closed.wait()
+        assert len(relays.servers[1].introductions) == 1
+        # Nor does the same circuit get it twice.
+        first.send(RelayCommand.ESTABLISH_INTRO, message)
+        await first.closed.wait()
+        await until(lambda: len(relays.servers[1].introductions) == 0)
+
+
+async def test_a_second_introduce1_on_a_circuit_ends_it() -> None:
+    async with attacked() as (relays, _, _):
+        circuit = await relays.circuit(0, 1)
+        message = Introduce1(bytes(32), (), b"x" * 200).encode()
+        circuit.send(RelayCommand.INTRODUCE1, message)
+        await circuit.expect(RelayCommand.INTRODUCE_ACK, timeout=SECONDS)
+        circuit.send(RelayCommand.INTRODUCE1, message)
+        await circuit.closed.wait()
+
+
+async def test_a_cookie_serves_one_circuit_and_once() -> None:
+    async with attacked() as (relays, _, _):
+        cookie = os.urandom(20)
+        client = await relays.circuit(0, 1)
+        client.send(RelayCommand.ESTABLISH_RENDEZVOUS, cookie)
+        await client.expect(RelayCommand.RENDEZVOUS_ESTABLISHED, timeout=SECONDS)
+        copycat = await relays.circuit(0, 1)
+        copycat.send(RelayCommand.ESTABLISH_RENDEZVOUS, cookie)
+        await copycat.closed.wait()
+        service, late = await relays.circuit(2, 1), await relays.circuit(2, 1)
+        service.send(RelayCommand.RENDEZVOUS1, Rendezvous1(cookie, bytes(64)).encode())
+        await client.expect(RelayCommand.RENDEZVOUS2, timeout=SECONDS)
+        late.send(RelayCommand.RENDEZVOUS1, Rendezvous1(cookie, bytes(64)).encode())
+        await late.closed.wait()
+        assert not client.closed.is_set() and not service.closed.is_set()
+
+
+async def test_too_many_early_cells_and_cells_for_nobody_end_the_circuit() -> None:
+    async with attacked() as (relays, _, _):
+        for command, count in ((CellCommand.RELAY_EARLY, 9), (CellCommand.RELAY, 1)):
+            circuit = await relays.circuit(0)
+            cells = np.full((count, 514), 0x55, np.uint8)
+            cells[:, 4] = command
+            run = Run(circuit.core.circ_id, cells)
+            run.set_circ_id(circuit.core.circ_id)
+            circuit.link.send(run)
+            with pytest.raises(CircuitError):
+                await circuit.expect(RelayCommand.EXTENDED2, timeout=SECONDS)
+
+
+async def test_queues_that_nobody_empties_cost_the_oldest_circuits() -> None:
+    async with attacked() as (relays, _, _):
+        server = relays.servers[2]
+        source = await asyncio.start_server(_pour, "127.0.0.1", 0)
+        circuit = await relays.circuit()
+        victim_link = next(one.link for one in server.circuits if one.link.circuits)
+        stream = await circuit.begin("127.0.0.1", source.sockets[0].getsockname()[1])
+        await stream.read()
+        # What stands for a peer that does not read: the link's socket takes nothing any more.
+        victim_link.pause_writing()
+        await until(lambda: victim_link.queues.cells >= 100)
+        killed = memory.relieve(server.links.links, server.descriptors, 10_000, 0.0)
+        assert killed >= 1
+        assert victim_link.queues.cells <= 20
+        victim_link.resume_writing()
+        await circuit.closed.wait()
+        source.close()
+
+
+async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    try:
+        while True:
+            writer.write(bytes(65536))
+            await writer.drain()
+    except OSError:
+        pass
