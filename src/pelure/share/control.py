@@ -11,7 +11,8 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-from collections.abc import AsyncIterator, Callable, Coroutine, Mapping
+from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -24,10 +25,17 @@ Emit = Callable[..., Coroutine[Any, Any, None]]
 Handler = Callable[[dict[str, Any], Emit], Coroutine[Any, Any, dict[str, Any]]]
 
 
-def _bindable(path: Path) -> str:
-    """``path`` as ``bind`` and ``connect`` take it: at most 107 bytes, so relative where that is shorter."""
-    whole = str(path)
-    return whole if len(os.fsencode(whole)) < 108 else os.path.relpath(whole)
+@contextmanager
+def _short(path: Path) -> Iterator[str]:
+    """``path`` as ``bind`` and ``connect`` take it, at most 107 bytes: a longer one by its folder."""
+    if len(os.fsencode(path)) < 108:
+        yield str(path)
+        return
+    folder = os.open(path.parent, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        yield f"/proc/self/fd/{folder}/{path.name}"
+    finally:
+        os.close(folder)
 
 
 class ControlServer:
@@ -44,7 +52,8 @@ class ControlServer:
         self.path.unlink(missing_ok=True)
         previous = os.umask(0o177)
         try:
-            self._server = await asyncio.start_unix_server(self._accept, _bindable(self.path), limit=MAX_LINE)
+            with _short(self.path) as path:
+                self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_LINE)
         finally:
             os.umask(previous)
 
@@ -102,7 +111,8 @@ async def request(folder: Path, op: str, **fields: Any) -> AsyncIterator[dict[st
     Raises ``FileNotFoundError`` or ``ConnectionRefusedError`` if none runs, ``PelureError`` with its message
     if it answers with an error.
     """
-    reader, writer = await asyncio.open_unix_connection(_bindable(folder / SOCKET_NAME), limit=MAX_LINE)
+    with _short(folder / SOCKET_NAME) as path:
+        reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
     try:
         writer.write(json.dumps({"op": op, **fields}).encode() + b"\n")
         await writer.drain()

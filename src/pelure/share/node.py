@@ -7,6 +7,7 @@ whether it runs in front of them (``pelure share``) or in the background (``pelu
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import os
 import shutil
@@ -34,11 +35,10 @@ log = logging.getLogger(__name__)
 
 def publisher_folder(state: Path, network: str) -> Path:
     """The folder of all that is published on ``network`` (as ``--network`` names it)."""
-    label = (
-        network
-        if network in ("public", "embedded")
-        else Path(network).absolute().as_posix().replace("/", "_")
-    )
+    if network in ("public", "embedded"):
+        label = network
+    else:
+        label = "private-" + hashlib.sha256(str(Path(network).absolute()).encode()).hexdigest()[:12]
     return state / "publisher" / label
 
 

@@ -14,9 +14,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
 
-from pelure.errors import AccessDenied, OnionServiceError, PelureError
+from pelure.errors import AccessDenied, ConfigError, OnionServiceError, PelureError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
+from pelure.hyper.core.storage import StoreInUse
 from pelure.hyper.drive.drive import Drive
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.tor.api import Tor
@@ -25,6 +26,7 @@ from pelure.tor.net.statefile import private_folder
 CIRCUITS = 4
 RETRY_FIRST, RETRY_MAX = 0.5, 30.0
 OPEN_SECONDS = 120.0
+MAX_CACHES = 9
 _NEED_CLIENT_KEY = frozenset({0xF4, 0xF5})
 """Codes of proposal 304 for a descriptor that the link's key does not open."""
 REFUSED = "the publisher does not accept this link: it was revoked or has expired"
@@ -123,6 +125,18 @@ def _explained(error: PelureError | OSError) -> PelureError | OSError:
     return AccessDenied(REFUSED) if refused else error
 
 
+def _open_cache(cache: Path) -> Corestore:
+    """The store in ``cache``; one beside it if another command reads the same drive just now."""
+    for number in range(1, MAX_CACHES):
+        try:
+            return Corestore(
+                private_folder(cache if number == 1 else cache.with_name(f"{cache.name}-{number}"))
+            )
+        except StoreInUse:
+            log.info("The cache %d of this drive is in use", number)
+    raise ConfigError("too many commands read this share at once; end one of them")
+
+
 @asynccontextmanager
 async def open_remote(
     link: PrivateLink,
@@ -139,7 +153,7 @@ async def open_remote(
     if link.expired():
         raise AccessDenied("this link has expired: ask for a new one")
     tor.add_client_key(link.address, link.discovery_secret)
-    store = Corestore(private_folder(cache))
+    store = _open_cache(cache)
     remote = RemoteDrive(link, tor, store, circuits)
     remote.start()
     try:

@@ -67,3 +67,17 @@ async def test_garbage_on_the_socket(tmp_path: Path) -> None:
         assert b"does not know" in await reader.readline()
         writer.close()
     await server.close()
+
+
+async def test_a_path_longer_than_a_socket_address(tmp_path: Path) -> None:
+    folder = tmp_path / ("x" * 100) / ("y" * 100)
+    folder.mkdir(parents=True)
+
+    async def ping(asked, emit):
+        return {"pong": True}
+
+    server = ControlServer(folder, {"ping": ping})
+    await server.start()
+    assert (await collect(folder, "ping"))[-1]["pong"]
+    await server.close()
+    assert not is_running(folder)

@@ -37,6 +37,10 @@ log = logging.getLogger(__name__)
 Changes = dict[bytes, bytes | None]
 
 
+class StoreInUse(DriveError):
+    """Another process has the store open."""
+
+
 class Store:
     """The storage folder. One process at a time, one thread at a time (commits aside)."""
 
@@ -242,7 +246,7 @@ def _lock_folder(path: Path) -> int:
     except OSError as error:
         os.close(fd)
         if error.errno in (errno.EAGAIN, errno.EACCES):
-            raise DriveError(f"the store {str(path)!r} is in use; end the other process first") from None
+            raise StoreInUse(f"the store {str(path)!r} is in use; end the other process first") from None
         raise
     return fd
 

@@ -1,0 +1,221 @@
+"""Private links on the embedded network: sharing, fetching, revoking, following, browsing, mounting."""
+
+from __future__ import annotations
+
+import dataclasses
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+import zipfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from interop.commands import Command
+from interop.sharing import Person, digests, make_folder
+from pelure.share.link import PrivateLink
+
+pytestmark = pytest.mark.timeout(420)
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("share-network")
+    with Command("net", "up", "--dir", str(folder / "net"), log=folder / "log") as up:
+        yield Path(up.wait("up")["network"])
+
+
+@pytest.fixture
+def publisher(network: Path, tmp_path: Path) -> Person:
+    return Person(network, tmp_path / "publisher")
+
+
+@pytest.fixture
+def reader(network: Path, tmp_path: Path) -> Person:
+    return Person(network, tmp_path / "reader")
+
+
+def test_get_revoke_and_get_again(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder")
+    command, links = publisher.share(folder, "--to", "alice", "--to", "bob")
+    with command:
+        alice, bob = links["alice"]["link"], links["bob"]["link"]
+        done = reader.events("get", alice, str(tmp_path / "got"))[-1]
+        assert done["event"] == "complete"
+        assert digests(tmp_path / "got") == digests(folder)
+        assert os.access(tmp_path / "got" / "run.sh", os.X_OK)
+        assert (tmp_path / "got" / "run.sh").stat().st_mtime == 1_700_000_000
+        listed = {event["path"] for event in reader.events("ls", alice) if event["event"] == "entry"}
+        assert "/deep/er/é ü 文.txt" in listed
+        assert reader.run("cat", f"{alice}/deep/er/é ü 文.txt").stdout == "unicode\n"
+
+        assert publisher.events("link", "revoke", "bob")[-1]["event"] == "revoked"
+        refused = reader.run("get", bob, str(tmp_path / "refused"))
+        assert refused.returncode == 1
+        assert "revoked" in refused.stderr
+        assert not (tmp_path / "refused").exists()
+
+        # What changed since is fetched by running the same again, by the name the link got in the book.
+        (folder / "later.txt").write_text("later")
+        command.stop()
+    command, links = publisher.share(folder, "--to", "alice")
+    with command:
+        assert links["alice"]["link"] == alice
+        reader.events("get", "folder", str(tmp_path / "got"))
+        assert (tmp_path / "got" / "later.txt").read_text() == "later"
+        states = {event["name"]: event["state"] for event in publisher.events("links")}
+        assert states == {"alice": "live", "bob": "revoked"}
+
+
+def test_a_live_transfer_is_cut_by_revoking(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", small=3)
+    command, links = publisher.share(folder, "--to", "alice", "--to", "bob", "--live")
+    with command, reader.start("sync", links["bob"]["link"], str(tmp_path / "bob")) as bob:
+        bob.wait("synced")
+        with reader.start("sync", links["alice"]["link"], str(tmp_path / "alice")) as alice:
+            alice.wait("synced")
+            publisher.events("link", "revoke", "bob")
+            (folder / "news.txt").write_text("news")
+            while alice.wait("changed")["path"] != "/news.txt":
+                pass
+            assert (tmp_path / "alice" / "news.txt").read_text() == "news"
+        assert not (tmp_path / "bob" / "news.txt").exists()
+
+
+def test_both_sides_killed_in_the_middle(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=24_000_000, small=5)
+    command, links = publisher.share(folder, "--to", "alice")
+    link = links["alice"]["link"]
+    with reader.start("get", link, str(tmp_path / "got")) as get:
+        while get.wait("progress").get("what") != "get" or get.events[-1]["done"] == 0:
+            pass
+        get.process.kill()
+        get.process.wait()
+    with reader.start("get", link, str(tmp_path / "got")) as get:
+        while get.wait("progress").get("what") != "get":
+            pass
+        command.process.send_signal(signal.SIGKILL)
+        command.process.wait()
+        command, _ = publisher.share(folder, "--to", "alice")
+        with command:
+            get.wait("complete", 300)
+    assert digests(tmp_path / "got") == digests(folder)
+
+
+def test_outsiders_learn_nothing(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=1000, small=1)
+    command, links = publisher.share(folder, "--to", "alice")
+    with command:
+        link = PrivateLink.decode(links["alice"]["link"])
+        answer = reader.run("get-url", f"http://{link.address}:4282/")
+        assert answer.returncode == 1
+        forged = dataclasses.replace(link, secret=bytes(16)).encode()
+        refused = reader.run("get", forged, str(tmp_path / "got"))
+        assert refused.returncode == 1
+        assert not (tmp_path / "got").exists()
+        assert not [event for event in command.events if event["event"] == "connected"]
+
+
+def test_many_links_each_revocable(publisher: Person, network: Path, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=1000, small=1)
+    command, links = publisher.share(folder, "--links", "230")
+    with command:
+        assert len(links) == 230
+        assert len({link["link"] for link in links.values()}) == 230
+        publisher.events("link", "revoke", "link-117")
+        for name, works in (("link-1", True), ("link-116", True), ("link-117", False), ("link-230", True)):
+            reader = Person(network, tmp_path / name)
+            got = reader.run("get", links[name]["link"], str(tmp_path / name / "got"))
+            assert (got.returncode == 0) == works, (name, got.stderr)
+
+
+def test_once_ends_after_the_first_download(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=200_000, small=3)
+    command, links = publisher.share(folder, "--to", "alice", "--once")
+    with command, reader.start("sync", links["alice"]["link"], str(tmp_path / "got")):
+        assert command.process.wait(180) == 0
+    assert digests(tmp_path / "got") == digests(folder)
+
+
+def test_browser_links(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=500_000, small=3)
+    command, links = publisher.share(folder, "--to", "carol", "--browser")
+    with command:
+        auth = tmp_path / "auth"
+        auth.mkdir()
+        address = links["carol"]["address"].removeprefix("http://").rstrip("/")
+        text = f"{address.removesuffix('.onion')}:descriptor:x25519:{links['carol']['auth_key']}\n"
+        (auth / "carol.auth_private").write_text(text)
+        with reader.start("proxy", "--socks", "127.0.0.1:0", "--auth-dir", str(auth)) as proxy:
+            at = proxy.wait("listening")
+            proxy.wait("bootstrapped")
+
+            def curl(path: str, *options: str) -> bytes:
+                socks = f"{at['host']}:{at['port']}"
+                done = subprocess.run(
+                    [
+                        "curl",
+                        "-sSf",
+                        "-m",
+                        "120",
+                        "--socks5-hostname",
+                        socks,
+                        *options,
+                        f"http://{address}{path}",
+                    ],
+                    capture_output=True,
+                    check=False,
+                )
+                assert done.returncode == 0, done.stderr
+                return done.stdout
+
+            assert b"big.bin" in curl("/")
+            whole = (folder / "big.bin").read_bytes()
+            assert curl("/big.bin") == whole
+            assert curl("/big.bin", "-r", "1000-1999") == whole[1000:2000]
+            (tmp_path / "all.zip").write_bytes(curl("/?zip"))
+            with zipfile.ZipFile(tmp_path / "all.zip") as archive:
+                assert archive.read("big.bin") == whole
+                assert archive.testzip() is None
+
+
+@pytest.mark.skipif(
+    not os.environ.get("CI") and not (os.path.exists("/dev/fuse") and shutil.which("fusermount3")),
+    reason="FUSE is not there (Debian: apt-get install fuse3)",
+)
+def test_mount_follows_changes(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=2_000_000, small=5)
+    command, links = publisher.share(folder, "--to", "alice", "--live")
+    mounted = tmp_path / "mounted"
+    with command, reader.start("mount", links["alice"]["link"], str(mounted)) as mount:
+        mount.wait("mounted")
+        assert digests(mounted) == digests(folder)
+        with (mounted / "big.bin").open("rb") as file:
+            file.seek(1_234_567)
+            assert file.read(100) == (folder / "big.bin").read_bytes()[1_234_567:1_234_667]
+        (folder / "news.txt").write_text("news")
+        appeared = threading.Event()
+
+        def look() -> None:
+            while not (mounted / "news.txt").exists():
+                time.sleep(0.1)
+            appeared.set()
+
+        threading.Thread(target=look, daemon=True).start()
+        assert appeared.wait(120)
+        assert (mounted / "news.txt").read_text() == "news"
+
+
+def test_bad_links_and_names(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    for text, says in (("pelure:abc", "cut short"), ("nobody", "no link is named"), ("https://x", "no link")):
+        done = reader.run("get", text, str(tmp_path / "got"))
+        assert done.returncode == 1
+        assert says in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+    done = publisher.run("share", str(tmp_path / "nothing"), "--to", "alice")
+    assert done.returncode == 1
+    assert "nothing" in done.stderr
