@@ -11,8 +11,9 @@ from pathlib import Path
 import pytest
 
 from interop.ctor import CTorNetwork, FileServer, payload
-from interop.onion_support import PelureNode, fetch, pelure_node, pelure_service
+from interop.onion_support import PelureNode, fetch, http_get, pelure_node, pelure_service
 from pelure.errors import PelureError
+from pelure.tor.api import Tor, connect
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.netdir_source import current_netdir
@@ -119,3 +120,45 @@ async def test_time_periods_pass(
         assert len(seen) == 4
     uploaded = {event.period for event in events if isinstance(event, DescriptorUploaded)}
     assert uploaded >= seen
+
+
+async def read_page(tor: Tor, address: str, attempts: int) -> None:
+    """GET a small page by a circuit of its own; tries again, as a person would."""
+    for attempt in range(attempts):
+        try:
+            async with asyncio.timeout(PATIENCE):
+                stream = await tor.open_stream(address, 80, isolation=object())
+                assert await http_get(stream, 1000) == payload(1000)[1]
+                await stream.close()
+                return
+        except (PelureError, TimeoutError, AssertionError):
+            if attempt + 1 == attempts:
+                raise
+            await asyncio.sleep(2)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+async def test_guards_die_and_the_network_restarts(
+    network: CTorNetwork, file_server: FileServer, tmp_path: Path
+) -> None:
+    """With real path selection: the service's guard dies, the client's guard dies, then all at once."""
+    async with (
+        connect(network.network_file, state=tmp_path / "service", role="service") as host,
+        connect(network.network_file, state=tmp_path / "client") as guest,
+    ):
+        service = await host.serve_onion({80: ("127.0.0.1", file_server.port)})
+        await read_page(guest, service.address, 1)
+        for tor in (host, guest):
+            guard = tor.client.guards.select(time.time())
+            if not guard.nickname.startswith("auth"):
+                network.kill(guard.fingerprint)
+                await read_page(guest, service.address, 30)
+        for relay in [*network.relays, *network.authorities]:
+            if relay.node.running:
+                network.kill(relay)
+        await asyncio.sleep(5)
+        for relay in [*network.authorities, *network.relays]:
+            await asyncio.to_thread(network.restart, relay)
+        await asyncio.to_thread(network.wait_ready)
+        await read_page(guest, service.address, 60)
