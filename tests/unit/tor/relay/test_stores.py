@@ -1,0 +1,283 @@
+"""The parts of a relay that need no circuit: keys, descriptors, settings, policies, measurements, queues."""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import ipaddress
+import os
+from pathlib import Path
+
+import pytest
+
+from pelure.errors import ConfigError, CryptoError, DirectoryError, StreamError
+from pelure.tor.cell.certs import CertType, Ed25519Cert
+from pelure.tor.crypto.keys import Ed25519KeyPair
+from pelure.tor.directory.network import parse_network, torrc_options
+from pelure.tor.directory.router_descriptor import parse_router_descriptor
+from pelure.tor.onion.outer import encode_outer
+from pelure.tor.relay.bandwidth import LEAST_OBSERVED, BandwidthMeter
+from pelure.tor.relay.config import RelayConfig
+from pelure.tor.relay.hsdir import DescriptorStore
+from pelure.tor.relay.introduction import TokenBucket
+from pelure.tor.relay.keys import DAY, RelayKeys
+from pelure.tor.relay.onionskins import OnionskinQueue
+from pelure.tor.relay.publish import PROTOCOLS, build_documents
+from pelure.tor.relay.resolver import Resolver
+
+from .support import TORRC, key_files, until
+
+NOW = 1_800_000_000.0
+
+
+# ---- keys ----
+
+
+def write_keys(folder: Path, index: int = 0) -> Path:
+    (folder / "keys").mkdir()
+    for name, content in key_files(index).items():
+        (folder / "keys" / name).write_bytes(content)
+        os.utime(folder / "keys" / name, (NOW, NOW))
+    return folder
+
+
+def test_keys_are_kept_in_the_layout_of_c_tor(tmp_path: Path) -> None:
+    first = RelayKeys.load(write_keys(tmp_path), os.urandom, NOW)
+    again = RelayKeys.load(tmp_path, os.urandom, NOW)
+    assert again.rsa.public == first.rsa.public
+    assert (again.identity, again.signing, again.onion) == (first.identity, first.signing, first.onion)
+    secret = (tmp_path / "keys/ed25519_master_id_secret_key").read_bytes()
+    assert secret[:32] == b"== ed25519v1-secret: type0 ==\0\0\0" and secret[32:] == first.identity.expanded
+    ntor = (tmp_path / "keys/secret_onion_key_ntor").read_bytes()
+    assert ntor[:32].rstrip(b"\0") == b"== c25519v1: onion ==" and ntor[64:] == first.onion.public
+    assert (tmp_path / "keys/secret_id_key").read_bytes().startswith(b"-----BEGIN RSA PRIVATE KEY-----")
+    assert (tmp_path / "keys").stat().st_mode & 0o777 == 0o700
+    assert "expanded" not in repr(first) and first.onion.secret.hex() not in repr(first)
+
+
+def test_signing_and_onion_keys_are_renewed_in_time(tmp_path: Path) -> None:
+    keys = RelayKeys.load(write_keys(tmp_path), os.urandom, NOW)
+    assert keys.renewed(os.urandom, NOW + DAY) is keys
+    later = keys.renewed(os.urandom, NOW + 29 * DAY)
+    assert later.identity == keys.identity and later.rsa == keys.rsa
+    assert later.signing != keys.signing
+    later.signing_cert.verify(keys.identity.public, cert_type=CertType.IDENTITY_V_SIGNING, now=NOW + 29 * DAY)
+    # Clients with a consensus of yesterday still use the old onion key, for a week.
+    assert set(later.accepted_onion_keys) == {keys.onion.public, later.onion.public}
+    last = later.renewed(os.urandom, NOW + 37 * DAY)
+    assert set(last.accepted_onion_keys) == {later.onion.public}
+
+
+@pytest.mark.parametrize("name", ["secret_id_key", "ed25519_master_id_secret_key", "secret_onion_key_ntor"])
+def test_damaged_keys_are_not_replaced(tmp_path: Path, name: str) -> None:
+    write_keys(tmp_path)
+    (tmp_path / "keys" / name).write_bytes(b"damaged")
+    with pytest.raises(ConfigError):
+        RelayKeys.load(tmp_path, os.urandom, NOW)
+    assert (tmp_path / "keys" / name).read_bytes() == b"damaged"
+
+
+def test_an_identity_that_is_missing_but_has_a_public_key_is_not_replaced(tmp_path: Path) -> None:
+    write_keys(tmp_path)
+    (tmp_path / "keys/ed25519_master_id_secret_key").unlink()
+    with pytest.raises(ConfigError, match="missing"):
+        RelayKeys.load(tmp_path, os.urandom, NOW)
+
+
+def test_the_descriptor_is_one_that_an_authority_parses(tmp_path: Path) -> None:
+    keys = RelayKeys.load(write_keys(tmp_path), os.urandom, NOW)
+    config = RelayConfig.from_torrc(
+        parse_network(TORRC), torrc_options("Nickname tester\nExitPolicy accept *:80,reject *:*"), tmp_path
+    )
+    descriptor, extra_info = build_documents(config, keys, 9001, 5000, 60, NOW)
+    parsed = parse_router_descriptor(descriptor)
+    assert (parsed.nickname, parsed.orport, parsed.ed_id) == ("tester", 9001, keys.identity.public)
+    assert parsed.protocols == PROTOCOLS
+    assert parsed.exit_policy.allows("8.8.8.8", 80) and not parsed.exit_policy.allows("8.8.8.8", 81)
+    assert not parsed.exit_policy.allows("10.0.0.1", 80)
+    assert extra_info.startswith(b"extra-info tester ")
+
+
+# ---- uploaded descriptors ----
+
+
+def make_descriptor(revision: int, payload: bytes = b"x" * 100, key: Ed25519KeyPair | None = None) -> bytes:
+    blinded = key or Ed25519KeyPair.generate(os.urandom)
+    signing = Ed25519KeyPair.generate(os.urandom)
+    cert = Ed25519Cert.create(CertType.HS_BLINDED_V_SIGNING, signing.public, blinded, NOW + 54 * 3600)
+    return encode_outer(cert.encode(), signing, revision, payload)
+
+
+def name_of(blinded_key: bytes) -> str:
+    return base64.b64encode(blinded_key).decode().rstrip("=")
+
+
+def test_a_descriptor_is_given_back_until_it_expires() -> None:
+    store = DescriptorStore()
+    document = make_descriptor(1)
+    name = name_of(store.store(document, NOW))
+    assert store.fetch(name, NOW) == document
+    assert store.fetch(name, NOW + 181 * 60) is None
+    assert store.fetch("not base64!", NOW) is None and store.fetch("AAAA", NOW) is None
+    store.expire(NOW + 181 * 60)
+    assert len(store) == 0 and store.size == 0
+
+
+def test_only_a_later_revision_replaces_a_descriptor() -> None:
+    store = DescriptorStore()
+    key = Ed25519KeyPair.generate(os.urandom)
+    store.store(make_descriptor(5, key=key), NOW)
+    for revision in (5, 4):
+        with pytest.raises(DirectoryError):
+            store.store(make_descriptor(revision, key=key), NOW)
+    newer = make_descriptor(6, key=key)
+    assert store.fetch(name_of(store.store(newer, NOW)), NOW) == newer
+    assert len(store) == 1
+
+
+def test_descriptors_that_lie_are_refused() -> None:
+    store = DescriptorStore()
+    document = make_descriptor(1)
+    other = make_descriptor(2)
+    lies = [
+        b"",
+        b"hs-descriptor 3\n",
+        os.urandom(1000),
+        document[:-20],
+        document.replace(b"revision-counter 1", b"revision-counter 9"),
+        document.replace(b"descriptor-lifetime 180", b"descriptor-lifetime 999999"),
+        document.split(b"revision-counter")[0] + b"revision-counter" + other.split(b"revision-counter")[1],
+        make_descriptor(1, b"x" * 60_000),
+    ]
+    for lie in lies:
+        with pytest.raises((DirectoryError, CryptoError)):
+            store.store(lie, NOW)
+    with pytest.raises(CryptoError):
+        store.store(document, NOW + 60 * 3600)  # its certificate has expired
+    assert len(store) == 0 and store.size == 0
+
+
+def test_descriptors_take_bounded_memory() -> None:
+    store = DescriptorStore(capacity=20_000)
+    for number in range(60):
+        store.store(make_descriptor(1, b"x" * 500), NOW + number)
+        assert store.size <= 20_000
+    assert 5 < len(store) < 30
+    assert store.make_room(0, NOW) > 0 and store.size == 0
+
+
+# ---- settings ----
+
+
+def test_torrc_settings() -> None:
+    text = """
+        Nickname Kestrel
+        Address 192.0.2.7
+        ORPort 192.0.2.7:443 NoAdvertise
+        ContactInfo somebody
+        ExitPolicy accept *:443, reject *:*
+        ExitRelay 1
+        MyFamily $AAAA,$BBBB
+        BandwidthRate 5 MBytes
+        MaxMemInQueues 512 MB
+    """
+    config = RelayConfig.from_torrc(parse_network(TORRC), torrc_options(text), Path("data"))
+    assert (config.nickname, config.address, config.bind, config.orport) == (
+        "Kestrel",
+        "192.0.2.7",
+        "192.0.2.7",
+        443,
+    )
+    assert config.family == ("$AAAA", "$BBBB")
+    assert (config.bandwidth_rate, config.memory_limit) == (5 << 20, 512 << 20)
+    assert config.exit_policy.allows("8.8.8.8", 443) and not config.exit_policy.allows("8.8.8.8", 80)
+    assert not config.exit_policy.allows("127.0.0.1", 443)
+
+
+def test_a_relay_is_no_exit_unless_it_says_so() -> None:
+    for text in ("", "ExitRelay 0\nExitPolicy accept *:*"):
+        config = RelayConfig.from_torrc(parse_network(TORRC), torrc_options(text), Path("data"))
+        assert not config.exit_policy.summary().allows_some
+    config = RelayConfig.from_torrc(parse_network(TORRC), torrc_options("ExitRelay 1"), Path("data"))
+    assert config.exit_policy.allows("8.8.8.8", 443) and not config.exit_policy.allows("8.8.8.8", 25)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "Nickname not/good",
+        "Address example.com",
+        "ORPort http",
+        "ORPort 70000",
+        "ExitPolicy permit *:80",
+        "BandwidthRate fast",
+        "DirCache maybe",
+    ],
+)
+def test_settings_that_make_no_sense_are_told(text: str) -> None:
+    with pytest.raises(ConfigError):
+        RelayConfig.from_torrc(parse_network(TORRC), torrc_options(text), Path("data"))
+
+
+# ---- measurements, limits, look-ups ----
+
+
+def test_observed_bandwidth_is_the_best_ten_seconds_of_the_lesser_direction() -> None:
+    meter = BandwidthMeter()
+    assert meter.observed == LEAST_OBSERVED
+    read = written = 0
+    for second in range(30):
+        meter.note(NOW + second, read, written)
+        busy = 10 <= second < 21
+        read, written = read + (5_000_000 if busy else 10), written + (3_000_000 if busy else 10)
+    assert meter.observed == pytest.approx(3_000_000, rel=0.01)
+    copy = BandwidthMeter()
+    copy.restore(meter.state(), NOW + 60)
+    assert copy.observed == meter.observed
+    copy.restore(meter.state(), NOW + 6 * 86400)
+    assert copy.observed == LEAST_OBSERVED
+    for damaged in (None, 5, [1, 2], [["a", 2, 3]], {"x": 1}):
+        copy.restore(damaged, NOW)
+
+
+def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
+    bucket = TokenBucket(rate=2, burst=5, now=0.0)
+    assert [bucket.take(0.0) for _ in range(6)] == [True] * 5 + [False]
+    assert [bucket.take(1.0) for _ in range(3)] == [True, True, False]
+    assert [bucket.take(100.0) for _ in range(6)] == [True] * 5 + [False]
+
+
+async def test_onionskins_take_turns_and_are_shed() -> None:
+    queue = OnionskinQueue()
+    queue.seconds_each = 0.125  # 14 may wait
+    order: list[str] = []
+    accepted = [queue.submit("flooder", lambda: order.append("flooder")) for _ in range(40)]
+    assert accepted.count(True) == 14 and queue.shed == 26
+    assert queue.submit("honest", lambda: order.append("honest"))
+    assert queue.submit("gone", lambda: order.append("gone"))
+    queue.forget("gone")
+    await until(lambda: not queue.queued)
+    assert order.index("honest") <= 1 and "gone" not in order
+    assert queue.done == 15
+
+
+async def test_look_ups_are_shared_and_cached() -> None:
+    asked: list[str] = []
+
+    def look_up(name: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        asked.append(name)
+        if name == "missing.test":
+            raise OSError
+        return [ipaddress.ip_address("192.0.2.1")]
+
+    resolver = Resolver(look_up)
+    answers = await asyncio.gather(*(resolver.resolve("Name.Test") for _ in range(5)))
+    assert all(str(answer[0]) == "192.0.2.1" for answer in answers)
+    await resolver.resolve("name.test.")
+    assert asked == ["name.test"]
+    assert str((await resolver.resolve("::1"))[0]) == "::1"
+    for _ in range(2):
+        with pytest.raises(StreamError):
+            await resolver.resolve("missing.test")
+    assert asked == ["name.test", "missing.test"]
+    resolver.close()
