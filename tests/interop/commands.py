@@ -93,7 +93,8 @@ def pelure(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess
         [sys.executable, "-m", "pelure.cli.main", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
-        text=True,
+        encoding="utf-8",
+        errors="replace",
         timeout=timeout,
         check=False,
     )

@@ -24,7 +24,7 @@ _PORTS = range(10000, 32000)
 _given_ports: set[int] = set()
 
 _BLAMES_A_DOCUMENT = re.compile(
-    r"pars|malformed|invalid|mismatch|unrecognized|unverif|not sign|bad signature|bad digest|truncated",
+    r"pars|malformed|invalid|unrecognized|unverif|not sign|bad signature|bad digest|truncated",
     re.IGNORECASE,
 )
 
