@@ -33,6 +33,8 @@ class CircuitWindow(ABC):
 
     def __init__(self, increment: int) -> None:
         self.increment = increment
+        self.rtt = 0.0
+        """Seconds from the last acknowledged cell to its SENDME; 0 before the first."""
         self._awaited: deque[tuple[bytes, float]] = deque()
         self._sent = 0
         self._received = 0
@@ -65,7 +67,8 @@ class CircuitWindow(ABC):
         expected, sent_at = self._awaited.popleft()
         if not hmac.compare_digest(expected, tag):
             raise ProtocolError("a SENDME quotes the wrong cell")
-        self._note_acknowledged(now - sent_at, blocked)
+        self.rtt = now - sent_at
+        self._note_acknowledged(self.rtt, blocked)
 
     @abstractmethod
     def _note_sent(self, count: int) -> None: ...

@@ -6,8 +6,10 @@ So a circuit is *sounded* when there is reason for doubt: RESOLVE of a literal a
 answers at once and which C tor takes at any hop but a rendezvous or introduction point's. The answer passes
 every link on its way, which also makes held DESTROYs move; no answer ends the circuit.
 
-There is reason for doubt when another circuit that shares a relay was torn down because a link broke, and
-when a circuit that something is expected on stays silent.
+There is *reason* to sound when another circuit that shares a relay was torn down because a link broke: then
+an answer must come soon. There is only *doubt* when a circuit that something is expected on stays silent, or
+when another one ended in a way that may be quite ordinary: relays that are short of processor time may be
+silent for seconds, and a circuit wrongly given up is worse than one that is noticed late.
 """
 
 from __future__ import annotations
@@ -33,12 +35,18 @@ FIRST_SILENCE = 2.0
 """Seconds without a cell on a circuit that something is expected on, before it is sounded."""
 LONGEST_SILENCE = 30.0
 """The first silence doubles with every answer, up to this."""
-ANSWER_MIN, ANSWER_MAX = 2.0, 10.0
-"""Seconds in which an answer must come: 20 times what building the circuit took, within these bounds."""
+SOON = 3.0
+"""With reason, seconds in which the farthest relay asked must answer, counted from the first one's answer."""
+LATE = 20.0
+"""In doubt, and where no relay at all answers, seconds in which an answer must come."""
+SLOWNESS = 10
+"""Neither is less than so many times what building the circuit and a round trip on it took."""
 GRACE = 0.5
 """Seconds more before the verdict, so that a busy process reads what has come already."""
 GATHER = 0.05
 """Seconds from a circuit's loss to the sounding of those that share a relay with it."""
+RESPITE = 2.0
+"""Seconds from one such round of soundings to the next."""
 BROKEN_LINK = frozenset(
     {DestroyReason.CHANNEL_CLOSED, DestroyReason.CONNECTFAILED, DestroyReason.OR_IDENTITY}
 )
@@ -57,7 +65,9 @@ class Lookout:
         self._asked: dict[StreamEndpoint, bool] = {}
         self._answers = 0
         self._verdict: asyncio.TimerHandle | None = None
-        self._alive = False
+        self._reason = False
+        self._near_answered = False
+        self._far_answered = False
         self._heard_then = 0
         self._bytes_then = 0
 
@@ -79,7 +89,13 @@ class Lookout:
         if far is None:
             return False
         self._answers += 1
-        self._alive |= far
+        if far:
+            self._far_answered = True
+            self._near_answered |= len(self._circuit.path) <= 2
+        else:
+            self._near_answered = True
+            if self._reason and self._verdict is not None:
+                self._decide_in(SOON)
         return True
 
     def stop(self) -> None:
@@ -88,26 +104,37 @@ class Lookout:
             if timer is not None:
                 timer.cancel()
 
-    def sound(self) -> None:
-        """Ask for a sign of life, unless that was done and the answer is still to come."""
+    def sound(self, *, reason: bool) -> None:
+        """Ask for a sign of life; ``reason``: as against mere doubt, see the module."""
         circuit = self._circuit
-        length = len(circuit.path)
-        if self._verdict is not None or circuit.closed.is_set() or length == 0:
+        if circuit.closed.is_set() or not circuit.path:
             return
-        self._alive = False
+        if self._verdict is not None:
+            if reason and not self._reason:
+                self._reason = True
+                if self._near_answered:
+                    self._decide_in(SOON)
+            return
+        self._reason = reason
+        self._near_answered = self._far_answered = False
         self._heard_then = self._heard
         self._bytes_then = circuit.link.bytes_read
         # The last relay may have a part in a rendezvous; the one before it knows whether it is still there.
         # The first one is asked, too, for the DESTROYs that it may hold back.
-        farthest = max(length - 2, 0)
+        farthest = max(len(circuit.path) - 2, 0)
         try:
             for hop in {farthest, 0}:
                 self._asked[circuit.core.resolve(LITERAL, hop)] = hop == farthest
         except ProtocolError:
             return  # no stream id is left: the circuit was used a lot, and others will notice
         circuit.flush()
-        patience = min(max(20 * circuit.build_seconds, ANSWER_MIN), ANSWER_MAX)
-        self._verdict = self._loop.call_later(patience, self._before_verdict)
+        self._decide_in(LATE)
+
+    def _decide_in(self, seconds: float) -> None:
+        if self._verdict is not None:
+            self._verdict.cancel()
+        slowness = SLOWNESS * max(self._circuit.build_seconds, self._circuit.rtt)
+        self._verdict = self._loop.call_later(max(seconds, slowness), self._before_verdict)
 
     def _check(self) -> None:
         """Look whether anything came since the last time."""
@@ -118,7 +145,7 @@ class Lookout:
         if self._heard != self._seen:
             self._interval = FIRST_SILENCE
         else:
-            self.sound()
+            self.sound(reason=False)
             self._interval = min(2 * self._interval, LONGEST_SILENCE)
         self._seen = self._heard
         self._timer = self._loop.call_later(self._interval, self._check)
@@ -129,9 +156,10 @@ class Lookout:
     def _judge(self) -> None:
         self._verdict = None
         circuit = self._circuit
-        if circuit.closed.is_set() or self._alive or self._heard != self._heard_then:
+        if circuit.closed.is_set() or self._far_answered or self._heard != self._heard_then:
             return
         if circuit.link.bytes_read == self._bytes_then:
+            log.info("the link to the first relay of circuit %d is silent and is closed", circuit.id)
             circuit.link.close("the relay does not answer")
         else:
             circuit.give_up(CircuitError("a relay of the circuit does not answer", DestroyReason.TIMEOUT))
@@ -142,23 +170,32 @@ class Fleet:
 
     def __init__(self) -> None:
         self._circuits: weakref.WeakSet[Circuit] = weakref.WeakSet()
-        self._suspects: set[Relay] = set()
+        self._suspects: dict[Relay, bool] = {}
+        self._next_round = 0.0
 
     def add(self, circuit: Circuit) -> None:
         """``circuit`` was made."""
         self._circuits.add(circuit)
 
-    def suspect(self, relays: Collection[Relay]) -> None:
-        """A circuit was lost: one of ``relays`` may be gone, and other circuits with it."""
+    def suspect(self, relays: Collection[Relay], *, reason: bool) -> None:
+        """A circuit was lost: one of ``relays`` may be gone, and other circuits with it.
+
+        ``reason``: a link broke, for certain; see the module.
+        """
         if relays and not self._suspects:
-            asyncio.get_running_loop().call_later(GATHER, self._sound)
-        self._suspects.update(relays)
+            loop = asyncio.get_running_loop()
+            at = max(loop.time() + GATHER, self._next_round)
+            self._next_round = at + RESPITE
+            loop.call_at(at, self._sound)
+        for relay in relays:
+            self._suspects[relay] = reason or self._suspects.get(relay, False)
 
     def _sound(self) -> None:
-        suspects, self._suspects = self._suspects, set()
+        suspects, self._suspects = self._suspects, {}
         for circuit in list(self._circuits):
-            if not suspects.isdisjoint(circuit.path):
-                circuit.lookout.sound()
+            shared = [suspects[relay] for relay in circuit.path if relay in suspects]
+            if shared:
+                circuit.lookout.sound(reason=any(shared))
 
 
 _fleets: weakref.WeakKeyDictionary[LinkManager, Fleet] = weakref.WeakKeyDictionary()

@@ -323,10 +323,9 @@ class Circuit:
                 self._message(event)
 
     def _report_loss(self, reason: int) -> None:
-        """Other circuits may have been lost in the same way, unless a rendezvous' other side just left."""
-        joined = any(hop.relay is None for hop in self.core.hops)
-        if reason in BROKEN_LINK or (reason == DestroyReason.DESTROYED and not joined):
-            self._fleet.suspect(self.path[1:] if self._target is None else [self._target])
+        """Other circuits may have been lost in the same way."""
+        suspects = self.path[1:] if self._target is None else [self._target]
+        self._fleet.suspect(suspects, reason=reason in BROKEN_LINK)
 
     def _incoming(self, endpoint: StreamEndpoint, event: ev.Incoming) -> None:
         if self.on_incoming is None:
@@ -363,6 +362,11 @@ class Circuit:
         """Close the circuit because it is no good any more."""
         log.info("circuit %d is given up: %s", self.id, error)
         self._close(error)
+
+    @property
+    def rtt(self) -> float:
+        """The last round-trip time that was measured to the far end, in seconds; 0 if none was yet."""
+        return self.core.hops[-1].end.window.rtt if self.core.hops else 0.0
 
     @property
     def expecting(self) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 from typing import Any
 
 import pytest
@@ -22,8 +23,10 @@ WAIT = 30.0
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(lookout, "FIRST_SILENCE", 0.01)
     monkeypatch.setattr(lookout, "LONGEST_SILENCE", 0.04)
-    monkeypatch.setattr(lookout, "ANSWER_MIN", 0.3)
-    monkeypatch.setattr(lookout, "ANSWER_MAX", 0.3)
+    monkeypatch.setattr(lookout, "SOON", 0.1)
+    monkeypatch.setattr(lookout, "LATE", 0.4)
+    monkeypatch.setattr(lookout, "SLOWNESS", 0)
+    monkeypatch.setattr(lookout, "RESPITE", 0.0)
     monkeypatch.setattr(lookout, "GRACE", 0.2)
     monkeypatch.setattr(lookout, "GATHER", 0.0)
 
@@ -39,8 +42,12 @@ async def build(count: int = 3, links: Any = None) -> tuple[Circuit, ChainLink]:
 async def answers_to(circuit: Circuit) -> None:
     """Let some soundings be answered."""
     before = circuit.lookout._answers
+    await until(lambda: circuit.lookout._answers > before)
+
+
+async def until(condition: Callable[[], bool]) -> None:
     async with asyncio.timeout(WAIT):
-        while circuit.lookout._answers == before:  # noqa: ASYNC110 (nothing tells of it)
+        while not condition():  # noqa: ASYNC110 (nothing tells of it)
             await asyncio.sleep(0.01)
 
 
@@ -87,24 +94,30 @@ async def test_a_circuit_that_nothing_is_expected_on_is_left_alone() -> None:
     await wait_closed(circuit)
 
 
-@pytest.mark.parametrize(
-    ("reason", "sounded"), [(DestroyReason.CHANNEL_CLOSED, True), (DestroyReason.FINISHED, False)]
-)
-async def test_a_lost_circuit_lets_others_be_sounded(reason: DestroyReason, sounded: bool) -> None:
-    """Only circuits that share a relay behind the first one with it, and only if a link broke."""
+@pytest.mark.parametrize("reason", [DestroyReason.CHANNEL_CLOSED, DestroyReason.DESTROYED])
+async def test_a_lost_circuit_lets_others_be_sounded(reason: DestroyReason) -> None:
+    """Those that share a relay behind the first one with it are, others are not."""
     links: Any = ChainLinks(None)  # type: ignore[arg-type]
     lost, _ = await build(3, links)
     same, same_link = await build(3, links)  # the chains are made alike
-    other, other_link = await build(1, links)
-    same_link.deaf = other_link.deaf = {0, 1}
+    well, _ = await build(3, links)
+    other, _ = await build(1, links)
+    same_link.deaf = {1}
     lost.handle(Destroy(reason).cell(lost.core.circ_id))
     assert lost.closed.is_set()
-    if sounded:
-        await wait_closed(same)
-    else:
-        await asyncio.sleep(0.8)
-        assert not same.closed.is_set()
-    assert not other.closed.is_set() and other.lookout._asked == {}
+    await wait_closed(same)
+    assert not well.closed.is_set() and well.lookout._far_answered
+    assert not other.closed.is_set() and not other.lookout._near_answered
+
+
+async def test_with_reason_the_verdict_comes_sooner(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(lookout, "LATE", 1000.0)
+    circuit, link = await build(3)
+    link.deaf = {1}
+    circuit.lookout.sound(reason=False)
+    await until(lambda: circuit.lookout._near_answered)
+    circuit.lookout.sound(reason=True)
+    await wait_closed(circuit)
 
 
 async def test_waiting_for_an_answer_counts() -> None:
