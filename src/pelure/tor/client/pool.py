@@ -29,6 +29,7 @@ MAINTAIN_SECONDS = 10.0
 MAX_BUILDING = 8
 """Circuits built ahead of use at a time; those that somebody waits for don't count."""
 ATTEMPTS = 4
+PRUNE_MIN = 64
 RETRY_FIRST, RETRY_MAX = 1.0, 60.0
 
 
@@ -94,6 +95,7 @@ class CircuitPool:
         self._exits: list[PooledCircuit] = []
         self._stock: list[PooledCircuit] = []
         self._given: list[PooledCircuit] = []
+        self._prune_at = PRUNE_MIN
         self.first_built = asyncio.Event()
         """Set once any circuit was built: the network can be used."""
         self._wake = asyncio.Event()
@@ -161,7 +163,7 @@ class CircuitPool:
             if entry is None:
                 entry = self._begin(self._paths().internal_path(length, last, exclude=exclude), purpose)
             entry.purpose = purpose
-            self._given.append(entry)
+            self._give(entry)
             self._wake.set()
             try:
                 circuit = await self._wait(entry)
@@ -173,6 +175,13 @@ class CircuitPool:
             except (CircuitError, LinkError) as error:
                 failure = error
         raise failure
+
+    def _give(self, entry: PooledCircuit) -> None:
+        """Keep a circuit of somebody else's in mind, for listings; forget closed ones now and then."""
+        if len(self._given) >= self._prune_at:
+            self._given = [one for one in self._given if one.alive]
+            self._prune_at = max(2 * len(self._given), PRUNE_MIN)
+        self._given.append(entry)
 
     def _take_stock(
         self, last: Relay | None, length: int, exclude: Collection[Relay]
@@ -243,7 +252,7 @@ class CircuitPool:
         for entry in self._stock:
             if entry.circuit is not None and now - entry.created > UNUSED_LIFETIME:
                 entry.circuit.close()
-        for entries in (self._exits, self._stock, self._given):
+        for entries in (self._exits, self._stock):
             entries[:] = [entry for entry in entries if entry.alive]
 
     def _stock_up(self, now: float) -> None:
