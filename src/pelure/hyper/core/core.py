@@ -205,6 +205,7 @@ class Core(CoreState):
         if self._replicator is not None:
             self._replicator.close()
             self._replicator = None
+        self.make_durable()  # so that nothing of it waits to be written
         self.storage.purge()
         self._wake()
 

@@ -110,6 +110,8 @@ class CoreState:
     @property
     def signature(self) -> bytes | None:
         """The signature of the current head."""
+        if self._head.signature is None and self._head_pending:
+            self._seal()
         return self._head.signature
 
     @property
@@ -209,11 +211,19 @@ class CoreState:
         if batch.length == first:
             return
         self.bitfield.set_range(first, batch.length)
-        self.save(batch, self._sign(batch))
+        self._take_over(batch)
         self._head_pending = True
+        self.storage.store.before_commit(self, self._seal)
         if durable:
             self.make_durable()
         self.emit(ChangeKind.APPEND, first, batch.length - first)
+
+    def _seal(self) -> None:
+        """Sign the head; one signature covers all that was appended since the last commit."""
+        if self._head.signature is None and self.length:
+            assert self.verifier is not None  # writable
+            self._head.signature = self.verifier.sign(self.batch(), self._key_pairs)
+        self.storage.put_head(self._head)
 
     def make_durable(self) -> None:
         """Put what was appended on the disk for good.
@@ -225,24 +235,22 @@ class CoreState:
             self.storage.store.commit()
             self._head_pending = False
 
-    def _sign(self, batch: TreeBatch) -> bytes:
-        assert self.verifier is not None  # writable
-        return self.verifier.sign(batch, self._key_pairs)
-
     def save(self, batch: TreeBatch, signature: bytes | None) -> None:
-        """Take over a grown, signed tree."""
+        """Take over a grown tree that a peer proved."""
+        self._take_over(batch)
+        self._head.signature = signature
+        self.storage.put_head(self._head)
+
+    def _take_over(self, batch: TreeBatch) -> None:
         for node in batch.nodes:
             self.storage.put_node(node)
         self.roots = batch.roots
-        self._head.length, self._head.fork, self._head.signature = batch.length, batch.fork, signature
-        self.storage.put_head(self._head)
+        self._head.length, self._head.fork, self._head.signature = batch.length, batch.fork, None
         self.save_bitfield()
 
     def save_bitfield(self) -> None:
         """Store the bitfield's changes, and see how far it reaches without a hole."""
-        self.contiguous_length = self.bitfield.first_unset(
-            self.contiguous_length if self.bitfield.first_unset(0) >= self.contiguous_length else 0
-        )
+        self.contiguous_length = self.bitfield.first_unset(self.contiguous_length)
         self.storage.put_bitfield(self.bitfield)
 
     def set_manifest(self, manifest: Manifest) -> None:
@@ -263,12 +271,12 @@ class CoreState:
         if fork is not None and fork <= self.fork:
             raise DriveError(f"the core is at fork {self.fork} already")
         batch = TreeBatch(self.roots_at(length), length, self.fork + 1 if fork is None else fork)
-        signature = self._sign(batch) if length else None
         removed = self.length - length
         self.drop_blocks(length, self.length)
         self.drop_nodes(length)
         self.truncations.append((batch.fork, length))
-        self.save(batch, signature)
+        self._take_over(batch)
+        self._seal()
         self.storage.store.commit()
         self.emit(ChangeKind.TRUNCATE, length, removed)
 
@@ -290,6 +298,7 @@ class CoreState:
             freed += self.storage.delete_block(index)
             index = self.bitfield.first_set(index + 1, end)
         self.bitfield.set_range(start, min(end, self.length), False)
+        self.contiguous_length = min(self.contiguous_length, start)
         return freed
 
     def link_blocks(self, first: int, count: int, file: LinkedFile) -> None:

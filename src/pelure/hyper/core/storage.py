@@ -17,7 +17,7 @@ import fcntl
 import logging
 import os
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import lmdb
@@ -61,6 +61,7 @@ class Store:
         self._commit_lock = threading.Lock()
         self._releases: list[tuple[BlockFile, int, int]] = []
         self._releasing: list[tuple[BlockFile, int, int]] = []
+        self._sealers: dict[object, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._uncommitted = 0
         self.block_files: dict[int, BlockFile] = {}
@@ -137,7 +138,7 @@ class Store:
             self._timer.cancel()
             self._timer = None
         with self._commit_lock:
-            if self._pending or self._releases:
+            if self._pending or self._writing or self._releases or self._sealers:
                 self._take()
                 self._write()
 
@@ -180,10 +181,19 @@ class Store:
         finally:
             self._commit_lock.release()
 
+    def before_commit(self, owner: object, seal: Callable[[], None]) -> None:
+        """Call ``seal`` once, before the next commit; again for the same ``owner`` changes nothing."""
+        self._sealers[owner] = seal
+
     def _take(self) -> None:
-        """Turn what is pending into what is being written."""
-        self._writing, self._pending = self._pending, {}
-        self._releasing, self._releases = self._releases, []
+        """Turn what is pending into what is being written; what failed to be written is still there."""
+        sealers, self._sealers = self._sealers, {}
+        for seal in sealers.values():
+            seal()
+        pending, self._pending = self._pending, {}
+        self._writing = {**self._writing, **pending} if self._writing else pending
+        releases, self._releases = self._releases, []
+        self._releasing += releases
         self._uncommitted = 0
 
     def _write(self) -> None:
@@ -198,13 +208,11 @@ class Store:
                     else:
                         transaction.put(key, value)
         except (lmdb.Error, OSError) as error:
-            self._pending = {**self._writing, **self._pending}
-            self._releases = self._releasing + self._releases
-            self._writing = {}
             raise DriveError(f"the store in {str(self.path)!r} can't be written: {error}") from error
         self._reader_stale = True  # before the overlay goes: a reader sees one or the other
         self._writing = {}
-        for file, position, size in self._releasing:
+        releases, self._releasing = self._releasing, []
+        for file, position, size in releases:
             file.release(position, size)
 
     def block_file(self, number: int, end: int) -> BlockFile:
@@ -220,6 +228,7 @@ class Store:
         with self._commit_lock:
             del self.block_files[number]
             self._releases = [release for release in self._releases if release[0] is not file]
+            self._releasing = [release for release in self._releasing if release[0] is not file]
             file.remove()
 
     def close(self) -> None:

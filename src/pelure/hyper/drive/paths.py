@@ -8,6 +8,7 @@ from pelure.errors import DriveError
 from pelure.hyper.bee.walk import Range
 
 _SEPARATORS = re.compile(r"[/\\]")
+_NORMAL = re.compile(r"(?:/(?!\.\.?(?:/|\Z))[^/\\]+)+")
 _MAX_PATH = 32768
 
 
@@ -45,7 +46,7 @@ def normalize(path: str) -> str:
     """The drive's form of a file's path. Raises :class:`~pelure.errors.DriveError` for no valid name."""
     if len(path) > _MAX_PATH:
         raise DriveError("the path is too long")
-    found = resolve("/", path)
+    found = path if _NORMAL.fullmatch(path) else resolve("/", path)
     if found == "/":
         raise DriveError("a file's path can't be the root folder")
     try:

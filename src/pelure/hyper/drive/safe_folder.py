@@ -9,9 +9,9 @@ from __future__ import annotations
 
 import errno
 import os
+import re
 import secrets
 import stat
-import unicodedata
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -22,6 +22,7 @@ from pelure.errors import DriveError
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
+_UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")  # control characters, line separators, backslash
 _MAX_NAME = 255
 TEMPORARY = ".pelure-part-"
 """How the names of unfinished files begin."""
@@ -29,10 +30,6 @@ TEMPORARY = ".pelure-part-"
 
 class UnsafeName(DriveError):
     """A name that must not be written into a folder."""
-
-
-def _plain(text: str) -> bool:
-    return all(unicodedata.category(letter) not in ("Cc", "Zl", "Zp") for letter in text)
 
 
 def split(path: str) -> list[str]:
@@ -43,7 +40,7 @@ def split(path: str) -> list[str]:
     for part in parts[1:]:
         if part in ("", ".", ".."):
             raise UnsafeName(f"{path!r} would lead to another place than it says")
-        if "\\" in part or not _plain(part):
+        if _UNFIT.search(part):
             raise UnsafeName(f"{path!r} has characters that no file name should have")
         if len(part.encode(errors="surrogatepass")) > _MAX_NAME:
             raise UnsafeName(f"{path!r} has a name longer than {_MAX_NAME} bytes")
@@ -55,7 +52,7 @@ def check_link(path: str, target: str) -> None:
 
     ``..`` is good at the beginning only: after a name, which may itself be a link, it could lead anywhere.
     """
-    if not target or target.startswith(("/", "\\")) or "\\" in target or not _plain(target):
+    if not target or target.startswith("/") or _UNFIT.search(target):
         raise UnsafeName(f"the symbolic link {path!r} leads out of the folder or is malformed")
     depth = len(split(path)) - 1
     named = False
