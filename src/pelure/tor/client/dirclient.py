@@ -161,7 +161,8 @@ class DirectoryClient:
         except DirectoryError as error:
             log.info("the cached consensus is not used: %s", error)
             return
-        await self._adopt(consensus)
+        self._consensus = consensus
+        self._announce(await self._join())
 
     def _add_certificates(self, certificates: Iterable[KeyCertificate]) -> bool:
         """Take over certificates of this network's authorities; returns whether any was new."""
@@ -195,34 +196,39 @@ class DirectoryClient:
                     lambda source: self._get_consensus(source, report)
                 )
                 if consensus is not None:
-                    await self._adopt(consensus)
+                    self._consensus = consensus
                     await asyncio.to_thread(self._cache.store_consensus, consensus)
-            if self.netdir is not None and self.netdir.missing:
-                await self._get_microdescriptors(report)
+            netdir = await self._join()
+            if netdir.missing:
+                # The directory in use stays until the new one is complete: no guard is passed over meanwhile.
+                await self._get_microdescriptors(netdir.missing, report)
+                netdir = await self._join()
+            self._announce(netdir)
 
-    async def _adopt(self, consensus: Consensus) -> None:
-        """Make ``consensus`` (verified) the current one."""
-        wanted = {status.md_digest for status in consensus.routers}
-        self._consensus = consensus
-        self._microdescriptors = {
-            digest: one for digest, one in self._microdescriptors.items() if digest in wanted
-        }
-        await self._rebuild()
+    async def _join(self) -> NetDir:
+        """Consensus and microdescriptors as they are now."""
+        if self._consensus is None:
+            raise DirectoryError("no directory has a newer consensus")
+        return await asyncio.to_thread(NetDir, self._consensus, self._microdescriptors, self.network)
 
-    async def _rebuild(self) -> None:
-        """Join consensus and microdescriptors anew and tell everybody."""
-        assert self._consensus is not None
-        netdir = await asyncio.to_thread(NetDir, self._consensus, self._microdescriptors, self.network)
+    def _announce(self, netdir: NetDir) -> None:
+        """Make ``netdir`` the current directory, unless it is incomplete or nothing new; tell everybody."""
+        current = self.netdir
+        if current is not None and current.have_enough:
+            same = current.consensus is netdir.consensus and len(current.relays) == len(netdir.relays)
+            if same or not netdir.have_enough:
+                return
         self.netdir = netdir
-        if self.guards is not None:
-            self.guards.update(netdir, time.time())
-        elif netdir.have_enough:
+        if not netdir.have_enough:
+            return
+        if self.guards is None:
             state = self._folder.read_json(GUARDS_FILE)
             self.guards = GuardManager(state, netdir, os.urandom, time.time())
-        if netdir.have_enough:
-            self.save_guards()
-            for callback in list(self.on_change):
-                callback(netdir)
+        else:
+            self.guards.update(netdir, time.time())
+        self.save_guards()
+        for callback in list(self.on_change):
+            callback(netdir)
 
     # ---- consensus ----
 
@@ -294,10 +300,9 @@ class DirectoryClient:
 
     # ---- microdescriptors ----
 
-    async def _get_microdescriptors(self, report: Progress) -> None:
-        """Fetch the missing microdescriptors in batches, several at a time; tell about each part."""
-        assert self.netdir is not None
-        batches = microdescriptor_batches(self.netdir.missing)
+    async def _get_microdescriptors(self, missing: Sequence[bytes], report: Progress) -> None:
+        """Fetch the ``missing`` ones in batches, several at a time; raises only if none could be had."""
+        batches = microdescriptor_batches(missing)
         total, done = len(batches), 0
         gate = asyncio.Semaphore(PARALLEL_BATCHES)
         failures: list[PelureError] = []
@@ -317,10 +322,18 @@ class DirectoryClient:
                 report(0.5 + 0.45 * done / total, f"relay descriptors: {done} of {total} parts")
 
         await asyncio.gather(*(one(batch) for batch in batches))
-        await self._rebuild()
-        await asyncio.to_thread(self._cache.store_microdescriptors, dict(self._microdescriptors))
-        if failures and not self.netdir.have_enough:
+        if failures and not done:
             raise failures[0]
+        await asyncio.to_thread(self._cache.store_microdescriptors, self._listed_microdescriptors())
+
+    def _listed_microdescriptors(self) -> dict[bytes, Microdescriptor]:
+        """Those of the current consensus; what no consensus lists any more is forgotten."""
+        if self._consensus is not None:
+            wanted = {status.md_digest for status in self._consensus.routers}
+            self._microdescriptors = {
+                digest: one for digest, one in self._microdescriptors.items() if digest in wanted
+            }
+        return dict(self._microdescriptors)
 
     async def _get_batch(
         self, source: DirectorySource, batch: Sequence[bytes]

@@ -139,9 +139,11 @@ class GuardManager:
     def update(self, netdir: NetDir, now: float) -> None:
         """A new consensus: expire, sample and rank anew (guard-spec 4.10)."""
         self._netdir = netdir
-        self._listed = {relay.rsa_id: relay for relay in netdir.relays if self._is_possible_guard(relay)}
+        routers = netdir.consensus.routers
+        self._listed = {router.rsa_id for router in routers if self._is_possible_guard(router.flags)}
+        self._usable = {relay.rsa_id: relay for relay in netdir.relays if relay.rsa_id in self._listed}
         self._sampler = Sampler.for_position(
-            list(self._listed.values()), Position.GUARD, netdir.consensus.bandwidth_weights
+            list(self._usable.values()), Position.GUARD, netdir.consensus.bandwidth_weights
         )
         for guard in self._sampled:
             self._update_listing(guard, now)
@@ -152,11 +154,11 @@ class GuardManager:
         self._fill_sample(now)
         self._choose_primary()
 
-    def _is_possible_guard(self, relay: Relay) -> bool:
+    def _is_possible_guard(self, flags: frozenset[str]) -> bool:
         needed = {"Guard", "Running", "Valid"}
         if not self._netdir.network.testing:
             needed |= {"Stable", "Fast", "V2Dir"}
-        return needed <= relay.flags
+        return needed <= flags
 
     def _update_listing(self, guard: Guard, now: float) -> None:
         if guard.rsa_id in self._listed:
@@ -221,7 +223,7 @@ class GuardManager:
     @property
     def primary(self) -> list[Relay]:
         """The primary guards, best first."""
-        return [self._listed[guard.rsa_id] for guard in self._primary]
+        return [self._usable[guard.rsa_id] for guard in self._primary if guard.rsa_id in self._usable]
 
     # ---- use ----
 
@@ -243,11 +245,11 @@ class GuardManager:
         if guard is None:
             raise PathError("no entry guard is available in the current consensus")
         guard.last_tried = now
-        return self._listed[guard.rsa_id]
+        return self._usable[guard.rsa_id]
 
     def _pick(self, accept: Accept, *, directory: bool) -> Guard | None:
         def fits(guard: Guard) -> bool:
-            relay = self._listed.get(guard.rsa_id)
+            relay = self._usable.get(guard.rsa_id)
             return guard.reachable is not Reachable.NO and relay is not None and accept(relay)
 
         primary = list(filter(fits, self._primary))

@@ -17,10 +17,12 @@ from pelure.tor.client.dirfetch import http_date, server_time
 from pelure.tor.client.schedule import microdescriptor_batches, next_refresh, retry_pause
 from pelure.tor.directory.consensus import parse_consensus
 from pelure.tor.directory.diff import base_digest, make_diff
+from pelure.tor.directory.router_descriptor import parse_router_descriptor
+from pelure.tor.directory.router_descriptor_build import build_router_descriptor
 from pelure.tor.directory.tokenizer import decode_base64
 from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.net.statefile import StateFolder
-from unit.tor.directory.support import FakeNetwork
+from unit.tor.directory.support import FakeNetwork, descriptor_keys, facts
 
 
 class Directory:
@@ -143,6 +145,29 @@ async def test_renewal_by_a_diff(directory: Directory, folder: StateFolder) -> N
     assert directory.requests == ["/tor/status-vote/current/consensus-microdesc"]
     again = client(directory, folder)
     assert (await again.bootstrap()).valid_after == netdir.valid_after
+
+
+async def test_an_incomplete_new_directory_does_not_replace_the_old_one(
+    directory: Directory, folder: StateFolder
+) -> None:
+    one = client(directory, folder)
+    before = await one.bootstrap()
+    assert one.guards is not None
+    guards = set(one.guards.primary)
+    for index in range(5):
+        others = build_router_descriptor(facts(index, directory.network.now), descriptor_keys(100 + index))
+        directory.network.descriptors[index] = parse_router_descriptor(others)
+    directory.network.descriptors.sort(key=lambda descriptor: descriptor.rsa_id)
+    directory.consensus = directory.network.consensus(valid_after=directory.network.now + 60)
+    before.consensus.fresh_until = time.time() - 1
+    with pytest.raises(DirectoryError, match="none of the microdescriptors"):
+        await one.update_now()
+    assert one.netdir is before and set(one.guards.primary) == guards
+    directory.microdescriptors = {
+        hashlib.sha256(text).digest(): text for text in directory.network.microdescriptors
+    }
+    after = await one.update_now()
+    assert after is not None and after is not before and len(after.relays) == 6
 
 
 async def test_nothing_newer_is_no_failure(directory: Directory, folder: StateFolder) -> None:
