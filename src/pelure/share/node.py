@@ -251,19 +251,15 @@ class Node:
             run.result()
 
     def _find_or_make(self, shares: Path, asked: dict[str, Any]) -> ShareRecord:
-        """The share of the same paths, if there is one, with the settings of now; else a new one."""
-        paths = [Path(path) for path in asked["paths"]]
+        """The share of these paths, with the settings asked for."""
         settings = {key: asked[key] for key in ("live", "once", "detached", "start_at", "stop_at")}
-        wanted = [str(path.absolute()) for path in paths]
-        for record in load_all(shares).values():
-            if record.paths == wanted:
-                if record.id in self._running:
-                    raise ConfigError(
-                        f"this is shared already, as «{record.id}»; "
-                        f"for more links: pelure link add --share {record.id} NAME"
-                    )
-                return replace(record, **settings)
-        return ShareRecord.new(shares, paths, asked["title"], **settings)
+        record = ShareRecord.of(shares, [Path(path) for path in asked["paths"]], asked["title"], **settings)
+        if record.id in self._running:
+            raise ConfigError(
+                f"this is shared already, as «{record.id}»; "
+                f"for more links: pelure link add --share {record.id} NAME"
+            )
+        return record
 
     async def _op_stop(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
         share = self._known(asked["share"])

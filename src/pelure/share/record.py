@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 import re
 import secrets
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -38,11 +38,19 @@ class ShareRecord:
     stop_at: float | None = None
 
     @classmethod
-    def new(cls, shares: Path, paths: list[Path], title: str | None, **settings: Any) -> ShareRecord:
-        """A record with an id that no share in folder ``shares`` has.
+    def of(cls, shares: Path, paths: list[Path], title: str | None, **settings: Any) -> ShareRecord:
+        """The share of just these ``paths`` in folder ``shares``, with other ``settings``; or a new one.
 
         Raises ``ConfigError`` for paths that can't be shared.
         """
+        wanted = [str(path.absolute()) for path in paths]
+        for record in load_all(shares).values():
+            if record.paths == wanted:
+                return replace(record, **settings)
+        return cls._new(shares, paths, title, **settings)
+
+    @classmethod
+    def _new(cls, shares: Path, paths: list[Path], title: str | None, **settings: Any) -> ShareRecord:
         for path in paths:
             if not path.exists():
                 raise ConfigError(f"there is nothing at {path}")
