@@ -59,6 +59,7 @@ class Publication:
     async def prepare(self, progress: Progress | None = None) -> None:
         """Bring the drive up to date with the shared paths. Raises ``ConfigError``, ``DriveError``."""
         await self._importer.update(progress)
+        await self.drive.blobs()  # opened here, with its key, before a peer's request opens it without
         if self.record.drive_key != self.drive.key.hex():
             self.record.drive_key = self.drive.key.hex()
         self.record.save(self._folder)

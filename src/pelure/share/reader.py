@@ -40,6 +40,7 @@ class RemoteDrive:
     def __init__(self, link: PrivateLink, tor: Tor, store: Corestore, circuits: int) -> None:
         self.link = link
         self.drive = Drive(store, link.drive_key, encryption_key=link.content_key)
+        self.drive.local_blobs()  # opened here, with its key, before a peer's request opens it without
         self.open_circuits = 0
         self.last_error: PelureError | OSError | None = None
         self._tor = tor
