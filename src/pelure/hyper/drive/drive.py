@@ -262,8 +262,8 @@ class Drive:
                 return
             entry = DriveEntry.decode(found[0])
             name, below, _ = entry.path[len(prefix) + 1 :].partition("/")
-            after = f"{prefix}/{name}" + ("0" if below else "")
-            bounds = Range(gt=after.encode(), lt=bounds.lt)
+            after = f"{prefix}/{name}".encode()
+            bounds = Range(gte=after + b"0", lt=bounds.lt) if below else Range(gt=after, lt=bounds.lt)
             if name != last:
                 yield entry
             last = name
