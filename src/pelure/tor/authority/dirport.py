@@ -12,6 +12,8 @@ from pelure.tor.directory.http import DirReply, DirRequest, parse_request
 
 MAX_UPLOAD = 64 << 20
 MAX_CONNECTIONS = 1000
+MAX_BUFFERED = 256 << 20
+"""Bytes of incomplete requests on all connections together."""
 REQUEST_SECONDS = 60.0
 _CHUNK = 1 << 16
 log = logging.getLogger(__name__)
@@ -27,6 +29,7 @@ class DirPort:
         self._answer = answer
         self._server: asyncio.Server | None = None
         self._connections: set[asyncio.Task[None]] = set()
+        self._buffered = 0
 
     async def start(self) -> None:
         """Begin to listen. Raises ``OSError``."""
@@ -71,7 +74,12 @@ class DirPort:
                 data = await reader.read(_CHUNK)
                 if not data:
                     return DirReply(400)
+                if self._buffered + len(data) > MAX_BUFFERED:
+                    return DirReply(503)
                 received += data
+                self._buffered += len(data)
+            return await self._answer(parsed[0])
         except ProtocolError as error:
             return DirReply(400, reason=str(error))
-        return await self._answer(parsed[0])
+        finally:
+            self._buffered -= len(received)

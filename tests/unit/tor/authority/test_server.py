@@ -12,14 +12,17 @@ from pathlib import Path
 
 import pytest
 
+from pelure.errors import DirectoryError
 from pelure.streams import SocketStream
+from pelure.tor.authority import dirport
+from pelure.tor.authority.dirport import DirPort
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.authority.schedule import VotingTimes
 from pelure.tor.authority.server import Authority, AuthorityConfig
 from pelure.tor.directory.consensus import parse_consensus
 from pelure.tor.directory.consensus_verify import verify_consensus
-from pelure.tor.directory.http import DirRequest
+from pelure.tor.directory.http import DirReply, DirRequest
 from pelure.tor.directory.network import Network, parse_network
 from pelure.tor.net import dir_http
 from unit.tor.authority.conftest import MadeRelay
@@ -164,6 +167,43 @@ async def test_a_relay_that_does_not_answer_is_not_running(
 
 def _fields(settings: AuthorityConfig) -> dict[str, object]:
     return {name: getattr(settings, name) for name in AuthorityConfig.__dataclass_fields__}
+
+
+async def test_uploads_beyond_the_memory_for_them_are_shed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(dirport, "MAX_BUFFERED", 100_000)
+    answered = asyncio.Event()
+
+    async def answer(request: DirRequest) -> DirReply:
+        answered.set()
+        return DirReply(200)
+
+    port = DirPort("127.0.0.1", 0, answer)
+    await port.start()
+    try:
+        async with asyncio.timeout(60):
+            held, writer = await asyncio.open_connection("127.0.0.1", port.port)
+            writer.write(b"POST /tor/ HTTP/1.0\r\nContent-Length: 90000\r\n\r\n" + bytes(80_000))
+            await writer.drain()
+            # Tried until the first upload is there, and until the refusal isn't lost with the connection.
+            while await _upload_status(port, 50_000) != 503:
+                pass
+            answered.clear()
+            writer.write(bytes(10_000))
+            assert (await held.read()).startswith(b"HTTP/1.0 200 ")
+            assert answered.is_set()
+            writer.close()
+    finally:
+        await port.close()
+
+
+async def _upload_status(port: DirPort, size: int) -> int | None:
+    stream = await SocketStream.connect("127.0.0.1", port.port)
+    try:
+        return (await dir_http.post(stream, "/tor/", bytes(size))).status
+    except (OSError, DirectoryError):
+        return None
+    finally:
+        await stream.close()
 
 
 async def test_bad_requests(folders: list[Path], relays: Sequence[MadeRelay]) -> None:
