@@ -22,8 +22,6 @@ Cells = npt.NDArray[np.uint8]
 _RELAY = int(CellCommand.RELAY)
 _RELAY_EARLY = int(CellCommand.RELAY_EARLY)
 _VERSIONS = int(CellCommand.VERSIONS)
-_CIRC_ID_AND_COMMAND = np.uint64(0xFF_FFFF_FFFF)
-"""The first five bytes of a cell in its first eight, read as a little-endian number."""
 _WIDE_VARIABLE_HEADER = 7
 _NARROW_VARIABLE_HEADER = 5
 
@@ -153,8 +151,8 @@ def _cut_fixed(buffer: bytearray, position: int, count: int, items: list[Cell | 
     if count == 1:
         _append(buffer, position, rows, items)
         return 1
-    heads = np.ndarray((count,), "<u8", buffer, position, (CELL_LEN,))
-    if buffer[position + 4] == _RELAY and not ((heads ^ heads[0]) & _CIRC_ID_AND_COMMAND).any():
+    head = buffer[position : position + HEADER_LEN]
+    if head[4] == _RELAY and rows[:, :HEADER_LEN].tobytes() == head * count:
         _append(buffer, position, rows, items)  # what nearly every chunk of a busy link is: one run
         return count
     commands = rows[:, 4]
