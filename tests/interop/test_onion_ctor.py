@@ -85,7 +85,22 @@ async def test_c_tor_service(ctor_network: CTorNetwork, client: OnionClient, fil
         service.stop()
 
 
-async def test_fixed_windows(tmp_path: Path, file_server: FileServer) -> None:
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_c_tor_service_with_100_megabytes(
+    ctor_network: CTorNetwork, client: OnionClient, file_server: FileServer
+) -> None:
+    service = await asyncio.to_thread(ctor_network.service, {80: file_server.port})
+    try:
+        assert await fetch(client, service.address, BIG) == payload(BIG)[1]
+    finally:
+        service.stop()
+
+
+@pytest.mark.parametrize(
+    "size", [SIZE, pytest.param(BIG, marks=[pytest.mark.soak, pytest.mark.timeout(900)])]
+)
+async def test_fixed_windows(tmp_path: Path, file_server: FileServer, size: int) -> None:
     """A network without congestion control: both sides fall back to windows."""
     network = CTorNetwork(relays=5, params={"cc_alg": 0})
     await asyncio.to_thread(network.start)
@@ -93,7 +108,7 @@ async def test_fixed_windows(tmp_path: Path, file_server: FileServer) -> None:
         ctor_client = await asyncio.to_thread(network.client)
         async with pelure_node(network, tmp_path / "state") as node:
             client = OnionClient(node.circuits, node.directory)
-            await check_pelure_service(node, client, ctor_client, file_server, SIZE)
+            await check_pelure_service(node, client, ctor_client, file_server, size)
     finally:
         await asyncio.to_thread(network.stop)
 
@@ -191,6 +206,18 @@ async def test_many_clients_at_once(node: PelureNode, client: OnionClient, file_
     async with pelure_service(node, new_keys(), file_server.port) as service:
         fetches = [fetch(client, service.address, 1000) for _ in range(25)]
         assert set(await asyncio.gather(*fetches)) == {payload(1000)[1]}
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(900)
+async def test_two_hundred_clients_at_once(
+    node: PelureNode, client: OnionClient, file_server: FileServer
+) -> None:
+    events: list[ServiceEvent] = []
+    async with pelure_service(node, new_keys(), file_server.port, events.append) as service:
+        fetches = [fetch(client, service.address, 1000) for _ in range(200)]
+        assert set(await asyncio.gather(*fetches)) == {payload(1000)[1]}
+    assert sum(isinstance(event, RendezvousJoined) for event in events) >= 200
 
 
 async def test_two_services_in_one_process_are_separate(
