@@ -76,7 +76,7 @@ class CircuitStream:
             raise self._error or StreamError("the other side ended the stream", EndReason.DONE)
         self.endpoint.write(data if isinstance(data, bytes) else bytes(data))
         self.bytes_written += len(data)
-        self.circuit.pump()
+        self.circuit.pump_soon()
         await self._drain(PENDING_HIGH)
 
     async def write_eof(self) -> None:

@@ -11,8 +11,7 @@ import asyncio
 import itertools
 import logging
 import os
-from collections import deque
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Sequence
 
 from pelure.errors import CircuitError, ProtocolError, StreamError
 from pelure.tor.cell.commands import DestroyReason, EndReason
@@ -28,6 +27,7 @@ from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.lookout import BROKEN_LINK, Fleet, Lookout, fleet_of
+from pelure.tor.net.mailbox import Mailbox
 
 log = logging.getLogger(__name__)
 
@@ -35,8 +35,6 @@ BUILD_SECONDS = 60.0
 STREAM_SECONDS = 60.0
 LINK_QUEUE = 512
 """Cells of one circuit that may wait in front of its link."""
-MAX_UNCLAIMED = 64
-"""Messages kept for an :meth:`Circuit.expect` that is still to come."""
 
 _numbers = itertools.count(1)
 IncomingHandler = Callable[[CircuitStream, ev.Incoming], None]
@@ -67,9 +65,9 @@ class Circuit:
         self._loop = asyncio.get_running_loop()
         self._streams: dict[StreamEndpoint, CircuitStream] = {}
         self._congested = False
+        self._pump_pending = False
         self._hop_added: asyncio.Future[int] | None = None
-        self._waiters: list[tuple[Collection[int], asyncio.Future[ev.RelayMessageReceived]]] = []
-        self._unclaimed: deque[ev.RelayMessageReceived] = deque()
+        self._mailbox = Mailbox()
         self._target: Relay | None = None
         self._fleet = fleet
         self.lookout = Lookout(self)
@@ -224,23 +222,16 @@ class Circuit:
 
         Raises ``CircuitError``, also after ``timeout`` seconds.
         """
-        for message in self._unclaimed:
-            if message.command in commands:
-                self._unclaimed.remove(message)
-                return message
+        message = self._mailbox.take(commands)
+        if message is not None:
+            return message
         self._check_open()
-        future: asyncio.Future[ev.RelayMessageReceived] = self._loop.create_future()
-        waiter = (commands, future)
-        self._waiters.append(waiter)
         self.lookout.expect()
         try:
             async with asyncio.timeout(timeout):
-                return await future
+                return await self._mailbox.next(commands)
         except TimeoutError:
             raise CircuitError(f"no answer came on a circuit within {timeout:g} seconds") from None
-        finally:
-            if waiter in self._waiters:
-                self._waiters.remove(waiter)
 
     # ---- what the link calls ----
 
@@ -273,8 +264,15 @@ class Circuit:
 
     # ---- what streams call ----
 
+    def pump_soon(self) -> None:
+        """:meth:`pump` at the end of this turn of the event loop: small writes share cells that way."""
+        if not self._pump_pending:
+            self._pump_pending = True
+            self._loop.call_soon(self.pump)
+
     def pump(self) -> None:
         """Send stream data as far as windows and the link's queue allow, and whatever else waits."""
+        self._pump_pending = False
         if self.closed.is_set():
             return
         room = LINK_QUEUE - self.link.queued(self.core.circ_id)
@@ -324,8 +322,12 @@ class Circuit:
 
     def _report_loss(self, reason: int) -> None:
         """Other circuits may have been lost in the same way."""
+        joined = any(hop.relay is None for hop in self.core.hops)
+        unexpected = (
+            reason == DestroyReason.DESTROYED and not joined
+        )  # a rendezvous' other side may just leave
         suspects = self.path[1:] if self._target is None else [self._target]
-        self._fleet.suspect(suspects, reason=reason in BROKEN_LINK)
+        self._fleet.suspect(suspects, reason=unexpected or reason in BROKEN_LINK)
 
     def _incoming(self, endpoint: StreamEndpoint, event: ev.Incoming) -> None:
         if self.on_incoming is None:
@@ -336,17 +338,12 @@ class Circuit:
         self.on_incoming(stream, event)
 
     def _message(self, message: ev.RelayMessageReceived) -> None:
-        for waiter in self._waiters:
-            if message.command in waiter[0] and not waiter[1].done():
-                waiter[1].set_result(message)
-                self._waiters.remove(waiter)
-                return
+        if self._mailbox.deliver(message):
+            return
         if self.on_message is not None:
             self.on_message(message)
-        elif len(self._unclaimed) < MAX_UNCLAIMED:
-            self._unclaimed.append(message)
         else:
-            raise ProtocolError("messages come that nobody asked for")
+            self._mailbox.keep(message)
 
     def forget(self, stream: CircuitStream) -> None:
         """``stream`` was ended from here."""
@@ -371,7 +368,7 @@ class Circuit:
     @property
     def expecting(self) -> bool:
         """Whether something may come: an answer, stream data, or what :attr:`on_message` is there for."""
-        return bool(self._streams or self._waiters or self._target is not None or self.on_message is not None)
+        return bool(self._streams or self._mailbox.awaited or self._target or self.on_message)
 
     def _check_open(self) -> None:
         if self.error is not None:
@@ -389,13 +386,8 @@ class Circuit:
         streams, self._streams = self._streams, {}
         for stream in streams.values():
             stream.fail(error)
-        futures: list[asyncio.Future[int] | asyncio.Future[ev.RelayMessageReceived]]
-        futures = [future for _, future in self._waiters]
-        if self._hop_added is not None:
-            futures.append(self._hop_added)
-        for future in futures:
-            if not future.done():
-                future.set_exception(CircuitError(str(error), error.reason))
-        self._waiters.clear()
+        self._mailbox.fail(error)
+        if self._hop_added is not None and not self._hop_added.done():
+            self._hop_added.set_exception(CircuitError(str(error), error.reason))
         if self.on_closed is not None:
             self.on_closed(self)

@@ -105,6 +105,19 @@ async def test_optimistic_data_goes_with_the_begin() -> None:
     assert await stream.connected(WAIT) == b""
 
 
+async def test_small_writes_share_cells() -> None:
+    circuit, _link = await build()
+    stream = await circuit.begin("192.0.2.1", 80)
+    before = circuit.cells_written
+    for _ in range(100):
+        await stream.write(b"0123456789")
+    got = b""
+    while len(got) < 1000:
+        got += await stream.read()
+    assert got == b"0123456789" * 100
+    assert circuit.cells_written - before == 3
+
+
 async def test_a_refused_stream() -> None:
     circuit, link = await build()
     link.echo = False
