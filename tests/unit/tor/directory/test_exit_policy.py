@@ -89,7 +89,7 @@ def test_malformed_rules(line: str) -> None:
         ExitPolicy.parse([line])
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(st.text(max_size=40))
 def test_random_text(text: str) -> None:
     survives(lambda _: PortPolicy.parse(text), b"")

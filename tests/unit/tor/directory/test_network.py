@@ -73,7 +73,7 @@ def test_what_is_no_network(text: str) -> None:
         parse_network(text)
 
 
-@settings(max_examples=100)
+@settings(deadline=None, max_examples=100)
 @given(st.text(max_size=200))
 def test_random_text(text: str) -> None:
     for document in (text, "DirAuthority " + text, AUTHORITY + "\nFallbackDir " + text):

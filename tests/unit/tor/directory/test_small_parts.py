@@ -90,6 +90,7 @@ class TestTokenizer:
             with pytest.raises(DirectoryError):
                 parse_hex(text, 2)
 
+    @settings(deadline=None, max_examples=100)
     @given(st.binary(max_size=64))
     def test_base64(self, data: bytes) -> None:
         assert decode_base64(encode_base64(data)) == data
@@ -121,6 +122,7 @@ class TestProtocols:
         with pytest.raises(DirectoryError):
             Protocols.parse(text)
 
+    @settings(deadline=None, max_examples=100)
     @given(
         st.dictionaries(
             st.from_regex(r"[A-Za-z][A-Za-z0-9-]{0,8}", fullmatch=True),
@@ -186,7 +188,7 @@ class TestBandwidthWeights:
     def test_far_too_many_middles_have_no_balance(self) -> None:
         assert compute_weights(ClassTotals(10, 100, 10, 5, 125), 10000) is None
 
-    @settings(max_examples=100)
+    @settings(deadline=None, max_examples=100)
     @given(st.tuples(*[st.integers(1, 10**9)] * 4))
     def test_no_totals_break_it(self, totals: tuple[int, int, int, int]) -> None:
         weights = compute_weights(ClassTotals(*totals, sum(totals)), 10000)
@@ -194,6 +196,7 @@ class TestBandwidthWeights:
 
 
 class TestCompression:
+    @settings(deadline=None, max_examples=100)
     @given(st.binary(max_size=2000), st.sampled_from(["identity", "deflate", "gzip", "x-zstd"]))
     def test_round_trip(self, data: bytes, encoding: str) -> None:
         assert decompress(compress(data, encoding), encoding, 2000) == data
