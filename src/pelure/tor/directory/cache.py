@@ -230,7 +230,7 @@ def _signed_by_most(consensus: Consensus, fingerprints: str) -> bool:
     """Whether more than half of the authorities in the path (hex prefixes joined by ``+``) signed."""
     try:
         prefixes = [binascii.unhexlify(word) for word in _split(fingerprints, "+")]
-    except binascii.Error:
+    except ValueError:
         raise DirectoryError("malformed fingerprint in the path") from None
     signers = {signature.identity for signature in consensus.signatures}
     signed = sum(any(signer.startswith(prefix) for signer in signers) for prefix in prefixes)
