@@ -1,0 +1,141 @@
+"""``pelure drive``: the commands and what they print with ``--json``."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from typer.testing import CliRunner
+
+from pelure.cli.main import app
+
+Run = Callable[..., list[dict[str, Any]]]
+START_SECONDS = 90
+
+
+@pytest.fixture
+def run(tmp_path: Path) -> Run:
+    runner = CliRunner()
+
+    def call(*words: str, status: int = 0) -> list[dict[str, Any]]:
+        arguments = ["--state", str(tmp_path / "state"), "drive", *words]
+        result = runner.invoke(app, [*arguments, "--json"])
+        assert result.exit_code == status, (result.output, result.stderr, result.exception)
+        return [json.loads(line) for line in result.stdout.splitlines()]
+
+    return call
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    folder = tmp_path / "folder"
+    (folder / "sub").mkdir(parents=True)
+    (folder / "a.txt").write_text("a")
+    (folder / "sub" / "big").write_bytes(os.urandom(200_000))
+    (folder / "sub" / "run").write_text("#!")
+    (folder / "sub" / "run").chmod(0o700)
+    return folder
+
+
+def names(events: list[dict[str, Any]]) -> list[tuple[str, str]]:
+    return [(event["op"], event["path"]) for event in events if event["event"] == "changed"]
+
+
+def test_import_look_change_and_go_back(run: Run, folder: Path, tmp_path: Path) -> None:
+    imported = run("import", str(folder))[-1]
+    assert imported["event"] == "imported" and len(imported["key"]) == 64
+    assert (imported["files"], imported["version"]) == (3, 4)
+    key = imported["key"]
+    entries = run("ls", key, "-r")
+    assert [(entry["path"], entry["size"]) for entry in entries] == [
+        ("/a.txt", 1),
+        ("/sub/big", 200_000),
+        ("/sub/run", 2),
+    ]
+    assert entries[2]["executable"]
+    info = run("info", key)[0]
+    assert info["writable"] and info["linked_files"] == 1 and info["linked_files_changed"] == []
+
+    (tmp_path / "new").write_text("new")
+    run("put", key, str(tmp_path / "new"), "/put")
+    run("rm", "own", "a.txt")
+    assert names(run("diff", key, "4")) == [("remove", "/a.txt"), ("add", "/put")]
+    assert [(event["op"], event["path"]) for event in run("log", key)][:2] == [
+        ("delete", "/a.txt"),
+        ("put", "/put"),
+    ]
+    run("get", key, "/a.txt", str(tmp_path / "old"), "--version", "4")
+    assert (tmp_path / "old").read_text() == "a"
+    out = tmp_path / "out"
+    assert run("export", key, str(out))[-1]["files"] == 3
+    assert (out / "put").read_text() == "new" and not (out / "a.txt").exists()
+    run("checkout", key, "4", str(out))
+    assert (out / "a.txt").read_text() == "a" and not (out / "put").exists()
+
+    with (folder / "sub" / "big").open("ab") as changed:
+        changed.write(b"more")
+    assert run("info", key)[0]["linked_files_changed"] == [str(folder / "sub" / "big")]
+    plan = run("sync", str(folder), "--dry-run")
+    assert sorted(names(plan)) == [("add", "/a.txt"), ("change", "/sub/big"), ("remove", "/put")]
+    run("sync", str(folder))
+    assert names(run("sync", str(folder))) == []
+
+
+def test_cat_writes_bytes_only(folder: Path, tmp_path: Path, run: Run) -> None:
+    run("import", str(folder), "--copy")
+    arguments = ["--state", str(tmp_path / "state"), "drive", "cat", "own", "/sub/big"]
+    result = CliRunner().invoke(app, [*arguments, "--start", "1000", "--end", "1010"])
+    assert result.stdout_bytes == (folder / "sub" / "big").read_bytes()[1000:1010]
+
+
+def test_encrypted_drive(run: Run, folder: Path) -> None:
+    created = run("create", "--encrypted")[0]
+    assert len(created["secret"]) == 64
+    assert run("create")[0] == created
+    run("import", str(folder))
+    assert run("info")[0]["encrypted"]
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ("ls", "not a key"),
+        ("rm", "own", "/nothing"),
+        ("get", "own", "/nothing", "out"),
+        ("cat", "own", "/nothing"),
+        ("ls", "own", "--version", "99"),
+        ("replicate", "00" * 32, "--tcp", "nowhere", "--out", "x"),
+        ("put", "own", "/etc/hostname", "../x"),
+        ("create", "--store", "/proc/none"),
+    ],
+)
+def test_failures_are_one_line(tmp_path: Path, words: tuple[str, ...]) -> None:
+    result = CliRunner().invoke(app, ["--state", str(tmp_path), "drive", *words])
+    assert result.exit_code == 1
+    assert result.stderr.startswith("pelure: ") and result.stderr.count("\n") == 1
+
+
+def test_serve_and_replicate(run: Run, folder: Path, tmp_path: Path) -> None:
+    key = run("import", str(folder))[-1]["key"]
+    command = [sys.executable, "-m", "pelure.cli.main", "--state", str(tmp_path / "state"), "drive"]
+    serve = [*command, "serve", key, "--tcp", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        listening = json.loads(server.stdout.readline())
+        assert listening["event"] == "listening" and listening["key"] == key
+        out = tmp_path / "out"
+        address = f"127.0.0.1:{listening['port']}"
+        events = run("replicate", key, "--tcp", address, "--out", str(out), "--store", str(tmp_path / "r"))
+        assert events[-1]["event"] == "complete" and events[-1]["files"] == 3
+        for path in ("a.txt", "sub/big", "sub/run"):
+            assert (out / path).read_bytes() == (folder / path).read_bytes()
+        assert (out / "sub/run").stat().st_mode & 0o100
+        server.send_signal(signal.SIGINT)
+        assert server.wait(START_SECONDS) == 130
