@@ -1,4 +1,4 @@
-"""What all tests share: property tests that give the same examples in every run, however slow the machine is."""
+"""What all tests share: property tests with the same examples in every run, however slow the machine is."""
 
 from __future__ import annotations
 
