@@ -37,8 +37,13 @@ def varint_field(number: int, value: int) -> bytes:
 
 def packed_field(number: int, values: Iterable[int]) -> bytes:
     """Return the packed repeated varint field ``number``; nothing at all when there are no values."""
-    data = b"".join(map(encode_varint, values))
-    return bytes_field(number, data) if data else b""
+    data = bytearray()
+    for value in values:
+        while value > 0x7F:
+            data.append(value & 0x7F | 0x80)
+            value >>= 7
+        data.append(value)
+    return bytes_field(number, bytes(data)) if data else b""
 
 
 def _varint(data: bytes, pos: int) -> tuple[int, int]:
@@ -54,10 +59,18 @@ def _varint(data: bytes, pos: int) -> tuple[int, int]:
 def unpack(data: bytes) -> list[int]:
     """Return the values of a packed repeated varint field. Raises ``ProtocolError``."""
     values = []
-    pos = 0
-    while pos < len(data):
-        value, pos = _varint(data, pos)
-        values.append(value)
+    value = shift = 0
+    for byte in data:
+        if byte < 0x80:
+            values.append(value | byte << shift)
+            value = shift = 0
+        else:
+            value |= (byte & 0x7F) << shift
+            shift += 7
+            if shift >= 7 * _MAX_VARINT_BYTES:
+                raise ProtocolError("protobuf varint is too long")
+    if shift:
+        raise ProtocolError("protobuf message ends inside a varint")
     return values
 
 
@@ -66,8 +79,16 @@ def fields(data: bytes) -> Iterator[tuple[int, int | bytes]]:
 
     Raises ``ProtocolError`` when the message is malformed.
     """
-    pos = 0
-    while pos < len(data):
+    pos, end = 0, len(data)
+    while pos < end:
+        tag = data[pos]
+        if tag & 0x87 == _BYTES and pos + 1 < end and data[pos + 1] < 0x80:  # the common case, cut short
+            start = pos + 2
+            pos = start + data[pos + 1]
+            if pos > end or tag == _BYTES:
+                raise ProtocolError("protobuf message ends inside a field, or has field number 0")
+            yield tag >> 3, data[start:pos]
+            continue
         tag, pos = _varint(data, pos)
         number, kind = tag >> 3, tag & 7
         if number == 0:
