@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
-from cryptography.hazmat.primitives.asymmetric.x25519 import X25519PrivateKey, X25519PublicKey
 from nacl import bindings
+from nacl.exceptions import RuntimeError as SodiumError
 
 from pelure.errors import CryptoError
 from pelure.tor.crypto.digests import sha512
@@ -41,7 +41,7 @@ def x25519_generate(rng: Rng) -> tuple[bytes, bytes]:
 
 def x25519_public(secret: bytes) -> bytes:
     """The public key (32 bytes) of a 32-byte X25519 secret."""
-    return X25519PrivateKey.from_private_bytes(secret).public_key().public_bytes_raw()
+    return bytes(bindings.crypto_scalarmult_base(secret))
 
 
 def x25519(secret: bytes, public: bytes) -> bytes:
@@ -53,9 +53,8 @@ def x25519(secret: bytes, public: bytes) -> bytes:
     if len(public) != 32:
         raise CryptoError("an X25519 public key is 32 bytes")
     try:
-        private_key = X25519PrivateKey.from_private_bytes(secret)
-        return private_key.exchange(X25519PublicKey.from_public_bytes(public))
-    except ValueError as error:
+        return bytes(bindings.crypto_scalarmult(secret, public))
+    except SodiumError as error:
         raise CryptoError("an X25519 public key of small order") from error
 
 
