@@ -7,12 +7,13 @@ from dataclasses import dataclass, field
 
 from pelure.errors import AccessDenied, ConfigError, CryptoError, DirectoryError
 from pelure.tor.cell.certs import CertType, Ed25519Cert
-from pelure.tor.crypto.keys import Ed25519KeyPair, Rng
+from pelure.tor.cell.linkspec import LinkSpecifier
+from pelure.tor.crypto.keys import Ed25519KeyPair, Rng, x25519_generate
 from pelure.tor.onion.client_auth import authorize
 from pelure.tor.onion.first_layer import FirstLayer
 from pelure.tor.onion.layer_crypto import FIRST_LAYER, SECOND_LAYER, LayerSecrets
 from pelure.tor.onion.outer import LIFETIME_MINUTES, MAX_DESCRIPTOR_LEN, OuterDescriptor, encode_outer
-from pelure.tor.onion.second_layer import SecondLayer
+from pelure.tor.onion.second_layer import FlowControl, IntroPoint, SecondLayer
 
 CERT_LIFETIME = 54 * 3600
 
@@ -64,6 +65,20 @@ def build_descriptor(
             f"{len(client_keys)} authorized clients don't fit one onion service descriptor of {limit} bytes"
         )
     return document
+
+
+def check_room(clients: int, intro_points: int, now: float, rng: Rng) -> None:
+    """Raise :class:`ConfigError` if no descriptor could hold so many clients and introduction points."""
+    specifiers = (
+        LinkSpecifier.address("0.0.0.0", 1),
+        LinkSpecifier.rsa(bytes(20)),
+        LinkSpecifier.ed25519(bytes(32)),
+        LinkSpecifier.address("::", 1),
+    )
+    point = IntroPoint(specifiers, bytes(32), bytes(32), bytes(32))
+    content = SecondLayer((point,) * intro_points, flow_control=FlowControl("1-2", 31))
+    keys = DescriptorKeys(Ed25519KeyPair.generate(rng), Ed25519KeyPair.generate(rng), bytes(32))
+    build_descriptor(content, keys, 1 << 32, [x25519_generate(rng)[1]] * clients, now, rng)
 
 
 def open_descriptor(

@@ -96,12 +96,9 @@ class ServiceKeys:
     def add_client(self, name: str, public: bytes) -> None:
         """Authorize the client ``name`` with its 32-byte X25519 public key, replacing an earlier key.
 
-        Raises :class:`ConfigError` for a name that can't be a file name or a key of the wrong size.
+        Raises :class:`ConfigError` as :func:`check_client` does.
         """
-        if not _CLIENT_NAME.fullmatch(name) or name == NOBODY:
-            raise ConfigError("a client's name has up to 64 letters, digits, '_', '-' and '.'")
-        if len(public) != 32:
-            raise ConfigError("a client authorization key is 32 bytes")
+        check_client(name, public)
         self._store_client(name, public)
         if NOBODY in self.clients:
             self._drop_client(NOBODY)
@@ -170,3 +167,11 @@ class ServiceKeys:
         if files and not clients:
             raise ConfigError(f"none of the client authorization files of {self.folder} can be used")
         return clients
+
+
+def check_client(name: str, public: bytes) -> None:
+    """Raise :class:`ConfigError` for a name that can't be a file name, or a key of the wrong size."""
+    if not _CLIENT_NAME.fullmatch(name) or name == NOBODY:
+        raise ConfigError("a client's name has up to 64 letters, digits, '_', '-' and '.'")
+    if len(public) != 32:
+        raise ConfigError("a client authorization key is 32 bytes")

@@ -150,12 +150,6 @@ class Publisher:
             for upload in list(one.uploads.values()):
                 await upload.tried.wait()
 
-    def check_size(self, client_keys: Sequence[bytes]) -> None:
-        """Raise :class:`ConfigError` if a descriptor for so many clients would be too large."""
-        if self._descriptors and self._content is not None:
-            one = self._descriptors[-1]
-            build_descriptor(self._content, one.keys, 1, client_keys, time.time(), self._rng)
-
     async def run(self) -> None:
         """Publish until cancelled."""
         span = REPUBLISH_SECONDS_MAX - REPUBLISH_SECONDS_MIN

@@ -23,13 +23,14 @@ from pelure.tor.net import dir_http
 from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.netdir_source import NetDirSource, current_netdir
 from pelure.tor.net.origin import Circuit
+from pelure.tor.onion.descriptor import check_room
 from pelure.tor.onion.introduction import Introduction
 from pelure.tor.onion.ring import RingParams
 from pelure.tor.onion.second_layer import INTRO_POINTS_MAX, FlowControl, SecondLayer
 from pelure.tor.onion.time_periods import PeriodSchedule
 from pelure.tor.service.events import ConnectionEnded, IntroductionReceived, OnEvent, ServiceEvent
 from pelure.tor.service.intro_points import IntroPoints, ServiceIntroPoint
-from pelure.tor.service.keys import ServiceKeys
+from pelure.tor.service.keys import ServiceKeys, check_client
 from pelure.tor.service.publisher import Publisher, UploadRefused
 from pelure.tor.service.rendezvous import Rendezvous
 from pelure.tor.service.streams import StreamAcceptor
@@ -84,6 +85,7 @@ class OnionService:
         self._source = source
         self._directory = directory
         self._on_event = on_event
+        self._rng = rng
         self._connections: dict[int, tuple[Circuit, float]] = {}
         self._watches: set[asyncio.Task[None]] = set()
         self._uploading = asyncio.Semaphore(CONCURRENT_UPLOADS)
@@ -108,7 +110,11 @@ class OnionService:
         return self._publisher.published
 
     async def start(self) -> None:
-        """Begin to establish introduction points and to publish. Raises :class:`DirectoryError`."""
+        """Begin to establish introduction points and to publish.
+
+        Raises :class:`DirectoryError`, and :class:`ConfigError` if there are too many clients.
+        """
+        await self._check_room(len(self.keys.clients))
         self._use_netdir(current_netdir(self._directory))
         self._directory.on_change.append(self._network_changed)
         self._publishing = asyncio.create_task(self._publisher.run())
@@ -137,7 +143,9 @@ class OnionService:
 
         Raises :class:`ConfigError`, with nothing changed, for a bad name or key or if too many don't fit.
         """
-        self._publisher.check_size([*self.keys.clients.values(), *clients.values()])
+        for name, public in clients.items():
+            check_client(name, public)
+        await self._check_room(len({*self.keys.clients, *clients}))
         for name, public in clients.items():
             self.keys.add_client(name, public)
         await self.republish()
@@ -148,7 +156,7 @@ class OnionService:
         What the client has open stays open (:meth:`close_circuit`), and a descriptor that it fetched before
         goes on telling it the introduction points (:meth:`rotate_intro_points`).
         """
-        self.keys.remove_client(name, os.urandom)
+        self.keys.remove_client(name, self._rng)
         await self.republish()
 
     async def reload_clients(self) -> None:
@@ -189,6 +197,9 @@ class OnionService:
         return entry is not None
 
     # ---- inside ----
+
+    async def _check_room(self, clients: int) -> None:
+        await asyncio.to_thread(check_room, clients, self._intro.count, time.time(), self._rng)
 
     def _emit(self, event: ServiceEvent) -> None:
         if self._on_event is not None:

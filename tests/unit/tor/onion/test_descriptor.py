@@ -22,6 +22,7 @@ from pelure.tor.onion.descriptor import (
     MissingClientAuth,
     WrongClientAuth,
     build_descriptor,
+    check_room,
     open_descriptor,
 )
 from pelure.tor.onion.first_layer import FirstLayer
@@ -134,6 +135,13 @@ def test_230_clients_fit_one_descriptor_but_not_any_number() -> None:
     assert len(build((public,) * 230)) < 50_000
     with pytest.raises(ConfigError, match="400 authorized clients"):
         build((public,) * 400)
+
+
+def test_room_is_checked_beforehand() -> None:
+    check_room(230, 3, NOW, os.urandom)
+    check_room(16, 20, NOW, os.urandom)
+    with pytest.raises(ConfigError, match="400 authorized clients"):
+        check_room(400, 3, NOW, os.urandom)
 
 
 def test_a_descriptor_without_introduction_points_is_valid() -> None:

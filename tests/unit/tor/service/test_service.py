@@ -167,6 +167,8 @@ async def test_clients_are_authorized_live(network: FakeNetwork, service: OnionS
     await connect(other, service)
     with pytest.raises(ConfigError):
         await service.add_clients({f"n{number}": alice.public for number in range(400)})
+    with pytest.raises(ConfigError):
+        await service.add_clients({"good": alice.public, "../bad": alice.public})
     assert list(service.keys.clients) == ["alice"]
 
 
