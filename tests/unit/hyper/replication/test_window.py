@@ -9,14 +9,15 @@ from pelure.hyper.core.replication.window import MAX_BYTES, MAXIMUM, MINIMUM, ST
 
 def run(window: Window, delay: float, rate: float, size: int, answers: int, start: float = 0.0) -> float:
     """Keep the window full on a link of ``delay`` s round trip and ``rate`` B/s; return B/s got."""
-    in_flight: deque[tuple[float, float, bool]] = deque()
+    in_flight: deque[tuple[float, float, int, bool]] = deque()
     now = busy = start
     for _ in range(answers):
         while len(in_flight) < window.size:
             busy = max(busy, now + delay) + size / rate
-            in_flight.append((now, busy, len(in_flight) + 1 >= window.size))
-        sent, now, full = in_flight.popleft()
-        window.answered(now - sent, size, full, now)
+            ahead = len(in_flight) + 1
+            in_flight.append((now, busy, ahead, ahead >= window.size))
+        sent, now, ahead, full = in_flight.popleft()
+        window.answered(now - sent, size, ahead, full, now)
     return answers * size / (now - start)
 
 

@@ -70,6 +70,8 @@ class InFlight:
 
     request: m.Request
     sent: float
+    ahead: int
+    """How many were in flight when it was sent, itself included."""
     full: bool
     """The window was full when it was sent."""
     anchor: int | None = None
@@ -197,7 +199,7 @@ class Peer:
         """Send a request with these parts, at the other side's fork."""
         request = m.Request(self._next_id, self.remote.fork, block, hash, seek, upgrade, manifest, priority)
         self._next_id += 1
-        flight = InFlight(request, time.monotonic(), self.room <= 1)
+        flight = InFlight(request, time.monotonic(), len(self.in_flight) + 1, self.room <= 1)
         self.in_flight[request.id] = flight
         self.channel.send(request.TYPE, request.encode(), weight)
         self.link.wake()
@@ -349,7 +351,7 @@ class Peer:
         if flight is None:
             return
         size = len(data.block.value) if data.block else 0
-        self.window.answered(self.heard - flight.sent, size, flight.full, self.heard)
+        self.window.answered(self.heard - flight.sent, size, flight.ahead, flight.full, self.heard)
         if _answers(flight.request, data):
             self.answers.append((flight, data))
             self.link.answered(self)

@@ -3,7 +3,7 @@
 The window grows by one with each answer while answers take at most twice as long as on the idle link, so it
 doubles each round trip, and shrinks by one with each answer once they take over four times as long, for
 then more in flight only makes the queue longer. It settles at about two bandwidth-delay products, from a
-loopback connection to an onion circuit. Now and then the queue is let run dry for a moment to see how long
+loopback connection to an onion circuit, and never shrinks below that. Now and then the queue is let run dry for a moment to see how long
 an answer takes on the idle link by now. (TCP Vegas has the first idea and BBR the second.)
 """
 
@@ -47,10 +47,11 @@ class Window:
         """The mean size of the last answers."""
         return int(self._mean_bytes)
 
-    def answered(self, latency: float, size: int, full: bool, now: float) -> None:
+    def answered(self, latency: float, size: int, ahead: int, full: bool, now: float) -> None:
         """Take note of an answer of ``size`` bytes.
 
-        ``full``: when it was asked for, the window was in use to its limit.
+        When it was asked for, ``ahead`` requests were in flight, itself included; ``full``: as many as the
+        window allowed.
         """
         self._mean_bytes += (size - self._mean_bytes) / 16
         if self._probing_since is not None:
@@ -68,7 +69,8 @@ class Window:
             else:
                 self._set_floor(latency, now)
         elif latency > 4 * floor + _SHRINK_SLACK:
-            self._size = max(self._size - 1, MINIMUM)
+            two_products = 2 * floor * ahead / latency  # ahead / latency answers come a second
+            self._size = max(self._size - 1, MINIMUM, min(two_products, self._size))
         elif full and latency <= 2 * floor + _GROW_SLACK:
             self._size = min(self._size + 1, MAXIMUM)
 
