@@ -12,12 +12,13 @@ import logging
 import os
 import time
 from collections.abc import Hashable, Iterable
+from typing import TypeVar
 
 from pelure.errors import ConfigError, OnionServiceError, PelureError
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
 from pelure.tor.client.hs_events import ClientEvent, DescriptorOpened, Introduced, OnClientEvent
-from pelure.tor.client.hs_rendezvous import INTRODUCTION_FAILED, RENDEZVOUS_FAILED, Meeting
+from pelure.tor.client.hs_rendezvous import INTRODUCTION_FAILED, RENDEZVOUS_FAILED, Meeting, reach
 from pelure.tor.crypto.address import decode_address
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
@@ -28,9 +29,12 @@ from pelure.tor.onion.second_layer import IntroPoint
 
 BAD_ADDRESS = 0xF6
 RENDEZVOUS_ATTEMPTS = 3
+ANSWER_SECONDS = (10.0, 20.0, 30.0)
+"""How long the service may take to come to the first rendezvous point, the second, the third."""
 FAILURE_SECONDS = 120.0
 """For so long an introduction point that failed is tried after the others."""
 
+T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
@@ -65,11 +69,11 @@ class OnionClient:
         except ConfigError as error:
             raise OnionServiceError(str(error), BAD_ADDRESS) from error
         secrets = [key.secret for key in self.client_keys.get(identity, ())]
-        for left in reversed(range(RENDEZVOUS_ATTEMPTS)):
+        for patience in ANSWER_SECONDS:
             try:
-                return await self._connect(identity, secrets)
+                return await self._connect(identity, secrets, patience)
             except OnionServiceError as error:
-                if error.code != RENDEZVOUS_FAILED or not left:
+                if error.code != RENDEZVOUS_FAILED or patience == ANSWER_SECONDS[-1]:
                     raise
                 log.info("A rendezvous failed, trying another rendezvous point: %s", error)
         raise AssertionError("the last attempt returns or raises")
@@ -83,25 +87,23 @@ class OnionClient:
         if self._on_event is not None:
             self._on_event(event)
 
-    async def _connect(self, identity: bytes, secrets: list[bytes]) -> Circuit:
+    async def _connect(self, identity: bytes, secrets: list[bytes], patience: float) -> Circuit:
         arranging = asyncio.create_task(self._arrange())
         try:
             descriptor = await self._descriptor(identity, secrets)
-            meeting = await arranging
             try:
-                await self._introduce(meeting, descriptor)
+                meeting = await self._introduce(arranging, descriptor)
             except OnionServiceError as error:
-                if meeting.circuit.closed.is_set():
-                    raise OnionServiceError("the rendezvous point was lost", RENDEZVOUS_FAILED) from error
+                if error.code == RENDEZVOUS_FAILED:
+                    raise
                 log.info("No introduction point of the descriptor at hand works: %s", error)
                 descriptor = await self._descriptor(identity, secrets, descriptor.revision_counter)
-                await self._introduce(meeting, descriptor)
-            return await meeting.join(self._emit)
+                meeting = await self._introduce(arranging, descriptor)
+            return await meeting.join(self._emit, patience)
         except BaseException:
-            arranging.cancel()
-            await asyncio.gather(arranging, return_exceptions=True)
-            if not arranging.cancelled() and arranging.exception() is None:
-                arranging.result().circuit.close()
+            arranged = await _abandon(arranging)
+            if arranged is not None:
+                arranged.circuit.close()
             raise
 
     async def _arrange(self) -> Meeting:
@@ -122,23 +124,32 @@ class OnionClient:
         self._emit(DescriptorOpened(len(descriptor.content.intro_points), time.monotonic() - began))
         return descriptor
 
-    async def _introduce(self, meeting: Meeting, descriptor: ServiceDescriptor) -> None:
+    async def _introduce(self, arranging: asyncio.Task[Meeting], descriptor: ServiceDescriptor) -> Meeting:
         """Introduce ourselves through any introduction point. Raises :class:`OnionServiceError`."""
         params = CircuitParams.from_consensus(current_netdir(self._directory).params)
         failure = OnionServiceError("the onion service has no introduction point now", INTRODUCTION_FAILED)
         for point in self._in_order(descriptor.content.intro_points):
+            began = time.monotonic()
+            reaching = asyncio.create_task(reach(self._source, point))
             try:
-                began = time.monotonic()
-                await meeting.introduce(self._source, point, descriptor, params, self._rng)
+                meeting = await asyncio.shield(arranging)
+                await meeting.introduce(await reaching, point, descriptor, params, self._rng)
+            except OnionServiceError as error:
+                if error.code == RENDEZVOUS_FAILED:
+                    raise
+                if meeting.circuit.closed.is_set():
+                    raise OnionServiceError("the rendezvous point was lost", RENDEZVOUS_FAILED) from error
+                self._failed[point.auth_key] = time.monotonic()
+                failure = error
+            else:
                 relay = point.relay()
                 relay = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay)
                 self._emit(Introduced(relay.nickname, time.monotonic() - began))
-                return
-            except OnionServiceError as error:
-                failure = error
-                if meeting.circuit.closed.is_set():
-                    break
-                self._failed[point.auth_key] = time.monotonic()
+                return meeting
+            finally:
+                circuit = await _abandon(reaching)
+                if circuit is not None:
+                    circuit.close()
         raise failure
 
     def _in_order(self, points: Iterable[IntroPoint]) -> list[IntroPoint]:
@@ -146,3 +157,10 @@ class OnionClient:
         now = time.monotonic()
         self._failed = {key: at for key, at in self._failed.items() if now - at < FAILURE_SECONDS}
         return sorted(points, key=lambda point: (self._failed.get(point.auth_key, 0.0), self._rng(8)))
+
+
+async def _abandon(task: asyncio.Task[T]) -> T | None:
+    """End a task; returns its result if it had one already."""
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    return None if task.cancelled() or task.exception() is not None else task.result()

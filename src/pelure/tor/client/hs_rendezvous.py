@@ -29,8 +29,8 @@ from pelure.tor.onion.second_layer import IntroPoint
 RENDEZVOUS_LENGTH = 3
 INTRODUCTION_LENGTH = 4
 ESTABLISH_SECONDS = 20.0
+REACH_SECONDS = 20.0
 ACK_SECONDS = 20.0
-ANSWER_SECONDS = 30.0
 
 INTRODUCTION_FAILED = 0xF2
 RENDEZVOUS_FAILED = 0xF3
@@ -65,17 +65,16 @@ class Meeting:
 
     async def introduce(
         self,
-        source: CircuitSource,
+        circuit: Circuit,
         point: IntroPoint,
         descriptor: ServiceDescriptor,
         params: CircuitParams,
         rng: Rng,
     ) -> None:
-        """Tell the service, through ``point``, where we wait; returns when the point passed it on.
+        """Tell the service where we wait, by ``circuit`` to ``point``; returns when that passed it on.
 
         Raises :class:`OnionServiceError` with a SOCKS code.
         """
-        relay = point.relay()
         sendme_inc = _sendme_inc(descriptor, params)
         try:
             state, body = introduce(
@@ -86,18 +85,7 @@ class Meeting:
                 rng,
                 congestion_control=sendme_inc is not None,
             )
-            async with asyncio.timeout(ACK_SECONDS):
-                circuit = await source.internal_circuit(relay, length=INTRODUCTION_LENGTH, purpose="intro")
-        except TimeoutError:
-            raise OnionServiceError(
-                "the onion service's introduction point can't be reached in time", INTRODUCTION_TIMED_OUT
-            ) from None
-        except PelureError as error:
-            raise OnionServiceError(
-                f"the onion service's introduction point can't be reached: {error}", INTRODUCTION_FAILED
-            ) from error
-        self._introductions.append((state, sendme_inc))
-        try:
+            self._introductions.append((state, sendme_inc))
             circuit.send(RelayCommand.INTRODUCE1, body)
             answer = await circuit.expect(RelayCommand.INTRODUCE_ACK, timeout=ACK_SECONDS)
             status = IntroduceAck.decode(answer.data).status
@@ -105,18 +93,19 @@ class Meeting:
             raise OnionServiceError(
                 f"the onion service's introduction point did not answer: {error}", INTRODUCTION_TIMED_OUT
             ) from error
-        finally:
-            circuit.close()
         if status != IntroduceStatus.SUCCESS:
             raise OnionServiceError(
                 "the onion service is not at this introduction point any more", INTRODUCTION_FAILED
             )
 
-    async def join(self, emit: OnClientEvent) -> Circuit:
-        """Wait for the service's answer; returns the joined circuit. Raises :class:`OnionServiceError`."""
+    async def join(self, emit: OnClientEvent, patience: float) -> Circuit:
+        """Wait ``patience`` seconds for the service's answer; returns the joined circuit.
+
+        Raises :class:`OnionServiceError`.
+        """
         began = time.monotonic()
         try:
-            answer = await self.circuit.expect(RelayCommand.RENDEZVOUS2, timeout=ANSWER_SECONDS)
+            answer = await self.circuit.expect(RelayCommand.RENDEZVOUS2, timeout=patience)
             material, sendme_inc = self._finish(Rendezvous2.decode(answer.data).handshake_info)
             self.circuit.add_hs_hop(HopKeys.service(material), service=False, sendme_inc=sendme_inc)
         except PelureError as error:
@@ -139,6 +128,21 @@ class Meeting:
             except CryptoError as error:
                 failure = error
         raise failure
+
+
+async def reach(source: CircuitSource, point: IntroPoint) -> Circuit:
+    """Build a circuit to an introduction point. Raises :class:`OnionServiceError` with a SOCKS code."""
+    try:
+        async with asyncio.timeout(REACH_SECONDS):
+            return await source.internal_circuit(point.relay(), length=INTRODUCTION_LENGTH, purpose="intro")
+    except TimeoutError:
+        raise OnionServiceError(
+            "the onion service's introduction point can't be reached in time", INTRODUCTION_TIMED_OUT
+        ) from None
+    except PelureError as error:
+        raise OnionServiceError(
+            f"the onion service's introduction point can't be reached: {error}", INTRODUCTION_FAILED
+        ) from error
 
 
 def _sendme_inc(descriptor: ServiceDescriptor, params: CircuitParams) -> int | None:
