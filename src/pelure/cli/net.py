@@ -14,12 +14,12 @@ from rich.table import Column, Table
 
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, fail, run, settings_of
-from pelure.errors import PelureError
+from pelure.errors import ConfigError, PelureError
 from pelure.streams import SocketStream
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
 from pelure.tor.embedded.network import EmbeddedNetwork
 from pelure.tor.embedded.plan import ADDRESS, NetworkPlan
-from pelure.tor.embedded.shared import running_pid
+from pelure.tor.embedded.shared import running_pid, start_detached
 from pelure.tor.net import dir_http
 
 STOP_SECONDS = 20.0
@@ -48,6 +48,7 @@ def up(
     relays: Annotated[int, typer.Option(help="Relays beside the authorities.")] = 8,
     authorities: Annotated[int, typer.Option(help="1 or 3.")] = 1,
     interval: Annotated[int, typer.Option(help="Seconds from one consensus to the next, 10 or more.")] = 60,
+    detach: Annotated[bool, typer.Option("--detach", help="Return when it is up; it stays.")] = False,
     as_json: Json = False,
 ) -> None:
     """Bring a network up and keep it until SIGINT, SIGTERM or `pelure net down`.
@@ -57,25 +58,36 @@ def up(
     settings, where = _folder(context, folder)
 
     async def work() -> None:
-        network = EmbeddedNetwork(where, relays=relays, authorities=authorities, interval=interval)
-        await _up(network, Output(as_json))
+        numbers = {"relays": relays, "authorities": authorities, "interval": interval}
+        if detach:
+            await _start_detached(where, numbers, Output(as_json))
+        else:
+            await _up(EmbeddedNetwork(where, **numbers), Output(as_json))
 
     run(work(), settings)
+
+
+def _tell_up(output: Output, plan: NetworkPlan, started: float) -> None:
+    seconds = round(time.monotonic() - started, 2)
+    nodes, path = len(plan.nodes), str(plan.network_file)
+    text = f"{nodes} nodes are up after {seconds} s. Network file: {path}"
+    output.event("up", text, network=path, nodes=nodes, seconds=seconds)
+
+
+async def _start_detached(folder: Path, numbers: dict[str, int], output: Output) -> None:
+    started = time.monotonic()
+    if running_pid(folder) is not None:
+        raise ConfigError(f"a network is up in {folder} already")
+    await start_detached(folder, **numbers)
+    _tell_up(output, NetworkPlan.load(folder), started)
 
 
 async def _up(network: EmbeddedNetwork, output: Output) -> None:
     started = time.monotonic()
     await network.up(lambda step: output.event("step", f"{step} …", step=step))
-    seconds = round(time.monotonic() - started, 2)
     assert network.plan is not None
     try:
-        output.event(
-            "up",
-            f"{len(network.plan.nodes)} nodes are up after {seconds} s. Network file: {network.network_file}",
-            network=str(network.network_file),
-            nodes=len(network.plan.nodes),
-            seconds=seconds,
-        )
+        _tell_up(output, network.plan, started)
         await network.lost.wait()
         raise PelureError(f"a worker process ended by itself; see the logs in {network.folder}")
     finally:

@@ -1,7 +1,7 @@
-"""One embedded network for all commands of this user that say ``--network embedded``.
+"""Embedded networks in a process of their own; one for all commands that say ``--network embedded``.
 
-The first command starts it, detached, in the state folder; each holds a shared lock while it uses it; the
-network ends by itself when nobody has held the lock for a while.
+The first such command starts it in the state folder; each holds a shared lock while it uses it; the network
+ends by itself when nobody has held the lock for a while. ``pelure net up --detach`` starts one that stays.
 """
 
 from __future__ import annotations
@@ -11,6 +11,7 @@ import fcntl
 import json
 import logging
 import os
+import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
 from collections.abc import AsyncIterator
@@ -19,12 +20,13 @@ from pathlib import Path
 
 from pelure.errors import PelureError
 from pelure.tor.embedded.network import STATUS_FILE, EmbeddedNetwork
-from pelure.tor.embedded.plan import NETWORK_FILE
+from pelure.tor.embedded.plan import NETWORK_FILE, check_numbers
 from pelure.tor.net.statefile import private_folder
 
 LINGER_SECONDS = 60.0
 USERS_FILE = "users.lock"
 START_FILE = "start.lock"
+LOG_FILE = "network.log"
 _POLL_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
@@ -43,7 +45,7 @@ async def shared_network(folder: Path) -> AsyncIterator[Path]:
         try:
             await _lock(starting, fcntl.LOCK_EX)
             if running_pid(folder) is None:
-                await _start_detached(folder)
+                await start_detached(folder, linger=LINGER_SECONDS)
         finally:
             os.close(starting)
         yield folder / NETWORK_FILE
@@ -72,13 +74,23 @@ def running_pid(folder: Path) -> int | None:
     return pid
 
 
-async def _start_detached(folder: Path) -> None:
-    with (folder / "network.log").open("ab") as log_to:
+async def start_detached(
+    folder: Path, *, relays: int = 8, authorities: int = 1, interval: int = 60, linger: float | None = None
+) -> None:
+    """Start a network that outlives this process; returns when it is up.
+
+    ``linger``: seconds for which it stays without a user, None: until it is told to stop. Raises
+    ``ConfigError`` for numbers that make no network, ``PelureError`` if it does not come up.
+    """
+    check_numbers(relays, authorities, interval)
+    numbers = {"relays": relays, "authorities": authorities, "interval": interval}
+    orders = json.dumps({"folder": str(folder), "numbers": numbers, "linger": linger})
+    with (private_folder(folder) / LOG_FILE).open("ab") as log_to:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-m",
             "pelure.tor.embedded.shared",
-            str(folder),
+            orders,
             stdin=DEVNULL,
             stdout=PIPE,
             stderr=log_to,
@@ -87,15 +99,18 @@ async def _start_detached(folder: Path) -> None:
     assert process.stdout is not None
     line = await process.stdout.readline()
     if line.strip() != b"up":
-        raise PelureError(f"the embedded network did not start; see {folder / 'network.log'}")
+        raise PelureError(f"the embedded network did not start; see {folder / LOG_FILE}")
 
 
-async def _serve(folder: Path) -> None:
-    """Run the network until nobody has used it for a while."""
-    async with EmbeddedNetwork(folder) as network:
+async def _serve(folder: Path, numbers: dict[str, int], linger: float | None) -> None:
+    """Run the network until nobody has used it for ``linger`` seconds, or for ever."""
+    async with EmbeddedNetwork(folder, **numbers) as network:
         print("up", flush=True)
+        if linger is None:
+            await network.lost.wait()
+            return
         unused = 0.0
-        while unused < LINGER_SECONDS and not network.lost.is_set():
+        while unused < linger and not network.lost.is_set():
             await asyncio.sleep(_POLL_SECONDS)
             unused = 0.0 if _in_use(folder) else unused + _POLL_SECONDS
 
@@ -113,13 +128,12 @@ def _in_use(folder: Path) -> bool:
 
 
 def main() -> None:
-    """Entry point of the detached process; its argument is the folder."""
-    import signal
-
+    """Entry point of the detached process; its argument is JSON: folder, numbers, linger."""
+    orders = json.loads(sys.argv[1])
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(name)s: %(message)s")
 
     async def until_signal() -> None:
-        work = asyncio.ensure_future(_serve(Path(sys.argv[1])))
+        work = asyncio.ensure_future(_serve(Path(orders["folder"]), orders["numbers"], orders["linger"]))
         for number in (signal.SIGTERM, signal.SIGINT):
             asyncio.get_running_loop().add_signal_handler(number, work.cancel)
         try:

@@ -111,12 +111,13 @@ async def test_only_the_first_command_starts_the_network(
 ) -> None:
     starts = []
 
-    async def start(folder: Path) -> None:
+    async def start(folder: Path, *, linger: float) -> None:
+        assert linger > 0
         starts.append(folder)
         await asyncio.sleep(0)
         (folder / STATUS_FILE).write_text(json.dumps({"pid": os.getpid()}))
 
-    monkeypatch.setattr(shared, "_start_detached", start)
+    monkeypatch.setattr(shared, "start_detached", start)
 
     async def use() -> None:
         async with shared.shared_network(tmp_path) as network_file:
