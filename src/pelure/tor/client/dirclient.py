@@ -25,7 +25,12 @@ from pelure.tor.client.dirfetch import DirectorySource, http_date, server_time
 from pelure.tor.client.dirsources import Directories, FatalDirectoryError
 from pelure.tor.client.schedule import microdescriptor_batches, next_refresh, retry_pause
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
-from pelure.tor.directory.consensus_verify import check_clock, check_signatures, verify_consensus
+from pelure.tor.directory.consensus_verify import (
+    ClockError,
+    check_clock,
+    check_signatures,
+    verify_consensus,
+)
 from pelure.tor.directory.diff import apply_diff, is_diff
 from pelure.tor.directory.key_certificate import KeyCertificate
 from pelure.tor.directory.microdescriptor import Microdescriptor
@@ -94,7 +99,7 @@ class DirectoryClient:
                 if self.netdir is not None and self.netdir.have_enough:
                     report(1.0, "the directory is complete")
                     return self.netdir
-            except FatalDirectoryError:
+            except (FatalDirectoryError, ClockError):
                 raise
             except PelureError as error:
                 if self.netdir is not None and self.netdir.usable(time.time(), STALE_SECONDS):
@@ -177,7 +182,7 @@ class DirectoryClient:
         return [authority.v3ident for authority in self.network.voters if authority.v3ident is not None]
 
     def _verify(self, consensus: Consensus) -> None:
-        verify_consensus(consensus, self._identities(), self._certificates)
+        verify_consensus(consensus, self._identities(), self._certificates, time.time())
 
     # ---- updating ----
 
@@ -270,7 +275,7 @@ class DirectoryClient:
         self, source: DirectorySource, consensus: Consensus, report: Progress
     ) -> None:
         """Fetch the certificates that checking ``consensus`` needs and that aren't known."""
-        outcome = check_signatures(consensus, self._identities(), self._certificates)
+        outcome = check_signatures(consensus, self._identities(), self._certificates, time.time())
         if not outcome.missing or (outcome.enough and self.netdir is not None):
             return
         report(0.4, "fetching the authorities' certificates")
@@ -285,12 +290,15 @@ class DirectoryClient:
         """Raise what the user has to know: a wrong clock, or software too old for the network."""
         try:
             check_clock(consensus, time.time())
-            recommended = check_required_protocols(consensus)
-        except DirectoryError as error:
+        except ClockError as error:
             hint = ""
             if self._skew is not None and abs(self._skew) > SKEW_WORTH_MENTIONING:
                 hint = f" (a directory's clock differs from it by {self._skew / 3600:+.1f} hours)"
-            raise FatalDirectoryError(f"{error}{hint}") from error
+            raise ClockError(f"{error}{hint}") from error
+        try:
+            recommended = check_required_protocols(consensus)
+        except DirectoryError as error:
+            raise FatalDirectoryError(str(error)) from error
         if recommended:
             log.warning("the network recommends newer software: %s is missing here", recommended)
 

@@ -11,6 +11,7 @@ from typing import TypeVar
 from pelure.errors import CircuitError, DirectoryError, LinkError, PathError, PelureError
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.client.dirfetch import DirectorySource
+from pelure.tor.directory.consensus_verify import ClockError
 from pelure.tor.directory.network import Network
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.links import LinkManager
@@ -47,11 +48,12 @@ class Directories:
     async def ask_any(self, ask: Ask[T]) -> T:
         """The first answer that any directory gives; a slow one gets a rival after some seconds.
 
-        Raises the last error if all fail, and a fatal one at once.
+        Raises the last error if all fail, a fatal one at once. That the clock is wrong is believed if most
+        say so: a single directory may have old documents.
         """
         waiting = self._in_order()
         running: set[asyncio.Task[T]] = set()
-        failure: PelureError = DirectoryError("the network has no directory that could be asked")
+        failures: list[PelureError] = []
         try:
             while waiting or running:
                 if waiting:
@@ -66,8 +68,8 @@ class Directories:
                         return task.result()
                     if isinstance(error, FatalDirectoryError) or not isinstance(error, PelureError):
                         raise error
-                    failure = error
-            raise failure
+                    failures.append(error)
+            raise _verdict(failures)
         finally:
             for task in running:
                 task.cancel()
@@ -106,6 +108,15 @@ class Directories:
             return await ask(source)
         finally:
             source.close()
+
+
+def _verdict(failures: Sequence[PelureError]) -> PelureError:
+    """Which failure to report when every directory failed."""
+    if not failures:
+        return DirectoryError("the network has no directory that could be asked")
+    clock = [error for error in failures if isinstance(error, ClockError)]
+    others = [error for error in failures if not isinstance(error, ClockError)]
+    return clock[-1] if len(clock) > len(others) else others[-1]
 
 
 def _shuffled(relays: Sequence[Relay]) -> list[Relay]:

@@ -34,6 +34,7 @@ class Directory:
         self.base: bytes | None = None
         self.broken: set[str] = set()
         self.liars: set[str] = set()
+        self.stale: dict[str, bytes] = {}
         self.requests: list[str] = []
         self.diffs = 0
         self.date = time.time()
@@ -54,6 +55,8 @@ class Directory:
         return (200, b"".join(found)) if found else (404, b"")
 
     def _consensus(self, name: str, headers: dict[str, str]) -> tuple[int, bytes]:
+        if name in self.stale:
+            return 200, self.stale[name]
         if name in self.liars:
             return 200, self.consensus.replace(b"Bandwidth=", b"Bandwidth=9")
         valid_after = parse_consensus(self.consensus).valid_after
@@ -215,6 +218,14 @@ async def test_a_wrong_clock_is_told(directory: Directory, folder: StateFolder) 
     directory.date = time.time() - 5 * 86400
     with pytest.raises(DirectoryError, match=r"clock is probably fast.*-120\.0 hours"):
         await client(directory, folder).bootstrap()
+
+
+async def test_one_directory_with_old_documents_is_passed_over(
+    directory: Directory, folder: StateFolder
+) -> None:
+    old = FakeNetwork(now=directory.network.now - 5 * 86400).consensus()
+    directory.stale["auth0"] = directory.stale["auth1"] = old
+    assert (await client(directory, folder).bootstrap()).valid_after == directory.network.now
 
 
 async def test_a_network_that_needs_newer_software(directory: Directory, folder: StateFolder) -> None:

@@ -9,14 +9,18 @@ from hypothesis import strategies as st
 from pelure.errors import DirectoryError
 from pelure.tor.directory.consensus import parse_consensus
 from pelure.tor.directory.consensus_verify import check_clock, check_signatures, verify_consensus
-from pelure.tor.directory.key_certificate import parse_key_certificate, split_key_certificates
+from pelure.tor.directory.key_certificate import (
+    KeyCertificate,
+    parse_key_certificate,
+    split_key_certificates,
+)
 from unit.tor.directory.support import FakeNetwork, damaged, survives, vector
 
 MICRODESC = vector("cached-microdesc-consensus")
 NS = vector("cached-consensus")
 
 
-def certificates() -> dict[tuple[bytes, bytes], object]:
+def certificates() -> dict[tuple[bytes, bytes], KeyCertificate]:
     parsed = map(parse_key_certificate, split_key_certificates(vector("cached-certs")))
     return {(one.identity, one.signing_key_digest): one for one in parsed}
 
@@ -83,6 +87,18 @@ def test_missing_certificates_are_named() -> None:
     outcome = check_signatures(consensus, [one.identity for one in consensus.signatures], {})
     assert outcome.missing == {(one.identity, one.signing_key) for one in consensus.signatures}
     assert not outcome.enough
+
+
+def test_certificates_expire() -> None:
+    known = certificates()
+    identities = [key[0] for key in known]
+    consensus = parse_consensus(MICRODESC)
+    expiry = min(one.expires for one in known.values())
+    verify_consensus(consensus, identities, known, expiry)
+    outcome = check_signatures(consensus, identities, known, expiry + 10)
+    assert not outcome.good and len(outcome.missing) == len(outcome.expired) == 4
+    with pytest.raises(DirectoryError, match="clock is probably fast"):
+        verify_consensus(consensus, identities, known, expiry + 10)
 
 
 def test_a_wrong_clock_is_named() -> None:
