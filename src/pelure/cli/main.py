@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-import importlib.util
+import importlib
 import os
 import sys
 import traceback
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -15,20 +16,22 @@ import typer
 from pelure.cli.run import Settings, set_up_logging
 from pelure.errors import PelureError
 
-COMMAND_MODULES = (
-    "onion",
-    "proxy",
-    "get_url",
-    "doctor",
-    "relay",
-    "authority",
-    "net",
-    "drive",
-    "share",
-    "links",
-    "receive",
-    "inspection",
-)
+COMMANDS = {
+    "onion": ("onion",),
+    "proxy": ("proxy",),
+    "get_url": ("get-url",),
+    "doctor": ("doctor",),
+    "relay": ("relay",),
+    "authority": ("authority",),
+    "net": ("net",),
+    "drive": ("drive",),
+    "share": ("share", "shares", "unshare", "daemon"),
+    "links": ("links", "link"),
+    "receive": ("get", "ls", "cat", "mount", "sync", "open"),
+    "inspection": ("netstat",),
+}
+"""The modules of this package that add commands, and the names of those."""
+OPTIONS_WITH_VALUES = ("--network", "--state")
 
 app = typer.Typer(
     name="pelure",
@@ -64,9 +67,21 @@ def global_options(
     context.obj = Settings(network=network, state=folder.expanduser().absolute(), verbose=verbose)
 
 
-for _module in COMMAND_MODULES:
-    if importlib.util.find_spec(f"pelure.cli.{_module}") is None:
-        continue
+def modules_for(arguments: Sequence[str]) -> list[str]:
+    """The modules that a command line needs: that of its command, all if it names none (for ``--help``).
+
+    Loading all of them takes half a second, longer than many commands take.
+    """
+    words = iter(arguments)
+    for word in words:
+        if word in OPTIONS_WITH_VALUES:
+            next(words, None)
+        elif not word.startswith("-"):
+            return [module for module, names in COMMANDS.items() if word in names] or list(COMMANDS)
+    return list(COMMANDS)
+
+
+for _module in modules_for(sys.argv[1:]):
     importlib.import_module(f"pelure.cli.{_module}").register(app)
 
 
