@@ -147,7 +147,6 @@ def make_relay(status: RouterStatus, microdescriptor: Microdescriptor) -> Relay:
         exit_policy=microdescriptor.exit_policy if exits else REJECT_ALL,
         exit_policy6=microdescriptor.exit_policy6 if exits else REJECT_ALL,
         md_digest=status.md_digest,
-        in_consensus=True,
     )
 
 

@@ -46,7 +46,6 @@ class Relay:
     exit_policy: PortPolicy = REJECT_ALL
     exit_policy6: PortPolicy = REJECT_ALL
     md_digest: bytes = b""
-    in_consensus: bool = False
 
     def __eq__(self, other: object) -> bool:
         if not isinstance(other, Relay) or self.rsa_id != other.rsa_id:

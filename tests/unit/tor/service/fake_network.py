@@ -44,7 +44,6 @@ def make_relay(number: int) -> Relay:
         ((f"10.0.{number}.1", 9001),),
         flags=frozenset({"HSDir"}),
         protocols=PROTOCOLS,
-        in_consensus=True,
     )
 
 
