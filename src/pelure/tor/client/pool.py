@@ -10,12 +10,12 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Collection, Hashable
-from dataclasses import dataclass, field
 from typing import Protocol
 
-from pelure.errors import CircuitError, LinkError, PathError, PelureError
+from pelure.errors import PathError
 from pelure.tor.client.builder import CircuitBuilder
 from pelure.tor.client.demand import EXITS_PER_PORT, Demand
+from pelure.tor.client.pooled import PooledCircuit, Race
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.origin import Circuit
 
@@ -28,7 +28,6 @@ UNUSED_LIFETIME = 1800.0
 MAINTAIN_SECONDS = 10.0
 MAX_BUILDING = 8
 """Circuits built ahead of use at a time; those that somebody waits for don't count."""
-ATTEMPTS = 4
 PRUNE_MIN = 64
 RETRY_FIRST, RETRY_MAX = 1.0, 60.0
 
@@ -45,32 +44,6 @@ class Paths(Protocol):
     ) -> list[Relay]:
         """A path of ``length`` relays without an exit, to ``last`` if given."""
         ...
-
-
-@dataclass(eq=False)
-class PooledCircuit:
-    """A circuit of the pool, perhaps still being built; ``isolation`` is set once it has an owner."""
-
-    path: list[Relay]
-    purpose: str
-    created: float
-    ready: asyncio.Task[Circuit]
-    isolation: Hashable | None = None
-    used_at: float | None = None
-    waiting: int = field(default=0)
-
-    @property
-    def circuit(self) -> Circuit | None:
-        """The circuit, if it is built and open."""
-        if not self.ready.done() or self.ready.cancelled() or self.ready.exception() is not None:
-            return None
-        circuit = self.ready.result()
-        return None if circuit.closed.is_set() else circuit
-
-    @property
-    def alive(self) -> bool:
-        """Built and open, or being built."""
-        return not self.ready.done() or self.circuit is not None
 
 
 def _allows(relay: Relay, host: str, port: int) -> bool:
@@ -113,24 +86,29 @@ class CircuitPool:
         ``exclude``: exits that failed this stream. Raises ``CircuitError``, ``LinkError``, ``PathError``.
         """
         self._demand.exit_used(port, self._loop.time())
-        failure: PelureError = CircuitError("no circuit could be built")
-        for _ in range(ATTEMPTS):
-            entry = self._find_exit(host, port, isolation, exclude)
+        tried: list[PooledCircuit] = []
+
+        def begin() -> PooledCircuit:
+            entry = self._find_exit(host, port, isolation, exclude, tried)
             if entry is None:
                 path = self._paths().exit_path(port, _ip_or_none(host), exclude=exclude)
                 entry = self._begin(path, "exit")
                 self._exits.append(entry)
             entry.isolation = isolation
             entry.used_at = entry.used_at or self._loop.time()
+            tried.append(entry)
             self._wake.set()
-            try:
-                return await self._wait(entry)
-            except (CircuitError, LinkError) as error:
-                failure = error
-        raise failure
+            return entry
+
+        return await Race(begin).run()
 
     def _find_exit(
-        self, host: str, port: int, isolation: Hashable, exclude: Collection[Relay]
+        self,
+        host: str,
+        port: int,
+        isolation: Hashable,
+        exclude: Collection[Relay],
+        tried: Collection[PooledCircuit],
     ) -> PooledCircuit | None:
         """The best circuit that fits: built before unbuilt, the same owner's before an unused one."""
         now = self._loop.time()
@@ -138,6 +116,7 @@ class CircuitPool:
             entry
             for entry in self._exits
             if entry.alive
+            and entry not in tried
             and entry.isolation in (None, isolation)
             and (entry.used_at is None or now - entry.used_at < MAX_DIRTINESS)
             and entry.path[-1] not in exclude
@@ -157,24 +136,19 @@ class CircuitPool:
         """See ``CircuitSource``."""
         length += self._extra_hops
         self._demand.internal_used(length if last is None else length - 1, self._loop.time())
-        failure: PelureError = CircuitError("no circuit could be built")
-        for _ in range(ATTEMPTS):
+
+        def begin() -> PooledCircuit:
             entry = self._take_stock(last, length, exclude)
             if entry is None:
                 entry = self._begin(self._paths().internal_path(length, last, exclude=exclude), purpose)
+            elif last is not None:
+                entry = self._begin_extending(entry, last)
             entry.purpose = purpose
             self._give(entry)
             self._wake.set()
-            try:
-                circuit = await self._wait(entry)
-                if len(entry.path) < length:
-                    assert last is not None
-                    entry.path.append(last)
-                    await self._builder.extend(circuit, last)
-                return circuit
-            except (CircuitError, LinkError) as error:
-                failure = error
-        raise failure
+            return entry
+
+        return await Race(begin, _close_when_built).run()
 
     def _give(self, entry: PooledCircuit) -> None:
         """Keep a circuit of somebody else's in mind, for listings; forget closed ones now and then."""
@@ -211,20 +185,17 @@ class CircuitPool:
             self.first_built.set()
             task.result().on_closed = lambda _: self._wake.set()
 
-    async def _wait(self, entry: PooledCircuit) -> Circuit:
-        """Wait until ``entry`` is built; given up by all who waited for it, its building stops."""
-        entry.waiting += 1
-        try:
-            circuit = await asyncio.shield(entry.ready)
-        except asyncio.CancelledError:
-            if entry.waiting == 1 and not entry.ready.done():
-                entry.ready.cancel()
-            raise
-        finally:
-            entry.waiting -= 1
-        if circuit.closed.is_set():
-            raise CircuitError("the circuit was closed meanwhile")
-        return circuit
+    def _begin_extending(self, stock: PooledCircuit, last: Relay) -> PooledCircuit:
+        """``stock``, a ready circuit, with ``last`` at its end."""
+
+        async def extend() -> Circuit:
+            circuit = stock.ready.result()
+            await self._builder.extend(circuit, last)
+            return circuit
+
+        task = asyncio.ensure_future(extend())
+        task.add_done_callback(self._settled)
+        return PooledCircuit([*stock.path, last], stock.purpose, stock.created, task)
 
     # ---- keeping circuits ready ----
 
@@ -330,6 +301,16 @@ class CircuitPool:
         tasks = [self._maintainer, *(entry.ready for entry in entries)]
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._builder.close()
+
+
+def _close_when_built(entry: PooledCircuit) -> None:
+    """Nobody waits for this circuit any more."""
+
+    def close(task: asyncio.Task[Circuit]) -> None:
+        if entry.circuit is not None:
+            entry.circuit.close()
+
+    entry.ready.add_done_callback(close)
 
 
 def _ip_or_none(host: str) -> str | None:

@@ -11,6 +11,7 @@ import pytest
 
 from pelure.errors import CircuitError, PathError
 from pelure.tor.client import pool as pools
+from pelure.tor.client import pooled
 from pelure.tor.client.demand import INTERNAL_MIN, Demand
 from pelure.tor.client.pool import CircuitPool
 from pelure.tor.directory.exit_policy import PortPolicy
@@ -51,12 +52,14 @@ class FakeBuilder:
 
     def __init__(self) -> None:
         self.built: list[FakeCircuit] = []
+        self.begun = 0
         self.failures = 0
         self.extension_failures = 0
         self.gate: asyncio.Event | None = None
         self.cancelled = asyncio.Event()
 
     async def build(self, path: Sequence[Relay]) -> FakeCircuit:
+        self.begun += 1
         if self.gate is not None:
             try:
                 await self.gate.wait()
@@ -98,7 +101,7 @@ class FakePaths:
 
 
 @asynccontextmanager
-async def pooled(
+async def pooled_circuits(
     ports: Sequence[int] = (), lengths: Sequence[int] = ()
 ) -> AsyncIterator[tuple[CircuitPool, FakeBuilder]]:
     builder = FakeBuilder()
@@ -118,7 +121,7 @@ async def settle(condition: Callable[[], bool]) -> None:
 
 
 async def test_streams_of_one_owner_share_and_others_do_not() -> None:
-    async with pooled() as (pool, _):
+    async with pooled_circuits() as (pool, _):
         alice = await pool.exit_circuit("a.example", 80, "alice")
         assert await pool.exit_circuit("b.example", 443, "alice") is alice
         bob = await pool.exit_circuit("a.example", 80, "bob")
@@ -128,7 +131,7 @@ async def test_streams_of_one_owner_share_and_others_do_not() -> None:
 
 
 async def test_streams_that_come_together_wait_for_one_circuit() -> None:
-    async with pooled() as (pool, builder):
+    async with pooled_circuits() as (pool, builder):
         builder.gate = asyncio.Event()
         waiting = [asyncio.ensure_future(pool.exit_circuit("a.example", 80, "alice")) for _ in range(5)]
         await asyncio.sleep(0)
@@ -137,7 +140,7 @@ async def test_streams_that_come_together_wait_for_one_circuit() -> None:
 
 
 async def test_unused_exits_are_ready_and_replaced() -> None:
-    async with pooled(ports=[80, 443]) as (pool, builder):
+    async with pooled_circuits(ports=[80, 443]) as (pool, builder):
         await settle(lambda: pool.has_ready_exit and len(builder.built) == 2)
         ready = list(builder.built)
         assert cast(object, await pool.exit_circuit("a.example", 80, "alice")) in ready
@@ -148,14 +151,14 @@ async def test_unused_exits_are_ready_and_replaced() -> None:
 
 
 async def test_old_exits_take_no_new_streams(monkeypatch: pytest.MonkeyPatch) -> None:
-    async with pooled() as (pool, _):
+    async with pooled_circuits() as (pool, _):
         old = await pool.exit_circuit("a.example", 80, "alice")
         monkeypatch.setattr(pools, "MAX_DIRTINESS", -1.0)
         assert await pool.exit_circuit("a.example", 80, "alice") is not old
 
 
 async def test_exits_that_failed_a_stream_are_left_out() -> None:
-    async with pooled() as (pool, _):
+    async with pooled_circuits() as (pool, _):
         first = await pool.exit_circuit("a.example", 80, "alice")
         second = await pool.exit_circuit("a.example", 80, "alice", exclude=[EXITS[0]])
         assert (first.path[-1], second.path[-1]) == (EXITS[0], EXITS[1])
@@ -164,8 +167,8 @@ async def test_exits_that_failed_a_stream_are_left_out() -> None:
 
 
 async def test_failed_builds_are_tried_again_a_few_times() -> None:
-    async with pooled() as (pool, builder):
-        builder.failures = pools.ATTEMPTS - 1
+    async with pooled_circuits() as (pool, builder):
+        builder.failures = pooled.ATTEMPTS - 1
         assert (await pool.exit_circuit("a.example", 80, "alice")).path[-1] == EXITS[0]
         builder.failures = 100
         with pytest.raises(CircuitError):
@@ -173,14 +176,14 @@ async def test_failed_builds_are_tried_again_a_few_times() -> None:
 
 
 async def test_internal_circuits_are_for_one_user_each() -> None:
-    async with pooled() as (pool, _):
+    async with pooled_circuits() as (pool, _):
         circuits = [await pool.internal_circuit(None, length=3, purpose="rendezvous") for _ in range(3)]
         assert len(set(circuits)) == 3
         assert [entry.purpose for entry in pool.circuits() if entry.circuit in circuits] == ["rendezvous"] * 3
 
 
 async def test_ready_circuits_are_extended_to_the_last_relay() -> None:
-    async with pooled(lengths=[3]) as (pool, builder):
+    async with pooled_circuits(lengths=[3]) as (pool, builder):
         await settle(lambda: len(builder.built) == INTERNAL_MIN)
         ready = list(builder.built)
         circuit = await pool.internal_circuit(LAST, length=4, purpose="intro")
@@ -193,15 +196,46 @@ async def test_ready_circuits_are_extended_to_the_last_relay() -> None:
 
 
 async def test_a_failed_extension_takes_another_circuit() -> None:
-    async with pooled(lengths=[3]) as (pool, builder):
+    async with pooled_circuits(lengths=[3]) as (pool, builder):
         await settle(lambda: len(builder.built) == INTERNAL_MIN)
         builder.extension_failures = 2
         circuit = await pool.internal_circuit(LAST, length=4, purpose="intro")
         assert circuit.path[-1] == LAST and not circuit.closed.is_set()
 
 
+async def slow_then_quick(
+    builder: FakeBuilder, asking: asyncio.Future[Circuit]
+) -> tuple[Circuit, FakeCircuit]:
+    """Let the first circuit that ``asking`` begins be slow: what it got, and the slow one, built."""
+    gate = builder.gate = asyncio.Event()
+    await settle(lambda: builder.begun > 0)
+    builder.gate = None
+    circuit = await asking
+    before = len(builder.built)
+    gate.set()
+    await settle(lambda: len(builder.built) > before)
+    return circuit, builder.built[before]
+
+
+async def test_a_slow_exit_circuit_gets_a_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooled, "RIVAL_SECONDS", 0.01)
+    async with pooled_circuits() as (pool, builder):
+        asking = asyncio.ensure_future(pool.exit_circuit("a.example", 80, "alice"))
+        circuit, late = await slow_then_quick(builder, asking)
+        assert not circuit.closed.is_set() and not late.closed.is_set()  # both can be used later
+
+
+async def test_a_slow_internal_circuit_gets_a_rival(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pooled, "RIVAL_SECONDS", 0.01)
+    async with pooled_circuits() as (pool, builder):
+        asking = asyncio.ensure_future(pool.internal_circuit(LAST, length=3, purpose="intro"))
+        circuit, late = await slow_then_quick(builder, asking)
+        await late.closed.wait()  # it is of no use to anybody else
+        assert not circuit.closed.is_set()
+
+
 async def test_giving_up_stops_the_building() -> None:
-    async with pooled() as (pool, builder):
+    async with pooled_circuits() as (pool, builder):
         builder.gate = asyncio.Event()
         waiting = asyncio.ensure_future(pool.internal_circuit(LAST, length=3, purpose="intro"))
         await asyncio.sleep(0)
@@ -213,7 +247,7 @@ async def test_giving_up_stops_the_building() -> None:
 
 
 async def test_failures_of_circuits_built_ahead_back_off() -> None:
-    async with pooled(ports=[80]) as (pool, builder):
+    async with pooled_circuits(ports=[80]) as (pool, builder):
         builder.failures = 1000
         await settle(lambda: builder.failures < 1000)
         for _ in range(50):
@@ -225,5 +259,5 @@ async def test_failures_of_circuits_built_ahead_back_off() -> None:
 
 
 async def test_no_exit_for_a_predicted_port_stops_nothing() -> None:
-    async with pooled(ports=[6667, 80]) as (pool, _):
+    async with pooled_circuits(ports=[6667, 80]) as (pool, _):
         await settle(lambda: pool.has_ready_exit)
