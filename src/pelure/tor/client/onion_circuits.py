@@ -11,6 +11,8 @@ from collections.abc import Awaitable, Callable, Hashable
 from pelure.tor.net.origin import Circuit
 
 IDLE_SECONDS = 600.0
+MAX_IDLE = 64
+"""So many circuits without streams are kept, however many isolation tokens there are."""
 SWEEP_SECONDS = 30.0
 
 Connect = Callable[[str, Hashable], Awaitable[Circuit]]
@@ -26,6 +28,7 @@ class OnionCircuits:
         self._tasks: dict[tuple[str, Hashable], asyncio.Task[Circuit]] = {}
         self._waiting: dict[asyncio.Task[Circuit], int] = {}
         self._used: dict[Circuit, float] = {}
+        self._tidy_at = MAX_IDLE
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
 
     async def get(self, address: str, isolation: Hashable) -> tuple[Circuit, bool]:
@@ -36,6 +39,8 @@ class OnionCircuits:
         key = (address, isolation)
         task = self._tasks.get(key)
         if task is None or _is_over(task):
+            if len(self._tasks) >= self._tidy_at:
+                self._tidy()
             task = asyncio.ensure_future(self._connect(address, isolation))
             self._tasks[key] = task
         self._waiting[task] = self._waiting.get(task, 0) + 1
@@ -62,21 +67,27 @@ class OnionCircuits:
         return found
 
     def _sweep(self) -> None:
-        """Forget what is closed; close what no stream has used for long."""
+        """Every now and then: see :meth:`_tidy`."""
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
+        self._tidy()
+
+    def _tidy(self) -> None:
+        """Close what no stream has used for long, and the oldest of too many; forget what is closed."""
         now = self._loop.time()
-        for key, task in list(self._tasks.items()):
-            if not task.done():
-                continue
-            if not _is_over(task):
-                circuit = task.result()
-                if circuit.streams:
-                    self._used[circuit] = now
-                if now - self._used.get(circuit, now) <= IDLE_SECONDS:
-                    continue
+        idle = []
+        for circuit, used_at in self._used.items():
+            if circuit.streams:
+                self._used[circuit] = now
+            elif not circuit.closed.is_set():
+                idle.append((used_at, circuit))
+        idle.sort(key=lambda pair: pair[0])
+        surplus = len(idle) - MAX_IDLE
+        for index, (used_at, circuit) in enumerate(idle):
+            if index < surplus or now - used_at > IDLE_SECONDS:
                 circuit.close()
-            del self._tasks[key]
+        self._tasks = {key: task for key, task in self._tasks.items() if not _is_over(task)}
         self._used = {circuit: at for circuit, at in self._used.items() if not circuit.closed.is_set()}
+        self._tidy_at = len(self._tasks) + MAX_IDLE
 
     async def close(self) -> None:
         """Close every circuit; idempotent."""

@@ -25,6 +25,8 @@ MAX_DIRTINESS = 600.0
 """Seconds after its first stream for which an exit circuit takes new ones."""
 UNUSED_LIFETIME = 1800.0
 """Seconds for which an unused circuit is kept."""
+MAX_IDLE_EXITS = 64
+"""So many exit circuits that were used and have no streams are kept, however many owners there are."""
 MAINTAIN_SECONDS = 10.0
 MAX_BUILDING = 8
 """Circuits built ahead of use at a time; those that somebody waits for don't count."""
@@ -213,13 +215,15 @@ class CircuitPool:
                 pass
 
     def _expire(self, now: float) -> None:
+        """Close what is too old, and the oldest of too many used exit circuits without streams."""
+        used = [entry for entry in self._exits if entry.used_at is not None and _is_idle(entry)]
+        surplus = set(used[: max(len(used) - MAX_IDLE_EXITS, 0)])
         for entry in self._exits:
-            circuit = entry.circuit
-            if circuit is None or circuit.streams or entry.waiting:
-                continue
+            lifetime = UNUSED_LIFETIME if entry.used_at is None else MAX_DIRTINESS
             age = now - (entry.created if entry.used_at is None else entry.used_at)
-            if age > (UNUSED_LIFETIME if entry.used_at is None else MAX_DIRTINESS):
-                circuit.close()
+            if _is_idle(entry) and (age > lifetime or entry in surplus):
+                assert entry.circuit is not None
+                entry.circuit.close()
         for entry in self._stock:
             if entry.circuit is not None and now - entry.created > UNUSED_LIFETIME:
                 entry.circuit.close()
@@ -301,6 +305,11 @@ class CircuitPool:
         tasks = [self._maintainer, *(entry.ready for entry in entries)]
         await asyncio.gather(*tasks, return_exceptions=True)
         await self._builder.close()
+
+
+def _is_idle(entry: PooledCircuit) -> bool:
+    """Built, without streams, and nobody is about to open one."""
+    return entry.circuit is not None and not entry.circuit.streams and not entry.waiting
 
 
 def _close_when_built(entry: PooledCircuit) -> None:

@@ -11,6 +11,7 @@ import pytest
 from pelure.errors import CircuitError, OnionServiceError, PathError, StreamError
 from pelure.tor.cell.commands import EndReason
 from pelure.tor.cell.relay_messages import Answer, Connected
+from pelure.tor.client import onion_circuits
 from pelure.tor.client.onion_circuits import OnionCircuits
 from pelure.tor.client.opener import MAX_EXITS, StreamOpener
 from pelure.tor.crypto.address import encode_address
@@ -180,6 +181,24 @@ async def test_streams_share_an_onion_circuit_and_a_broken_one_is_replaced() -> 
     assert len(made) == 3
     await onions.close()
     assert made[2].closed.is_set() and not onions.circuits()
+
+
+async def test_idle_onion_circuits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(onion_circuits, "MAX_IDLE", 3)
+    made: list[FakeCircuit] = []
+
+    async def connect(address: str, isolation: Hashable) -> FakeCircuit:
+        made.append(FakeCircuit(len(made), b""))
+        made[-1].streams = [] if isolation else [object()]
+        return made[-1]
+
+    onions = OnionCircuits(cast(Any, connect))
+    for number in range(20):
+        await onions.get(ONION, number)
+    open_now = [circuit for circuit in made if not circuit.closed.is_set()]
+    assert made[0] in open_now  # it has a stream
+    assert made[-1] in open_now and len(open_now) <= 2 * 3 + 1
+    await onions.close()
 
 
 async def test_a_circuit_that_breaks_under_a_stream_is_tried_again_once() -> None:

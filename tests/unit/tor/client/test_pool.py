@@ -157,6 +157,17 @@ async def test_old_exits_take_no_new_streams(monkeypatch: pytest.MonkeyPatch) ->
         assert await pool.exit_circuit("a.example", 80, "alice") is not old
 
 
+async def test_idle_exits_of_many_owners_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "MAX_IDLE_EXITS", 3)
+    async with pooled_circuits() as (pool, builder):
+        for owner in range(10):
+            circuit = await pool.exit_circuit("a.example", 80, owner)
+            if owner == 0:
+                cast(Any, circuit).streams.append(object())
+        await settle(lambda: sum(entry.used_at is not None for entry in pool.circuits()) == 4)
+        assert not builder.built[0].closed.is_set()
+
+
 async def test_exits_that_failed_a_stream_are_left_out() -> None:
     async with pooled_circuits() as (pool, _):
         first = await pool.exit_circuit("a.example", 80, "alice")
