@@ -72,16 +72,23 @@ def _split_target(target: bytes) -> tuple[str, int]:
             raise ProtocolError("BEGIN with a malformed IPv6 address")
         name = name[1:-1]
         _require_ipv6(name)
-    elif ":" in name or len(name) > MAX_HOST_LEN or not name.isprintable():
+    elif ":" in name or len(name) > MAX_HOST_LEN or not _is_plain(name):
         raise ProtocolError("BEGIN with a malformed address")
     return name, int(port)
 
 
+def _is_plain(text: str) -> bool:
+    """Only printable ASCII: nothing that could disturb a log line."""
+    return text.isascii() and text.isprintable()
+
+
 def _require_ipv6(text: str) -> None:
     try:
-        ipaddress.IPv6Address(text)
+        scoped = ipaddress.IPv6Address(text).scope_id is not None
     except ValueError as error:
         raise ProtocolError("BEGIN with a malformed IPv6 address") from error
+    if scoped:
+        raise ProtocolError("BEGIN with an address of one link only")
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,7 +112,9 @@ class Connected(RelayMessageBody):
             return cls()
         reader = Reader(data, "CONNECTED")
         first = reader.take(4)
-        if any(first) or not reader.remaining:
+        if not any(first) and not reader.remaining:
+            return cls()  # the address 0.0.0.0 says nothing
+        if any(first):
             return cls(str(ipaddress.ip_address(first)), reader.u32() if reader.remaining else 0)
         if reader.u8() != TYPE_IPV6:
             raise ProtocolError("CONNECTED with an address of unknown type")
@@ -223,9 +232,10 @@ class Resolve(RelayMessageBody):
     @classmethod
     def decode(cls, data: bytes) -> Resolve:
         name, separator, _ = data.partition(b"\0")
-        if not separator or not name or len(name) > MAX_HOST_LEN or not name.isascii():
+        text = name.decode("ascii", "replace").lower()
+        if not separator or not name or len(name) > MAX_HOST_LEN or not _is_plain(text):
             raise ProtocolError("RESOLVE with a malformed name")
-        return cls(name.decode("ascii").lower())
+        return cls(text)
 
 
 @dataclass(frozen=True, slots=True)

@@ -100,6 +100,7 @@ def test_begin_takes_only_sane_targets(host: str, port: int) -> None:
         "torproject™.org:443\0".encode(),
         b"[::]!\0",
         b"[host]:80\0",
+        b"[fe80::1%a\n]:80\0",
         b"[::1:80\0",
         b"a:b:80\0",
         b"a\nb:80\0",
@@ -129,11 +130,18 @@ def test_host_names_come_back_in_lower_case() -> None:
         (r.Extend2, "01 00 05 7F00000113 0002 0000"),
         (r.Resolve, "00"),
         (r.Resolve, "61"),
+        (r.Resolve, "610a00"),
+        (r.Resolve, "e900"),
     ],
 )
 def test_malformed_messages(kind: Any, text: str) -> None:
     with pytest.raises(ProtocolError):
         kind.decode(bytes.fromhex(text))
+
+
+def test_a_connected_without_an_address() -> None:
+    assert r.Connected.decode(bytes(4)) == r.Connected()
+    assert r.Connected.decode(bytes([127, 0, 0, 1])) == r.Connected("127.0.0.1")
 
 
 def test_an_empty_end_means_misc() -> None:
