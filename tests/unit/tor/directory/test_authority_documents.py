@@ -23,6 +23,7 @@ from unit.tor.directory.support import (
     FakeNetwork,
     authority_keys,
     damaged,
+    signatures_unchecked,
     survives,
     vector,
     vector_votes,
@@ -186,6 +187,8 @@ def test_damaged_certificates(document: bytes) -> None:
 @given(damaged(VOTE))
 def test_damaged_votes(document: bytes) -> None:
     survives(parse_vote, document)
+    with signatures_unchecked():
+        survives(parse_vote, document)
 
 
 @settings(deadline=None, max_examples=100)

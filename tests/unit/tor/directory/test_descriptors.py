@@ -34,6 +34,7 @@ from unit.tor.directory.support import (
     facts,
     relay_identity,
     seeded,
+    signatures_unchecked,
     survives,
     vector,
     vector_votes,
@@ -192,6 +193,8 @@ def test_random_bytes(data: bytes) -> None:
 @given(damaged(BUILT))
 def test_damaged_descriptors(document: bytes) -> None:
     survives(parse_router_descriptor, document)
+    with signatures_unchecked():
+        survives(parse_router_descriptor, document)
 
 
 @settings(deadline=None, max_examples=100)
