@@ -1,6 +1,6 @@
 """Fuzz target: cells, messages, certificates, proxy requests. ``make fuzz``, or with libFuzzer's options.
 
-Whatever the input, a decoder returns or raises ``ProtocolError``; encoding and decoding again changes nothing.
+Whatever the input, a decoder returns or raises ``ProtocolError``; encoding and decoding it changes nothing.
 """
 
 from __future__ import annotations

@@ -99,7 +99,8 @@ class Publisher:
             authorities = [one for one in self._network.authorities if one.dirport]
             await asyncio.gather(*(self._upload_until_taken(one, documents) for one in authorities))
             try:
-                await asyncio.wait_for(self._wanted.wait(), REPUBLISH_SECONDS)
+                async with asyncio.timeout(REPUBLISH_SECONDS):
+                    await self._wanted.wait()
             except TimeoutError:
                 continue
 
@@ -113,6 +114,7 @@ class Publisher:
             except (DirectoryError, OSError, TimeoutError) as error:
                 log.info("upload to %s: %s", authority.nickname, str(error) or "no answer")
             try:
-                await asyncio.wait_for(self._wanted.wait(), self._retry)
+                async with asyncio.timeout(self._retry):
+                    await self._wanted.wait()
             except TimeoutError:
                 continue

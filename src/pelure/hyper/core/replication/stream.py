@@ -271,7 +271,8 @@ class Replication:
         """
         if not self._room.is_set():
             try:
-                await asyncio.wait_for(self._room.wait(), _PAUSE_SECONDS)
+                async with asyncio.timeout(_PAUSE_SECONDS):
+                    await self._room.wait()
             except TimeoutError:
                 pass
 
