@@ -93,9 +93,7 @@ class CellReader:
         """
         if not self.wide:
             return self._feed_narrow(data)
-        buffer = bytearray(len(self._rest) + len(data))
-        buffer[: len(self._rest)] = self._rest
-        buffer[len(self._rest) :] = data
+        buffer = bytearray().join((self._rest, data))
         items: list[Cell | Run] = []
         position = self._cut(buffer, items)
         self._rest = bytes(memoryview(buffer)[position:])

@@ -124,21 +124,22 @@ async def test_half_handshakes_are_given_up() -> None:
 
 
 @pytest.mark.timeout(240)
-async def test_two_thousand_connections_that_never_speak() -> None:
+@pytest.mark.parametrize("count", [2000, pytest.param(10_000, marks=pytest.mark.soak)])
+async def test_connections_that_never_speak(count: int) -> None:
     async with attacked() as (relays, circuit, echo):
         links = relays.servers[0].links
-        links._max_half_open = 1500
+        links._max_half_open = count * 3 // 4
         silent = []
         try:
             for _ in range(20):
-                for _ in range(100):
+                for _ in range(count // 20):
                     one = socket.socket()
                     one.setblocking(False)
                     one.connect_ex(("127.0.0.1", relays.servers[0].orport))
                     silent.append(one)
                 await assert_works(circuit, echo)
-            await until(lambda: links.half_open >= 1400)
-            assert links.half_open <= 1501  # the oldest had to go
+            await until(lambda: links.half_open >= count * 7 // 10)
+            assert links.half_open <= links._max_half_open + 1  # the oldest had to go
             await assert_works(await relays.circuit(), echo)
             links._handshake_seconds = 0.0
             links._sweep()
