@@ -172,10 +172,40 @@ async def test_a_second_run_keeps_the_guards_and_needs_no_download(
         await stream.close()
 
 
+async def start_command(network: CTorNetwork, state: Path, *words: str) -> asyncio.subprocess.Process:
+    command = [sys.executable, "-m", "pelure.cli.main", "--network", str(network.network_file)]
+    command += ["--state", str(state), *words]
+    pipe = asyncio.subprocess.PIPE
+    return await asyncio.create_subprocess_exec(*command, stdout=pipe, stderr=pipe)
+
+
+async def test_fetching_and_checking_commands(
+    ctor_network: CTorNetwork, file_server: FileServer, tmp_path: Path
+) -> None:
+    doctor = await start_command(ctor_network, tmp_path, "doctor", "--json")
+    told = [json.loads(line) for line in (await doctor.communicate())[0].splitlines()]
+    checks = {event["name"]: event["ok"] for event in told if event["event"] == "check"}
+    assert checks == dict.fromkeys(("network", "clock", "guard", "circuit", "exit"), True)
+    assert doctor.returncode == 0
+
+    page = await start_command(ctor_network, tmp_path, "get-url", file_server.url(SIZE))
+    assert (await page.communicate())[0] == payload(SIZE)[0]
+    assert page.returncode == 0
+    target = tmp_path / "page"
+    words = ("get-url", file_server.url(SIZE), "--output", str(target), "--json")
+    page = await start_command(ctor_network, tmp_path, *words)
+    told = [json.loads(line) for line in (await page.communicate())[0].splitlines()]
+    assert (told[-1]["event"], told[-1]["bytes"]) == ("complete", SIZE)
+    assert target.read_bytes() == payload(SIZE)[0]
+
+    missing = await start_command(ctor_network, tmp_path, "get-url", "http://nonsense.onion/")
+    _, error = await missing.communicate()
+    assert missing.returncode == 1
+    assert error.startswith(b"pelure: can't fetch") and error.count(b"\n") == 1
+
+
 async def test_the_proxy_command(ctor_network: CTorNetwork, file_server: FileServer, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "pelure.cli.main", "--network", str(ctor_network.network_file)]
-    command += ["--state", str(tmp_path), "proxy", "--socks", "127.0.0.1:0", "--json"]
-    process = await asyncio.create_subprocess_exec(*command, stdout=asyncio.subprocess.PIPE)
+    process = await start_command(ctor_network, tmp_path, "proxy", "--socks", "127.0.0.1:0", "--json")
     assert process.stdout is not None
     port = 0
     async for line in process.stdout:
