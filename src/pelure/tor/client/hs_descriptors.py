@@ -7,7 +7,7 @@ import base64
 import logging
 import time
 from collections.abc import Iterable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pelure.errors import CryptoError, DirectoryError, OnionServiceError, PelureError
 from pelure.tor.crypto.blinding import blind_public, blinding_factor, subcredential
@@ -41,14 +41,17 @@ class ServiceDescriptor:
     """An opened descriptor: its content, the subcredential it goes with, and its revision."""
 
     content: SecondLayer
-    subcredential: bytes
+    subcredential: bytes = field(repr=False)
     revision_counter: int
 
 
 @dataclass(frozen=True)
 class _Cached:
+    """A fetched descriptor, and what it held for each set of client secrets that it was opened with."""
+
     outer: OuterDescriptor
     expires: float
+    opened: dict[frozenset[bytes], ServiceDescriptor] = field(default_factory=dict, repr=False)
 
 
 class DescriptorClient:
@@ -58,7 +61,7 @@ class DescriptorClient:
         self._source = source
         self._rng = rng
         self._cache: dict[bytes, _Cached] = {}
-        self._fetching: dict[tuple[bytes, int], asyncio.Task[OuterDescriptor]] = {}
+        self._fetching: dict[tuple[bytes, int], asyncio.Task[_Cached]] = {}
 
     async def get(
         self, netdir: NetDir, identity: bytes, client_secrets: Iterable[bytes], *, newer_than: int = -1
@@ -76,16 +79,21 @@ class DescriptorClient:
         except CryptoError as error:
             raise OnionServiceError("this onion address holds no usable key", INVALID) from error
         subcred = subcredential(identity, blinded_key)
-        now = time.time()
         cached = self._cache.get(blinded_key)
-        if cached is not None and cached.expires > now and cached.outer.revision_counter > newer_than:
-            outer = cached.outer
-        else:
+        if cached is None or cached.expires <= time.time() or cached.outer.revision_counter <= newer_than:
             directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
             ring = HsDirRing(directories, slot, RingParams.from_params(netdir.params))
-            outer = await self._fetch_shared(blinded_key, ring.fetches(blinded_key), newer_than)
+            cached = await self._fetch_shared(blinded_key, ring.fetches(blinded_key), newer_than)
+        secrets = frozenset(client_secrets)
+        if secrets not in cached.opened:
+            cached.opened[secrets] = self._open(cached.outer, blinded_key, subcred, secrets)
+        return cached.opened[secrets]
+
+    def _open(
+        self, outer: OuterDescriptor, blinded_key: bytes, subcred: bytes, secrets: frozenset[bytes]
+    ) -> ServiceDescriptor:
         try:
-            content = open_descriptor(outer, blinded_key, subcred, client_secrets, now)
+            content = open_descriptor(outer, blinded_key, subcred, secrets, time.time())
         except MissingClientAuth as error:
             raise OnionServiceError(str(error), MISSING_AUTH) from error
         except WrongClientAuth as error:
@@ -96,25 +104,27 @@ class DescriptorClient:
             raise OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID) from error
         return ServiceDescriptor(content, subcred, outer.revision_counter)
 
-    async def _fetch_shared(
-        self, blinded_key: bytes, directories: list[Relay], newer_than: int
-    ) -> OuterDescriptor:
+    async def _fetch_shared(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> _Cached:
         """Fetch once for everybody who waits for the same descriptor."""
         key = blinded_key, newer_than
         task = self._fetching.get(key)
         if task is None:
-            task = asyncio.create_task(self._fetch(blinded_key, directories, newer_than))
+            task = asyncio.create_task(self._fetch_and_keep(blinded_key, directories, newer_than))
             self._fetching[key] = task
             task.add_done_callback(lambda done: self._fetched(key, done))
         return await asyncio.shield(task)
 
-    def _fetched(self, key: tuple[bytes, int], task: asyncio.Task[OuterDescriptor]) -> None:
+    def _fetched(self, key: tuple[bytes, int], task: asyncio.Task[_Cached]) -> None:
         del self._fetching[key]
-        if not task.cancelled() and task.exception() is None:
-            outer = task.result()
-            while len(self._cache) >= CACHE_ENTRIES:
-                del self._cache[next(iter(self._cache))]
-            self._cache[outer.blinded_key] = _Cached(outer, time.time() + outer.lifetime * 60)
+        if not task.cancelled():
+            task.exception()  # whoever asked may be gone: nobody has to be told then
+
+    async def _fetch_and_keep(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> _Cached:
+        outer = await self._fetch(blinded_key, directories, newer_than)
+        while len(self._cache) >= CACHE_ENTRIES:
+            del self._cache[next(iter(self._cache))]
+        cached = self._cache[blinded_key] = _Cached(outer, time.time() + outer.lifetime * 60)
+        return cached
 
     async def _fetch(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> OuterDescriptor:
         """Ask the directories in random order; a slow one gets a rival after some seconds."""
