@@ -135,12 +135,11 @@ class Tor:
         return status_of(self.client, asyncio.get_running_loop().time())
 
     async def close(self) -> None:
-        """Close everything; :func:`connect` does it."""
-        for proxy in self._proxies:
-            await proxy.close()
-        for service in self._services:
-            await service.close()
-        await self.client.close()
+        """Close everything, proxies first; :func:`connect` does it."""
+        async with AsyncExitStack() as stack:
+            stack.push_async_callback(self.client.close)
+            for one in [*self._services, *self._proxies]:
+                stack.push_async_callback(one.close)
 
 
 @asynccontextmanager

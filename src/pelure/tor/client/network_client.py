@@ -6,12 +6,12 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from pathlib import Path
 
 from pelure.errors import DirectoryError
 from pelure.tor.client.builder import CircuitBuilder
-from pelure.tor.client.demand import INITIAL_PORTS, Demand
+from pelure.tor.client.demand import Demand
 from pelure.tor.client.dirclient import DirectoryClient
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import OnClientEvent
@@ -65,16 +65,8 @@ class NetworkClient:
         self._refresher: asyncio.Task[None] | None = None
         self.started = False
 
-    async def start(
-        self,
-        progress: Progress | None = None,
-        *,
-        ports: Sequence[int] = INITIAL_PORTS,
-        lengths: Sequence[int] = CLIENT_LENGTHS,
-    ) -> None:
-        """Get the directory and build circuits ahead, to exit ``ports`` and of internal ``lengths``.
-
-        Returns once a first circuit was built.
+    async def start(self, progress: Progress | None = None) -> None:
+        """Get the directory and begin to build circuits ahead; returns once a first one was built.
 
         Raises ``DirectoryError`` for what waiting can't mend (a wrong clock, too old software).
         """
@@ -85,7 +77,7 @@ class NetworkClient:
             netdir.params, testing=self.network.testing, state=self._folder.read_json(TIMEOUTS_FILE)
         )
         builder = CircuitBuilder(self.links, _Record(self), self.timeouts, lambda: self.directory.params)
-        demand = Demand(asyncio.get_running_loop().time(), ports=ports, lengths=lengths)
+        demand = Demand(asyncio.get_running_loop().time(), lengths=CLIENT_LENGTHS)
         self.pool = CircuitPool(builder, self._current_paths, demand, extra_hops=self.vanguards.extra_hops)
         self.onion_client = OnionClient(self.pool, self.directory, on_event=self._on_event)
         self.onion_circuits = OnionCircuits(self.onion_client.connect)
