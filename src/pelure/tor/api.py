@@ -138,8 +138,10 @@ class Tor:
         """Close everything, proxies first; :func:`connect` does it."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.client.close)
-            for one in [*self._services, *self._proxies]:
-                stack.push_async_callback(one.close)
+            for service in self._services:
+                stack.push_async_callback(service.close)
+            for proxy in self._proxies:
+                stack.push_async_callback(proxy.close)
 
 
 @asynccontextmanager
