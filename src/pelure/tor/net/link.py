@@ -322,7 +322,10 @@ class Link(asyncio.BufferedProtocol):
                 raise ProtocolError("the peer opened a circuit with an id that is not its to use")
             self._owner.create_requested(self, cell)
         elif cell.command == CellCommand.PADDING_NEGOTIATE:
-            self.padding = PaddingNegotiate.decode(cell.body)
+            try:
+                self.padding = PaddingNegotiate.decode(cell.body)
+            except ProtocolError as error:  # of a later version, perhaps: not worth the circuits on the link
+                log.info("padding negotiation of %s ignored: %s", self.address[0], error)
         elif cell.command not in IGNORED_COMMANDS:
             log.debug("cell of command %d for no circuit ignored", cell.command)
 

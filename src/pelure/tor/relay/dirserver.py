@@ -21,6 +21,7 @@ log = logging.getLogger(__name__)
 
 FETCH_PATH = "/tor/hs/3/"
 PUBLISH_PATH = "/tor/hs/3/publish"
+LONG_PATH = 500  # characters: a request that names more documents than a few
 MAX_UPLOAD = 256 * 1024  # bytes of a POST to a relay; authorities take more
 WriteDocument = Callable[[DirRequest], DirReply | None]
 
@@ -55,8 +56,8 @@ class Directory:
         if request.path.startswith(FETCH_PATH):
             # Who fetches or uploads in person gives away which onion service it is interested in.
             return self._onion(request, now) if anonymous else DirReply(404)
-        if request.path.startswith(CONSENSUS_PATH):
-            # Compressing one, or making a diff, takes long the first time it is asked for.
+        if request.path.startswith(CONSENSUS_PATH) or len(request.path) > LONG_PATH:
+            # Compressing a consensus, making a diff, or compressing many documents takes long.
             return await asyncio.to_thread(self.cache.answer, request, now)
         return self.cache.answer(request, now)
 

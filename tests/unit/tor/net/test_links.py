@@ -10,7 +10,7 @@ import pytest
 from pelure.errors import LinkError
 from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand
 from pelure.tor.cell.framing import Cell, Run
-from pelure.tor.cell.messages import Create2, Destroy
+from pelure.tor.cell.messages import Create2, Destroy, PaddingNegotiate
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.handshake import WrongIdentity
 from pelure.tor.net.link import Link
@@ -155,6 +155,36 @@ async def test_another_relay_at_the_address_is_refused() -> None:
         with pytest.raises(WrongIdentity):
             await pair.client.get(liar)
         assert pair.client.links == [] and pair.client.half_open == 0
+
+
+async def test_padding_negotiation_is_understood_and_garbage_in_it_ignored() -> None:
+    async with Pair() as pair:
+        link, _, _, far, _ = await pair.circuit()
+        link.send(PaddingNegotiate(PaddingNegotiate.START, 1500, 9500).cell())
+        link.send(Cell(0, CellCommand.PADDING_NEGOTIATE, b"\xff" * 509))
+        link.send(Cell(0, CellCommand.PADDING, b""))
+        link.send(Cell(0, CellCommand.VPADDING, b"x" * 1000))
+        second = link.attach(Recorder())
+        link.send(Create2(2, b"").cell(second))
+        await pair.accepted.get()
+        assert far.padding == PaddingNegotiate(PaddingNegotiate.START, 1500, 9500)
+        assert not far.closed
+
+
+async def test_a_circuit_id_of_the_other_half_ends_the_link() -> None:
+    async with Pair() as pair:
+        link, _, mine, _, _ = await pair.circuit()
+        link.send(Create2(2, b"").cell(5))
+        await mine.lost
+
+
+async def test_a_renewed_identity_serves_the_links_to_come() -> None:
+    async with Pair() as pair:
+        older = await pair.client.get(pair.relay)
+        renewed = make_identity()
+        pair.server.set_identity(renewed)
+        newer = await pair.client.get(relay_at(renewed, pair.relay.addresses[0]))
+        assert not older.closed and newer.peer.ed_id == renewed.ed_id
 
 
 async def test_nobody_at_the_address() -> None:
