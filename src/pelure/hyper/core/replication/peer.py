@@ -20,7 +20,7 @@ from pelure.hyper.core.replication.window import Window
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.capability import capability
-from pelure.hyper.wire.protomux import Channel, Mux
+from pelure.hyper.wire.protomux import BATCH_BYTES, Channel, Mux
 
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.replicator import Replicator
@@ -29,6 +29,12 @@ WANT_SPAN = 1 << 21
 """Blocks in one ``want``, the most that npm takes."""
 MAX_WANTS = 512
 _MAX_BITFIELD_BYTES = WANT_SPAN // 8
+_BATCHED_BYTES = 4096
+"""Blocks of a smaller mean size are asked for in batches.
+
+Larger ones are not, since npm holds back its answers until it has them for all batches that came meanwhile,
+and then this side and that one only take turns.
+"""
 MAX_INVALID_REQUESTS = 64
 MAX_UNAVAILABLE = 64
 """Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
@@ -222,7 +228,9 @@ class Peer:
             node = flat_tree.parent(node)
             climb += 1
         block = m.BlockRequest(index, climb)
-        flight = self.request(block=block, priority=priority, weight=self.window.mean_bytes)
+        size = self.window.mean_bytes
+        weight = size if size < _BATCHED_BYTES else BATCH_BYTES
+        flight = self.request(block=block, priority=priority, weight=weight)
         flight.anchor, flight.brings = node, tuple(brings)
         self.expected.update(brings)
         return flight
