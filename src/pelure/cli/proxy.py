@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
+import logging
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +14,8 @@ from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import announce_network, session
 from pelure.errors import ConfigError
+
+log = logging.getLogger(__name__)
 
 DEFAULT_ADDRESS = "127.0.0.1:9150"
 
@@ -69,5 +73,7 @@ async def _serve(
                     raise ConfigError(f"can't listen at {host}:{port}: {error.strerror}") from error
                 text = f"SOCKS5 and HTTP CONNECT at {at[0]}:{at[1]}."
                 output.event("listening", text, host=at[0], port=at[1])
+                if not ipaddress.ip_address(at[0]).is_loopback:
+                    log.warning("whoever can reach %s can use this proxy", at[0])
             announce_network(output, tor)  # scripts take it to mean that the proxy can be used
             await asyncio.Event().wait()
