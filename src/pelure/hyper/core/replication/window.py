@@ -3,8 +3,9 @@
 The window grows by one with each answer while answers take at most twice as long as on the idle link, so it
 doubles each round trip, and shrinks by one with each answer once they take over four times as long, for
 then more in flight only makes the queue longer. It settles at about two bandwidth-delay products, from a
-loopback connection to an onion circuit, and never shrinks below that. Now and then the queue is let run dry for a moment to see how long
-an answer takes on the idle link by now. (TCP Vegas has the first idea and BBR the second.)
+loopback connection to an onion circuit, and never shrinks below that. Now and then the queue is let run
+dry for a moment to see how long an answer takes on the idle link by now. (TCP Vegas has the first idea and
+BBR the second.)
 """
 
 from __future__ import annotations
