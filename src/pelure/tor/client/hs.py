@@ -38,6 +38,18 @@ T = TypeVar("T")
 log = logging.getLogger(__name__)
 
 
+class Unanswered(OnionServiceError):
+    """An introduction was passed on, but the service did not come.
+
+    The introduction point may not know yet that the service has left it: a descriptor newer than
+    ``revision`` is wanted.
+    """
+
+    def __init__(self, failure: OnionServiceError, revision: int) -> None:
+        super().__init__(str(failure), failure.code)
+        self.revision = revision
+
+
 class OnionClient:
     """See the module. ``client_keys``: the keys that open a service's descriptor, by its 32-byte identity."""
 
@@ -69,12 +81,15 @@ class OnionClient:
         except ConfigError as error:
             raise OnionServiceError(str(error), BAD_ADDRESS) from error
         secrets = [key.secret for key in self.client_keys.get(identity, ())]
+        newer_than = -1
         for patience in ANSWER_SECONDS:
             try:
-                return await self._connect(identity, secrets, patience)
+                return await self._connect(identity, secrets, patience, newer_than)
             except OnionServiceError as error:
                 if error.code != RENDEZVOUS_FAILED or patience == ANSWER_SECONDS[-1]:
                     raise
+                if isinstance(error, Unanswered):
+                    newer_than = error.revision
                 log.info("A rendezvous failed, trying another rendezvous point: %s", error)
         raise AssertionError("the last attempt returns or raises")
 
@@ -87,19 +102,25 @@ class OnionClient:
         if self._on_event is not None:
             self._on_event(event)
 
-    async def _connect(self, identity: bytes, secrets: list[bytes], patience: float) -> Circuit:
+    async def _connect(
+        self, identity: bytes, secrets: list[bytes], patience: float, newer_than: int
+    ) -> Circuit:
         arranging = asyncio.create_task(self._arrange())
         try:
-            descriptor = await self._descriptor(identity, secrets)
+            descriptor = await self._descriptor(identity, secrets, newer_than)
             try:
-                meeting = await self._introduce(arranging, descriptor)
+                meeting, point = await self._introduce(arranging, descriptor)
             except OnionServiceError as error:
                 if error.code == RENDEZVOUS_FAILED:
                     raise
                 log.info("No introduction point of the descriptor at hand works: %s", error)
                 descriptor = await self._descriptor(identity, secrets, descriptor.revision_counter)
-                meeting = await self._introduce(arranging, descriptor)
-            return await meeting.join(self._emit, patience)
+                meeting, point = await self._introduce(arranging, descriptor)
+            try:
+                return await meeting.join(self._emit, patience)
+            except OnionServiceError as error:
+                self._failed[point.auth_key] = time.monotonic()
+                raise Unanswered(error, descriptor.revision_counter) from error
         except BaseException:
             arranged = await _abandon(arranging)
             if arranged is not None:
@@ -124,8 +145,10 @@ class OnionClient:
         self._emit(DescriptorOpened(len(descriptor.content.intro_points), time.monotonic() - began))
         return descriptor
 
-    async def _introduce(self, arranging: asyncio.Task[Meeting], descriptor: ServiceDescriptor) -> Meeting:
-        """Introduce ourselves through any introduction point. Raises :class:`OnionServiceError`."""
+    async def _introduce(
+        self, arranging: asyncio.Task[Meeting], descriptor: ServiceDescriptor
+    ) -> tuple[Meeting, IntroPoint]:
+        """Introduce ourselves through any introduction point; returns which. Raises ``OnionServiceError``."""
         params = CircuitParams.from_consensus(current_netdir(self._directory).params)
         failure = OnionServiceError("the onion service has no introduction point now", INTRODUCTION_FAILED)
         for point in self._in_order(descriptor.content.intro_points):
@@ -145,7 +168,7 @@ class OnionClient:
                 relay = point.relay()
                 relay = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay)
                 self._emit(Introduced(relay.nickname, time.monotonic() - began))
-                return meeting
+                return meeting, point
             finally:
                 circuit = await _abandon(reaching)
                 if circuit is not None:

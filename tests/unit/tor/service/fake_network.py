@@ -121,7 +121,11 @@ class FakeCircuit:
             if self.error is not None:
                 raise self.error
             self._arrived.clear()
-            await self._arrived.wait()
+            try:
+                async with asyncio.timeout(timeout):
+                    await self._arrived.wait()
+            except TimeoutError:
+                raise CircuitError("no answer came") from None
 
     def add_hs_hop(self, keys: HopKeys, *, service: bool, sendme_inc: int | None) -> None:
         self.hs_keys = keys

@@ -11,6 +11,7 @@ import pytest
 from pelure.errors import ConfigError, OnionServiceError
 from pelure.tor.cell.commands import RelayCommand
 from pelure.tor.cell.extensions import DosParameters
+from pelure.tor.client import hs
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import ClientEvent
 from pelure.tor.onion.client_auth import ClientAuthKey
@@ -312,6 +313,20 @@ async def test_a_dead_rendezvous_point_is_replaced(network: FakeNetwork, service
 
     network.receive = kill_first  # type: ignore[method-assign]
     assert not (await connect(client, service)).closed.is_set()
+
+
+async def test_an_introduction_point_that_lost_its_service_unnoticed(
+    network: FakeNetwork, service: OnionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The introductions are passed on to nobody: a newer descriptor leads to where the service is now."""
+    monkeypatch.setattr(hs, "ANSWER_SECONDS", (0.05, SECONDS))
+    client = new_client(network)
+    (await connect(client, service)).close()
+    stale = list(network.intro.items())
+    await service.rotate_intro_points()
+    for (relay, auth_key), _ in stale:
+        network.intro[relay, auth_key] = FakeCircuit(network, [relay], "stale")
+    await connect(client, service)
 
 
 async def test_the_number_of_introduction_points_is_bounded(network: FakeNetwork) -> None:
