@@ -208,6 +208,15 @@ def test_batches_are_of_bounded_size() -> None:
     assert sizes[-1] == 5 * BATCH_BYTES + 2
 
 
+def test_messages_weigh_more_than_their_bytes_if_told_so() -> None:
+    side = Side()
+    channel = side.mux.open(NAME, b"", Recorder())
+    side.mux.take_output()
+    for weight in (BATCH_BYTES // 2, BATCH_BYTES // 2, BATCH_BYTES, BATCH_BYTES):
+        channel.send(1, b"request", weight)
+    assert len(side.mux.take_output()) == 3
+
+
 def test_keep_alive_is_an_empty_message_only_if_nothing_else_is_sent() -> None:
     side = Side()
     side.mux.keep_alive()
