@@ -85,6 +85,11 @@ class CellReader:
         self.wide = wide
         self._rest = b""
 
+    @property
+    def rest(self) -> bytes:
+        """What came and is not a whole cell yet."""
+        return self._rest
+
     def feed(self, data: bytes | bytearray | memoryview) -> list[Cell | Run]:
         """Take the next bytes of the link; returns the complete cells in order.
 

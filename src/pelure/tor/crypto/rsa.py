@@ -64,6 +64,11 @@ class RsaPublicKey:
         return self.key.key_size
 
     @property
+    def modulus(self) -> int:
+        """The modulus; link protocol 3 compares keys by it."""
+        return self.key.public_numbers().n
+
+    @property
     def exponent(self) -> int:
         """The public exponent; Tor takes only 65537 for relay keys."""
         return self.key.public_numbers().e

@@ -17,7 +17,7 @@ from pelure.tor.directory.protocols import Protocols
 from pelure.tor.directory.relay import Relay
 
 CLIENT_PROTOCOLS = Protocols.parse(
-    "Cons=1-2 Desc=1-4 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=2 Link=4-5 Microdesc=1-3 Relay=2-4"
+    "Cons=1-2 Desc=1-4 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=2 Link=3-5 Microdesc=1-3 Relay=2-4"
 )
 """The subprotocols pelure speaks as a client; a consensus may require some of a client."""
 

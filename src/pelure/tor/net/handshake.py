@@ -37,8 +37,10 @@ from pelure.tor.cell.messages import (
 from pelure.tor.crypto.keys import Rng, ed25519_verify
 from pelure.tor.crypto.rsa import RsaPublicKey
 from pelure.tor.net.identity import CheckedKeys, LinkIdentity, check_initiator, check_responder
+from pelure.tor.net.narrow import NarrowReader
 
-VERSIONS = (4, 5)
+VERSIONS = (3, 4, 5)
+WIDE_VERSION = 4  # from here on circuit ids have four bytes
 EXPORTER_LABEL = b"EXPORTER FOR TOR TLS CLIENT BINDING AUTH0003"
 AUTH_TYPE = b"AUTH0003"
 RAND_LEN = 24
@@ -93,7 +95,7 @@ class Handshake(ABC):
         self._received = hashlib.sha256()
         self._keys: CheckedKeys | None = None
         self._items: list[Cell | Run] = []
-        self.reader = CellReader(wide=False)
+        self.reader: CellReader | NarrowReader = CellReader(wide=False)
         self.version = 0
         self.done = False
         self.peer = PeerIdentity()
@@ -116,7 +118,7 @@ class Handshake(ABC):
                 continue
             if cell.command not in PADDING:
                 answer += self._handle(cell)
-            self._received.update(encode(cell))
+            self._received.update(encode(cell, wide=self.version >= WIDE_VERSION))
         return answer
 
     def take_items(self) -> list[Cell | Run]:
@@ -131,11 +133,21 @@ class Handshake(ABC):
             raise ProtocolError("the peer speaks no link protocol version that we do")
         self._received.update(encode(cell, wide=False))
         self.version = max(common)
-        self.reader.wide = True
+        assert isinstance(self.reader, CellReader)
+        if self.version >= WIDE_VERSION:
+            self.reader.wide = True
+        else:
+            self.reader = NarrowReader(self.reader.rest)
         return self._versions_agreed()
 
+    def key_is_higher(self) -> bool:
+        """Whether this side's RSA identity is the greater, which decides about circuit ids in version 3."""
+        if self._identity is None or self._keys is None:
+            return self._identity is None  # a client may take any; a relay never extends to one
+        return self._identity.rsa_public.modulus > self._keys.rsa_public.modulus
+
     def _say(self, message: CellMessage) -> bytes:
-        data = encode(message.cell(), wide=self.version != 0)
+        data = encode(message.cell(), wide=self.version >= WIDE_VERSION)
         self._sent.update(data)
         return data
 
@@ -242,7 +254,7 @@ class InitiatorHandshake(Handshake):
         if AUTH_METHOD_ED25519_SHA256_RFC5705 not in AuthChallenge.decode(cell.body).methods:
             return self._say_netinfo()
         received = self._received.copy()
-        received.update(encode(cell))
+        received.update(encode(cell, wide=self.version >= WIDE_VERSION))
         answer = self._say(identity.initiator_certs)
         signed = self._authentication(
             (identity.rsa_public, identity.ed_id),

@@ -18,7 +18,9 @@ from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand, DestroyReaso
 from pelure.tor.cell.framing import Cell, CellReader, Run, encode
 from pelure.tor.cell.linkspec import RelayIds
 from pelure.tor.cell.messages import Destroy, PaddingNegotiate
-from pelure.tor.net.handshake import Handshake, PeerIdentity
+from pelure.tor.net import narrow
+from pelure.tor.net.handshake import WIDE_VERSION, Handshake, PeerIdentity
+from pelure.tor.net.narrow import NarrowReader
 from pelure.tor.net.queues import CellQueues
 from pelure.tor.net.tls import TlsConnection
 
@@ -84,7 +86,7 @@ class Link(asyncio.BufferedProtocol):
         self._buffer = read_buffer
         self._tls: TlsConnection | None = None
         self._handshake: Handshake | None = None
-        self._reader: CellReader | None = None
+        self._reader: CellReader | NarrowReader | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
         self._handlers: dict[int, CircuitHandler] = {}
@@ -92,6 +94,7 @@ class Link(asyncio.BufferedProtocol):
         self._flush_pending = False
         self._paused = False
         self.initiator = initiator
+        self._high_ids = initiator
         self.expected = expected
         self.peer = PeerIdentity()
         self.address: tuple[str, int] = ("", 0)
@@ -111,13 +114,20 @@ class Link(asyncio.BufferedProtocol):
         """Give ``handler`` a new circuit of this side's making; returns its id. Raises ``LinkError``."""
         if self.closed or not self.opened:
             raise LinkError(f"the link to {self.address[0]} is not open")
-        while True:
-            circ_id = int.from_bytes(os.urandom(4), "big") & ~CIRC_ID_HIGH_BIT
-            if self.initiator:  # the side that connected has the ids with the top bit set (tor-spec 5.1.1)
-                circ_id |= CIRC_ID_HIGH_BIT
+        top = self._top_bit
+        while len(self._handlers) < top // 2:
+            circ_id = int.from_bytes(os.urandom(4), "big") % top
+            if self._high_ids:
+                circ_id |= top
             if circ_id and circ_id not in self._handlers and not self._queues.queued(circ_id):
                 self.adopt(circ_id, handler)
                 return circ_id
+        raise LinkError(f"the link to {self.address[0]} is full of circuits")
+
+    @property
+    def _top_bit(self) -> int:
+        """The bit of circuit ids that tells which side chose them (tor-spec 5.1.1)."""
+        return CIRC_ID_HIGH_BIT if self.version >= WIDE_VERSION else narrow.HIGH_BIT
 
     def adopt(self, circ_id: int, handler: CircuitHandler) -> None:
         """Give ``handler`` the circuit ``circ_id`` of the peer's making."""
@@ -149,9 +159,11 @@ class Link(asyncio.BufferedProtocol):
         if self.closed:
             return True
         if isinstance(item, Run):
-            congested = self._queues.put(item.circ_id, item.cells, len(item.cells), self._loop.time())
+            cells = item.cells if self.version >= WIDE_VERSION else narrow.narrow(item.cells)
+            congested = self._queues.put(item.circ_id, cells, len(cells), self._loop.time())
         else:
-            congested = self._queues.put(item.circ_id, encode(item), 1, self._loop.time())
+            data = encode(item, wide=self.version >= WIDE_VERSION)
+            congested = self._queues.put(item.circ_id, data, 1, self._loop.time())
         if not self._flush_pending and not self._paused:
             self._flush_pending = True
             self._loop.call_soon(self._flush)
@@ -284,6 +296,8 @@ class Link(asyncio.BufferedProtocol):
         self._handshake = None
         self._reader = handshake.reader
         self.version = handshake.version
+        # The side that connected has the ids with the top bit set; before version 4 the greater key did.
+        self._high_ids = self.initiator if self.version >= WIDE_VERSION else handshake.key_is_higher()
         self.peer = handshake.peer
         self.opened = True
         self._owner.link_opened(self)
@@ -318,7 +332,9 @@ class Link(asyncio.BufferedProtocol):
     def _handle_link_cell(self, cell: Cell) -> None:
         if cell.command in CREATE_COMMANDS:
             # A peer may only take ids of its own half (tor-spec 5.1.1); 0 is never a circuit.
-            if cell.circ_id == 0 or bool(cell.circ_id & CIRC_ID_HIGH_BIT) == self.initiator:
+            free = self.version < WIDE_VERSION and self.peer.rsa_id is None  # such a client may take any
+            high = bool(cell.circ_id & self._top_bit)
+            if cell.circ_id == 0 or (high == self._high_ids and not free):
                 raise ProtocolError("the peer opened a circuit with an id that is not its to use")
             self._owner.create_requested(self, cell)
         elif cell.command == CellCommand.PADDING_NEGOTIATE:

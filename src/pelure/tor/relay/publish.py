@@ -25,7 +25,7 @@ log = logging.getLogger(__name__)
 PLATFORM = "Tor 0.4.9.11 on pelure"
 """Authorities want a version that they know: this is the one whose protocols are spoken here."""
 PROTOCOLS = Protocols.parse(
-    "Cons=1-2 Desc=1-4 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=4-5 LinkAuth=3 "
+    "Cons=1-2 Desc=1-4 DirCache=2 FlowCtrl=1-2 HSDir=2 HSIntro=4-5 HSRend=1-2 Link=3-5 LinkAuth=3 "
     "Microdesc=1-3 Relay=2-4"
 )
 """What the code here does: not conflux, circuit padding, or the relay cryptography of Relay=5 and 6."""

@@ -18,7 +18,13 @@ from pelure.tor.cell.linkspec import RelayIds
 from pelure.tor.cell.messages import AuthChallenge, Authenticate, Certs, Netinfo, Versions
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.crypto.rsa import RsaKeyPair
-from pelure.tor.net.handshake import InitiatorHandshake, ResponderHandshake, Surroundings, WrongIdentity
+from pelure.tor.net.handshake import (
+    VERSIONS,
+    InitiatorHandshake,
+    ResponderHandshake,
+    Surroundings,
+    WrongIdentity,
+)
 from pelure.tor.net.identity import (
     LinkIdentity,
     check_initiator,
@@ -98,7 +104,7 @@ def test_another_relay_than_expected_is_refused() -> None:
 
 
 def test_versions_are_negotiated() -> None:
-    for offered, agreed in (((3, 4, 5, 6), 5), ((4,), 4), ((1, 4), 4)):
+    for offered, agreed in (((3, 4, 5, 6), 5), ((4,), 4), ((1, 4), 4), ((2, 3), 3)):
         _, responder = pair(None)
         responder.receive(encode(Versions(offered).cell(), wide=False))
         assert responder.version == agreed
@@ -238,7 +244,7 @@ def test_padding_may_come_at_any_time_and_is_hashed() -> None:
     initiator, responder = pair(identity("client"))
     answer = responder.receive(initiator.start())
     padding = encode(Cell(0, CellCommand.VPADDING, b"x" * 30))
-    versions_end = len(encode(Versions((4, 5)).cell(), wide=False))
+    versions_end = len(encode(Versions(VERSIONS).cell(), wide=False))
     # The responder did not hash what it never sent: the two logs differ, so authentication must fail.
     said = initiator.receive(answer[:versions_end] + padding + answer[versions_end:])
     with pytest.raises(ProtocolError):

@@ -187,6 +187,40 @@ async def test_a_renewed_identity_serves_the_links_to_come() -> None:
         assert not older.closed and newer.peer.ed_id == renewed.ed_id
 
 
+async def test_link_protocol_3_carries_circuits_both_ways(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pelure.tor.net.handshake.VERSIONS", (3,))
+    async with Pair() as pair:
+        link, circ_id, mine, far, theirs = await pair.circuit()
+        assert link.version == far.version == 3
+        assert 0 < circ_id < 0x10000
+        for sender, receiver in ((link, theirs), (far, mine)):
+            sender.send(run_of(circ_id, 300))
+            got = 0
+            while got < 300:
+                item = await receiver.items.get()
+                assert isinstance(item, Run)
+                assert (item.cells[:, 5] == np.arange(got, got + len(item)) % 256).all()
+                got += len(item)
+        far.destroy(circ_id, 3)
+        cell = await mine.items.get()
+        assert isinstance(cell, Cell) and Destroy.decode(cell.body).reason == 3
+
+
+async def test_relays_share_a_link_of_protocol_3_without_sharing_circuit_ids(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr("pelure.tor.net.handshake.VERSIONS", (3,))
+    async with Pair() as pair:
+        opened: asyncio.Queue[Link] = asyncio.Queue()
+        pair.server._on_link = opened.put_nowait
+        other = LinkManager(make_identity(), on_create=lambda link, cell: None)
+        near, far = await other.get(pair.relay), await opened.get()
+        assert far.peer.rsa_id is not None
+        ids = {near.attach(Recorder()) & 0x8000, far.attach(Recorder()) & 0x8000}
+        assert ids == {0, 0x8000}
+        await other.close()
+
+
 async def test_nobody_at_the_address() -> None:
     async with Pair() as pair:
         address = pair.relay.addresses[0]
