@@ -237,10 +237,8 @@ class CoreStorage:
 
     def get_inline_blocks(self, start: int, end: int) -> dict[int, bytes]:
         """The blocks of ``start`` to ``end`` (exclusive) that are kept in the database, in one go."""
-        found = self.store.scan(self._block_key(start), self._block_key(end))
-        return {
-            int.from_bytes(key[5:], "big"): value[1:] for key, value in found.items() if value[:1] == _INLINE
-        }
+        found = self.store.get_numbered(self._block_prefix, start, end)
+        return {index: value[1:] for index, value in found.items() if value[:1] == _INLINE}
 
     def delete_block(self, index: int) -> int:
         """Forget a block; return the bytes of disk space this frees."""

@@ -5,8 +5,8 @@ transaction covers all cores; longer blocks live in one file per core (:mod:`.bl
 user's own files (:mod:`.linked`). A commit first makes the block files durable, then the transaction: at any
 power cut the database refers only to bytes that are there.
 
-Changes collect in memory and reach the disk by :meth:`Store.commit`, which returns once they are durable, or
-by :meth:`Store.commit_soon`, which does the same in a thread while reads go on.
+Changes collect in memory and reach the disk by :meth:`Store.commit`, which returns once they are durable
+(small ones by way of the :mod:`.journal`), or by :meth:`Store.commit_soon`, in a thread while reads go on.
 """
 
 from __future__ import annotations
@@ -18,12 +18,14 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import lmdb
 
 from pelure.errors import DriveError
 from pelure.hyper.core.blockfile import BlockFile, sync_folder
+from pelure.hyper.core.journal import Changes, Journal, encode
 from pelure.hyper.core.linked import OpenFiles
 
 _MAP_SIZE = 1 << 40
@@ -31,10 +33,12 @@ _SOON_BYTES = 8 << 20
 _SOON_DELAY = 0.2
 _FORMAT = b"pelure hyper store 1"
 _FORMAT_KEY = b"format"
+_GENERATION_KEY = b"generation"
+_JOURNAL_LIMIT = 64 << 10
+_JOURNALED_CHANGES = 20_000
+_READS_PER_MAPPING = 16_384
 
 log = logging.getLogger(__name__)
-
-Changes = dict[bytes, bytes | None]
 
 
 class StoreInUse(DriveError):
@@ -56,8 +60,10 @@ class Store:
             raise
         self._reader = self._env.begin()
         self._reader_stale = False
+        self._reads = 0
         self._pending: Changes = {}
         self._writing: Changes = {}
+        self._journaled: Changes = {}
         self._commit_lock = threading.Lock()
         self._releases: list[tuple[BlockFile, int, int]] = []
         self._releasing: list[tuple[BlockFile, int, int]] = []
@@ -67,9 +73,15 @@ class Store:
         self.block_files: dict[int, BlockFile] = {}
         self.open_files = OpenFiles()
         self.closed = False
-        self._check_format()
+        self._journal = Journal(path / "journal")
+        self._journal_fits_on = True
+        self._generation = int.from_bytes(self._committed().get(_GENERATION_KEY) or b"", "little")
+        self._recover()
 
-    def _check_format(self) -> None:
+    def _recover(self) -> None:
+        """Take over what the journal holds; a new store gets its format."""
+        for changes in self._journal.read(self._generation):
+            self._journaled.update(changes)
         found = self.get(_FORMAT_KEY)
         if found is None:
             self.put(_FORMAT_KEY, _FORMAT)
@@ -81,7 +93,7 @@ class Store:
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, committed or not."""
-        for changes in (self._pending, self._writing):
+        for changes in (self._pending, self._writing, self._journaled):
             if key in changes:
                 return changes[key]
         return self._committed().get(key)
@@ -89,11 +101,23 @@ class Store:
     def _committed(self) -> lmdb.Transaction[bytes]:
         if self.closed:
             raise DriveError("the store is closed")
-        if self._reader_stale:
-            self._reader_stale = False
-            self._reader.abort()
-            self._reader = self._env.begin()
+        self._reads += 1
+        if self._reader_stale or self._reads > _READS_PER_MAPPING:
+            self._renew_reader()
         return self._reader
+
+    def _renew_reader(self) -> None:
+        """See what was committed; now and then map the file anew, or what was read once stays in memory."""
+        self._reader_stale = False
+        self._reader.abort()
+        if self._reads > _READS_PER_MAPPING and self._commit_lock.acquire(blocking=False):
+            try:
+                self._reads = 0
+                self._env.close()
+                self._env = _open_environment(self.path)
+            finally:
+                self._commit_lock.release()
+        self._reader = self._env.begin()
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set ``key``; durable after the next commit."""
@@ -106,7 +130,7 @@ class Store:
     def keys(self, start: bytes, end: bytes) -> list[bytes]:
         """Keys in ``start`` to ``end`` (exclusive), committed or not, ascending."""
         found = {key for key, _ in self._scan(start, end)}
-        for changes in (self._writing, self._pending):
+        for changes in (self._journaled, self._writing, self._pending):
             for key, value in changes.items():
                 if start <= key < end:
                     (found.discard if value is None else found.add)(key)
@@ -119,13 +143,22 @@ class Store:
                 yield key, cursor.value()
                 more = cursor.next()
 
-    def scan(self, start: bytes, end: bytes) -> dict[bytes, bytes]:
-        """All of ``start`` to ``end`` (exclusive) in one go, committed or not."""
-        found: dict[bytes, bytes] = dict(self._scan(start, end))
-        for key in self.keys(start, end) if self._pending or self._writing else ():
-            value = self.get(key)
-            if value is not None:
-                found[key] = value
+    def get_numbered(self, prefix: bytes, start: int, end: int) -> dict[int, bytes]:
+        """The values of ``prefix`` + number (8 bytes) for ``start`` to ``end`` (exclusive), in one go."""
+        size = len(prefix)
+        first, last = prefix + start.to_bytes(8, "big"), prefix + end.to_bytes(8, "big")
+        found = {int.from_bytes(key[size:], "big"): value for key, value in self._scan(first, last)}
+        self._reads += len(found) // 4
+        layers = [layer for layer in (self._journaled, self._writing, self._pending) if layer]
+        for number in range(start, end) if layers else ():
+            key = prefix + number.to_bytes(8, "big")
+            for layer in layers:
+                if key in layer:
+                    value = layer[key]
+                    if value is None:
+                        found.pop(number, None)
+                    else:
+                        found[number] = value
         return found
 
     def release_after_commit(self, file: BlockFile, position: int, size: int) -> None:
@@ -140,7 +173,8 @@ class Store:
         with self._commit_lock:
             if self._pending or self._writing or self._releases or self._sealers:
                 self._take()
-                self._write()
+                if not self._write_to_journal():
+                    self._write()
 
     def commit_soon(self, size: int) -> None:
         """Commit in a thread before long; ``size`` bytes were changed since the last call.
@@ -196,24 +230,59 @@ class Store:
         self._releasing += releases
         self._uncommitted = 0
 
+    def _write_to_journal(self) -> bool:
+        """Make a small change durable the fast way; ``False`` if it is not small."""
+        if not self._journal_fits_on or len(self._journaled) + len(self._writing) > _JOURNALED_CHANGES:
+            return False
+        body = encode(self._writing)
+        if len(body) > _JOURNAL_LIMIT or not self._journal.fits(body):
+            return False
+        with self._telling_errors():
+            self._sync_block_files()
+            self._journal.append(self._generation, body)
+        self._journaled.update(self._writing)
+        self._writing = {}
+        self._release()
+        return True
+
     def _write(self) -> None:
-        try:
-            for file in list(self.block_files.values()):
-                if file.dirty:
-                    file.sync()
+        """Bring everything that is journaled and taken into the database."""
+        changes = {**self._journaled, **self._writing} if self._journaled else self._writing
+        generation = self._generation + 1
+        self._journal_fits_on = False  # should this fail, it is not known which generation the disk has
+        with self._telling_errors():
+            self._sync_block_files()
             with self._env.begin(write=True) as transaction:
-                for key, value in self._writing.items():
+                for key, value in changes.items():
                     if value is None:
                         transaction.delete(key)
                     else:
                         transaction.put(key, value)
-        except (lmdb.Error, OSError) as error:
-            raise DriveError(f"the store in {str(self.path)!r} can't be written: {error}") from error
-        self._reader_stale = True  # before the overlay goes: a reader sees one or the other
+                transaction.put(_GENERATION_KEY, generation.to_bytes(8, "little"))
+        self._generation = generation
+        self._journal_fits_on = True
+        self._journal.restart()
+        self._reader_stale = True  # before the layers go: a reader sees one or the other
         self._writing = {}
+        self._journaled = {}
+        self._release()
+
+    def _sync_block_files(self) -> None:
+        for file in list(self.block_files.values()):
+            if file.dirty:
+                file.sync()
+
+    def _release(self) -> None:
         releases, self._releasing = self._releasing, []
         for file, position, size in releases:
             file.release(position, size)
+
+    @contextmanager
+    def _telling_errors(self) -> Iterator[None]:
+        try:
+            yield
+        except (lmdb.Error, OSError) as error:
+            raise DriveError(f"the store in {str(self.path)!r} can't be written: {error}") from error
 
     def block_file(self, number: int, end: int) -> BlockFile:
         """The block file of core ``number``, cut off at ``end`` if it is opened now."""
@@ -237,10 +306,14 @@ class Store:
             return
         try:
             self.commit()
+            with self._commit_lock:
+                if self._journaled:
+                    self._write()
         finally:
             self.closed = True
             self._reader.abort()
             self._env.close()
+            self._journal.close()
             for file in self.block_files.values():
                 file.close()
             self.open_files.close()
