@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from enum import Enum
+from time import monotonic
 from typing import Protocol
 
 import numpy as np
@@ -181,7 +182,7 @@ class RelayCircuit:
             message = decode_relay_body(bodies[0].tobytes())
             self._handle_message(message.command, message.data, early)
             return
-        for event in self.end.receive(bodies, tags, self._now()):
+        for event in self.end.receive(bodies, tags, monotonic()):
             self._handle_event(event, early)
             if self.closed:
                 return
@@ -232,7 +233,7 @@ class RelayCircuit:
         if self._end is None or self.closed:
             return
         queued = self.link.queued(self.circ_id)
-        if self._end.pump(self._now(), HIGH_WATER - queued):
+        if self._end.pump(monotonic(), HIGH_WATER - queued):
             for endpoint, stream in list(self.streams.items()):
                 if endpoint.state is State.ENDED:  # its last byte and END have left
                     del self.streams[endpoint]
@@ -253,9 +254,6 @@ class RelayCircuit:
         if self._end is not None:
             self._end.blocked = congested
         return tags
-
-    def _now(self) -> float:
-        return asyncio.get_running_loop().time()
 
     # ---- extending and truncating ----
 
