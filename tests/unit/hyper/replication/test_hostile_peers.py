@@ -16,8 +16,8 @@ from pelure import streams
 from pelure.errors import CryptoError, PelureError, ProtocolError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication import peer as peer_module
-from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
+from pelure.hyper.core.replication import upgrades as upgrades_module
 from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.noise import KeyPair
@@ -347,7 +347,7 @@ async def test_cancelled_requests_are_not_answered(case: Fixture) -> None:
 
 
 async def test_claims_beyond_reason_are_harmless(case: Fixture, monkeypatch) -> None:
-    monkeypatch.setattr(replicator_module, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(upgrades_module, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.05)
     top = 2**53 - 1
     async with scripted(case.store, case.writer.key) as (replication, peer), AsyncExitStack() as stack:

@@ -14,8 +14,8 @@ import pytest
 from pelure.errors import AccessDenied, DriveError
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
-from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
+from pelure.hyper.core.replication import upgrades as upgrades_module
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.wire.noise import KeyPair
 from pelure.streams import memory_pipe
@@ -433,7 +433,7 @@ async def test_keep_alives_pass_unnoticed(stores, link, monkeypatch) -> None:
 
 async def test_a_peer_that_stopped_answering_is_passed_by(stores, link, monkeypatch) -> None:
     monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.02)
-    monkeypatch.setattr(replicator_module, "STALL_SECONDS", 0.1)
+    monkeypatch.setattr(upgrades_module, "STALL_SECONDS", 0.1)
     one, last = stores(), stores()
     writer = writer_with(one, 200)
     slow = stores()

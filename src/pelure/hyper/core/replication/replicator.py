@@ -13,18 +13,17 @@ from collections.abc import Callable, Iterable
 
 from pelure.errors import ProtocolError
 from pelure.hyper.core.changes import Change, ChangeKind
+from pelure.hyper.core.replication.answers import fitting, release_held
 from pelure.hyper.core.replication.extensions import Extension
 from pelure.hyper.core.replication.local import LocalCore
 from pelure.hyper.core.replication.peer import InFlight, Link, Peer
+from pelure.hyper.core.replication.upgrades import STALL_SECONDS, Upgrades, slowness
 from pelure.hyper.core.replication.wants import BlockWant, Download, SeekWant, finish
 from pelure.hyper.wire import messages as m
 
 log = logging.getLogger(__name__)
 
-Answer = tuple[InFlight, m.Data]
 
-STALL_SECONDS = 10.0
-"""A peer that answered nothing for so long no longer keeps others from being asked the same."""
 _STEAL_SCAN = 64
 _PRIORITY = 1
 _URGENT_ROOM = 256
@@ -54,8 +53,7 @@ class Replicator:
         self._seeks: list[SeekWant] = []
         self._claims: dict[int, list[tuple[Peer, InFlight]]] = {}
         """Who has been asked for each block."""
-        self._upgrading: tuple[Peer, InFlight] | None = None
-        self._upgrade_waiters: list[tuple[int, int, asyncio.Future[bool]]] = []
+        self._upgrades = Upgrades(core)
         self._end_changes = core.on_change(self._on_change)
 
     # -- what the core asks for --
@@ -103,8 +101,7 @@ class Replicator:
 
     def request_upgrade(self) -> asyncio.Future[bool]:
         """Wait for something newer than what is held; false as soon as no peer has any."""
-        future: asyncio.Future[bool] = asyncio.get_running_loop().create_future()
-        self._upgrade_waiters.append((self.core.fork, self.core.length, future))
+        future = self._upgrades.wait()
         self._check_upgrades()
         return future
 
@@ -193,7 +190,7 @@ class Replicator:
             seek.refused.discard(peer)
         if peer.synced and peer.link in self.links and self._downloading and self._wants_something():
             self._connect(peer.link)
-        self._request_upgrade()
+        self._upgrades.request(self.peers)
         self.schedule_all()
         self._check_upgrades()
 
@@ -201,8 +198,8 @@ class Replicator:
 
     def synced(self, peer: Peer) -> None:
         """A peer told its state."""
-        self._update_fork(peer)
-        self._request_upgrade()
+        self._upgrades.request_fork(peer, self.peers)
+        self._upgrades.request(self.peers)
         for download in self._downloads:
             download.rewind(peer)
         self._schedule(peer)
@@ -235,7 +232,7 @@ class Replicator:
         """
         answers, peer.answers, peer.held = peer.held + peer.answers, [], []
         while answers and not self._closed:
-            batch, answers = self._fitting(peer, answers)
+            batch, answers = fitting(self.core, peer, answers, self._drop)
             try:
                 while batch:
                     stored = self.core.verify_and_store([data for _, data in batch])
@@ -246,49 +243,10 @@ class Replicator:
                 log.warning("a peer sent data that does not verify, and was dropped: %s", error)
                 peer.link.fail(error)
                 return
-            answers += self._release_held(peer)
+            answers += release_held(self.core, peer, self._drop)
         self._check_wants()
-        self._request_upgrade()
+        self._upgrades.request(self.peers)
         self._schedule(peer)
-
-    def _release_held(self, peer: Peer) -> list[Answer]:
-        """Take back the answers that can be verified by now, and drop those that never will be."""
-        ready, waiting = [], []
-        for flight, data in peer.held:
-            if flight.anchor in peer.expected:
-                waiting.append((flight, data))
-            elif flight.anchor is not None and self.core.get_node(flight.anchor) is not None:
-                ready.append((flight, data))
-            else:
-                self._drop(peer, flight)
-        peer.held = waiting
-        return ready
-
-    def _fitting(self, peer: Peer, answers: list[Answer]) -> tuple[list[Answer], list[Answer]]:
-        """Split ``answers`` into those to be verified now, in this order, and those to be looked at then.
-
-        An upgrade ends the run, since it changes the length; one to a new fork goes alone. Answers that do
-        not fit the core's fork and length any more are dropped; those which lead to a tree node that is not
-        known yet are held back until the answer that brings it has come.
-        """
-        fork, length = self.core.fork, self.core.length
-        fitting: list[Answer] = []
-        coming: set[int] = set()
-        for at, (flight, data) in enumerate(answers):
-            if data.fork > fork:
-                return (fitting, answers[at:]) if fitting else ([answers[at]], answers[at + 1 :])
-            if data.fork < fork or (data.upgrade is not None and data.upgrade.start != length):
-                self._drop(peer, flight)
-                continue
-            anchor = flight.anchor
-            if anchor is not None and anchor not in coming and self.core.get_node(anchor) is None:
-                peer.held.append((flight, data))
-                continue
-            fitting.append((flight, data))
-            coming.update(flight.brings)
-            if data.upgrade is not None:
-                return fitting, answers[at + 1 :]
-        return fitting, []
 
     def _settle(self, peer: Peer, flight: InFlight, data: m.Data) -> None:
         """Bookkeeping after an answer was stored."""
@@ -302,8 +260,7 @@ class Replicator:
                     other.cancel(request)
         elif flight.request.block is not None:
             self._drop(peer, flight)
-        if self._upgrading is not None and self._upgrading[1] is flight:
-            self._upgrading = None
+        self._upgrades.ended(flight)
         if data.seek is not None or data.hash is not None:
             for seek in [seek for seek in self._seeks if seek.holder == (peer, flight)]:
                 finish(seek.future)
@@ -354,7 +311,7 @@ class Replicator:
 
     def schedule_all(self) -> None:
         """Use free room at every peer, the fastest first."""
-        for peer in sorted(self.peers, key=_slowness):
+        for peer in sorted(self.peers, key=slowness):
             self._schedule(peer)
 
     def _schedule(self, peer: Peer) -> None:
@@ -391,7 +348,7 @@ class Replicator:
             for peer in able:
                 peer.want(want.index)
             return
-        best = min(holders, key=_slowness)
+        best = min(holders, key=slowness)
         if best.room > -_URGENT_ROOM:
             self._claim(best, want.index, _PRIORITY)
 
@@ -441,7 +398,7 @@ class Replicator:
             return
         depth = (found.end - found.start).bit_length() - 1
         seek = m.SeekRequest(want.position, self.core.padding)
-        for peer in sorted(self.peers, key=_slowness):
+        for peer in sorted(self.peers, key=slowness):
             if peer in want.refused or not peer.seeks or not peer.may_serve(found.end - 1):
                 continue
             held = peer.blocks.next(found.start)
@@ -452,37 +409,13 @@ class Replicator:
             want.holder = (peer, peer.request(hash=hash, seek=seek, priority=_PRIORITY))
             return
 
-    def _request_upgrade(self) -> None:
-        """Ask one peer for proof of what it has beyond the length held here."""
-        if self._closed or (self._upgrading is not None and not _stalled(*self._upgrading)):
-            return
-        core = self.core
-        for peer in sorted(self.peers, key=_slowness):
-            if peer.can_upgrade_us:
-                upgrade = m.UpgradeRequest(core.length, peer.remote.length - core.length)
-                manifest = core.needs_manifest and peer.remote.has_manifest
-                self._upgrading = (peer, peer.request(upgrade=upgrade, manifest=manifest))
-                return
-
-    def _update_fork(self, peer: Peer) -> None:
-        """Ask for proof of a newer fork, one peer at a time."""
-        remote = peer.remote
-        if remote.fork <= self.core.fork or remote.length == 0 or not remote.uploading:
-            return
-        asked = (flight.request for other in self.peers for flight in other.in_flight.values())
-        if not any(request.fork == remote.fork and request.upgrade is not None for request in asked):
-            peer.request(
-                upgrade=m.UpgradeRequest(0, remote.length),
-                manifest=self.core.needs_manifest and remote.has_manifest,
-            )
-
     # -- bookkeeping --
 
     def tick(self) -> None:
         """To be called about once a second: sees to peers that stopped answering."""
-        self._request_upgrade()
+        self._upgrades.request(self.peers)
         for peer in self.peers:
-            self._update_fork(peer)
+            self._upgrades.request_fork(peer, self.peers)
         if len(self.peers) > 1:
             self.schedule_all()
 
@@ -500,8 +433,7 @@ class Replicator:
                     self._unasked[block.index] = self._blocks[block.index]
                 for download in self._downloads:
                     download.rewind()
-        if self._upgrading is not None and self._upgrading[1] is flight:
-            self._upgrading = None
+        self._upgrades.ended(flight)
         for seek in self._seeks:
             if seek.holder == (peer, flight):
                 seek.holder = None
@@ -519,32 +451,9 @@ class Replicator:
 
     def _check_upgrades(self) -> None:
         """Wake those who wait for an upgrade, when it came or when none is to be expected."""
-        if not self._upgrade_waiters:
-            return
-        now = (self.core.fork, self.core.length)
-        expected = not self._closed and self._upgrade_expected()
-        waiting = []
-        for fork, length, future in self._upgrade_waiters:
-            if future.done():
-                continue
-            if now != (fork, length) or not expected:
-                future.set_result(now != (fork, length))
-            else:
-                waiting.append((fork, length, future))
-        self._upgrade_waiters = waiting
-
-    def _upgrade_expected(self) -> bool:
-        return bool(self.connecting) or any(peer.may_have_news for peer in self.peers)
+        if self._upgrades.awaited:
+            news = bool(self.connecting) or any(peer.may_have_news for peer in self.peers)
+            self._upgrades.check(news and not self._closed)
 
     def _wants_something(self) -> bool:
-        return bool(self._blocks or self._seeks or self._downloads or self._upgrade_waiters)
-
-
-def _stalled(peer: Peer, flight: InFlight) -> bool:
-    return time.monotonic() - max(flight.sent, peer.heard) > STALL_SECONDS
-
-
-def _slowness(peer: Peer) -> float:
-    """Seconds that a new request to ``peer`` will probably take."""
-    latency = peer.window.latency
-    return (latency if latency is not None else 0.5) * (1 + len(peer.in_flight) / peer.window.size)
+        return bool(self._blocks or self._seeks or self._downloads or self._upgrades.awaited)
