@@ -64,7 +64,9 @@ class SocketStream:
     async def close(self) -> None:
         self.writer.close()
         try:
-            await asyncio.wait_for(self.writer.wait_closed(), LINGER_SECONDS)
+            # Not asyncio.wait_for: on Python 3.11 it swallows a cancellation that comes at the same moment.
+            async with asyncio.timeout(LINGER_SECONDS):
+                await self.writer.wait_closed()
         except TimeoutError:
             self.writer.transport.abort()
         except OSError:

@@ -68,8 +68,9 @@ class Resolver:
             raise StreamError("too many names are being looked up", EndReason.RESOURCELIMIT)
         loop = asyncio.get_running_loop()
         try:
-            work = loop.run_in_executor(self._threads, socket.gethostbyaddr, str(address))
-            return (await asyncio.wait_for(work, LOOKUP_SECONDS))[0]
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                found = await loop.run_in_executor(self._threads, socket.gethostbyaddr, str(address))
+            return found[0]
         except (OSError, UnicodeError, TimeoutError):
             raise StreamError("the address has no name", EndReason.RESOLVEFAILED) from None
 
@@ -86,8 +87,8 @@ class Resolver:
     async def _ask(self, key: str) -> list[Address]:
         loop = asyncio.get_running_loop()
         try:
-            work = loop.run_in_executor(self._threads, self._look_up, key)
-            addresses = await asyncio.wait_for(work, LOOKUP_SECONDS)
+            async with asyncio.timeout(LOOKUP_SECONDS):
+                addresses = await loop.run_in_executor(self._threads, self._look_up, key)
         except (OSError, UnicodeError, TimeoutError):
             addresses = []
         seconds = ANSWER_SECONDS if addresses else FAILURE_SECONDS
