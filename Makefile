@@ -29,8 +29,9 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
+# Every benchmark prints its figures as lines of JSON.
 bench: setup
-	$(PYTHON) -m benchmarks
+	for one in benchmarks/[a-z]*.py; do $(PYTHON) -m benchmarks.$$(basename $$one .py) || exit 1; done
 
 soak: setup
 	$(PYTHON) -m pytest -m soak --timeout 7200
