@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from collections.abc import Iterator
 
@@ -42,22 +43,47 @@ def pinned_client(mixed: tuple[CTorNetwork, PelureRelays]) -> Iterator[Client]:
     client.stop()
 
 
-def fetch_along(client: Client, path: list[str], server: FileServer) -> None:
-    """Build a circuit along ``path`` (fingerprints) and fetch the payload through it."""
+def build(client: Client, path: list[str], seconds: float = 120.0) -> str:
+    """A circuit along ``path``; a client that just bootstrapped may lack a relay's microdescriptor yet."""
+    deadline = time.monotonic() + seconds
+    while True:
+        try:
+            circuit = client.node.controller.new_circuit(path, await_build=True, timeout=60)
+        except (stem.InvalidRequest, stem.CircuitExtensionFailed):
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(0.5)
+        else:
+            return str(circuit)
+
+
+def fetch_along(client: Client, path: list[str], server: FileServer, attempts: int = 3) -> None:
+    """Build a circuit along ``path`` (fingerprints) and fetch the payload through it.
+
+    C tor drops circuits that carried nothing yet when its guards or settings change, as they do right after
+    bootstrapping; a stream that was to go there then waits for ever. So a fetch that fails is tried again.
+    """
     controller = client.node.controller
-    circuit = controller.new_circuit(path, await_build=True, timeout=60)
+    for attempt in range(1, attempts + 1):
+        circuit = build(client, path)
 
-    def attach(event: stem.response.events.StreamEvent) -> None:
-        if event.status == "NEW":
-            controller.attach_stream(event.id, circuit)
+        def attach(event: stem.response.events.StreamEvent, circuit: str = circuit) -> None:
+            if event.status == "NEW":
+                controller.attach_stream(event.id, circuit)
 
-    controller.add_event_listener(attach, EventType.STREAM)
-    try:
-        fetched = curl(server.url(SIZE), client.socks, timeout=120)
-    finally:
-        controller.remove_event_listener(attach)
-        controller.close_circuit(circuit)
-    assert fetched.sha256 == payload(SIZE)[1]
+        controller.add_event_listener(attach, EventType.STREAM)
+        try:
+            fetched = curl(server.url(SIZE), client.socks, timeout=60)
+        except RuntimeError:
+            if attempt == attempts:
+                raise
+        else:
+            assert fetched.sha256 == payload(SIZE)[1]
+            return
+        finally:
+            controller.remove_event_listener(attach)
+            with contextlib.suppress(stem.ControllerError):
+                controller.close_circuit(circuit)
 
 
 def test_authorities_give_every_flag(mixed: tuple[CTorNetwork, PelureRelays]) -> None:
@@ -80,7 +106,7 @@ def test_a_pinned_circuit_carries_a_file(
     fetch_along(pinned_client, [*others[:index], mine.fingerprint, *others[index:]], file_server)
     after = relays.look(lambda server: server.statistics())[index]
     if position == "exit":
-        assert after["exit_streams"] == before["exit_streams"] + 1
+        assert after["exit_streams"] > before["exit_streams"]
     else:
         assert after["relayed_cells"] - before["relayed_cells"] > SIZE / 498
 
