@@ -254,3 +254,23 @@ async def test_npm_drive_deleted_and_made_again(store: Corestore, tmp_path: Path
                 await until_version(other, 4)
                 assert await within(other.get("/new 2")) == b"new"
         assert await drive.get("/old", wait=False) == b"old"
+
+
+@pytest.mark.soak
+async def test_ten_thousand_small_files_both_ways(store: Corestore, npm: NpmCores) -> None:
+    mine = Drive(store)
+    batch = mine.batch()
+    for i in range(10_000):
+        await batch.put(f"/many/{i % 10}/file {i}", seeded_block("many", i, 1024))
+    await batch.flush()
+    opened = await npm.call("open", id="w")
+    await npm.call("putSeeded", id="w", folder="/many", seed="many", count=10_000, size=1024)
+    theirs = Drive(store, bytes.fromhex(opened["key"]))
+    await npm.call("open", id="r", key=mine.key.hex(), namespace="reader")
+    async with connected(store, npm):
+        await until_version(theirs, 10_001)
+        await npm.call("waitVersion", id="r", version=10_001)
+        await within(theirs.download())
+        expected = await tree(mine)
+        assert await within(tree(theirs)) == expected
+        assert (await npm.call("tree", id="r"))["tree"] == expected

@@ -65,6 +65,7 @@ class Fetch:
         except OSError as error:
             raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error
         try:
+            target.folder.remove_unfinished()
             return await self._fill(view, target, entries, started, progress)
         except OSError as error:
             raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error

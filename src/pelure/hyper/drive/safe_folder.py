@@ -188,6 +188,13 @@ class SafeFolder:
         self._remove_empty(parts[:-1])
         return True
 
+    def remove_unfinished(self) -> None:
+        """Delete what a process that was killed left of files that it was writing."""
+        for _, _, names, fd in os.fwalk(dir_fd=self._fd, follow_symlinks=False):
+            for name in names:
+                if name.startswith(TEMPORARY):
+                    os.unlink(name, dir_fd=fd)
+
     def _remove_empty(self, parts: list[str]) -> None:
         while parts:
             try:

@@ -254,8 +254,12 @@ class Peer:
         self.link.flush_later(self)
 
     def announce(self, start: int, end: int) -> None:
-        """Tell the peer that blocks ``[start, end)`` are held here now, unless it has them itself."""
-        if not self.blocks.covers(start, end):
+        """Tell the peer that blocks ``[start, end)`` are held here now, unless it has them itself.
+
+        That now all blocks are held is told in any case, as npm does.
+        """
+        complete = self.core.contiguous_length >= self.core.length
+        if complete or not self.blocks.covers(start, end):
             self._news.add(start, end)
             self.link.flush_later(self)
 

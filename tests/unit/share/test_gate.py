@@ -1,0 +1,180 @@
+"""The gate of a share: who gets in, who is cut off, what hostile readers get."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import pytest
+
+from pelure.errors import AccessDenied
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.replication.stream import Replication
+from pelure.hyper.drive.drive import Drive
+from pelure.hyper.wire.noise import KeyPair
+from pelure.share.gate import MAX_HANDSHAKES, MAX_STREAMS_PER_LINK, Gate
+from pelure.streams import MemoryStream, memory_pipe
+from pelure.tor.service.targets import IncomingInfo
+
+SECONDS = 30.0
+
+
+class World:
+    """A gate before a drive with one file, and readers that come through memory pipes."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        self.store = Corestore(folder / "store")
+        self.drive = Drive(self.store)
+        self.events: list[tuple[str, dict[str, object]]] = []
+        self.gate = Gate(self.store, KeyPair.generate(os.urandom), self.note)
+        self.tasks: list[asyncio.Task[None]] = []
+        self.readers = 0
+
+    def note(self, event: str, **fields: object) -> None:
+        self.events.append((event, fields))
+
+    def knock(self, circuit: int = 1) -> MemoryStream:
+        """A new stream to the gate."""
+        mine, theirs = memory_pipe()
+        self.tasks.append(asyncio.ensure_future(self.serve(theirs, circuit)))
+        return mine
+
+    async def serve(self, stream: MemoryStream, circuit: int) -> None:
+        """What an onion service does with a stream."""
+        try:
+            await self.gate.accept(stream, IncomingInfo(4282, circuit))
+        finally:
+            await stream.close()
+
+    @asynccontextmanager
+    async def reader(self, identity: KeyPair, circuit: int = 1) -> AsyncIterator[tuple[Drive, Replication]]:
+        self.readers += 1
+        store = Corestore(self.folder / f"reader-{self.readers}")
+        drive = Drive(store, self.drive.key)
+        async with Replication(self.knock(circuit), True, store, identity) as replication:
+            yield drive, replication
+        store.close()
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what only shows in the gate's state."""
+        async with asyncio.timeout(SECONDS):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+
+    def waiting(self) -> int:
+        """Streams that the gate has not finished with."""
+        return sum(not task.done() for task in self.tasks)
+
+    async def close(self) -> None:
+        await self.gate.close()
+        await asyncio.gather(*self.tasks, return_exceptions=True)
+        self.store.close()
+
+
+@pytest.fixture
+async def world(tmp_path: Path) -> AsyncIterator[World]:
+    made = World(tmp_path)
+    await made.drive.put("/a.txt", b"hello")
+    yield made
+    await made.close()
+
+
+async def test_links_are_let_in_and_named(world: World) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(7, "alice", alice.public)
+    async with world.reader(alice) as (drive, replication):
+        await asyncio.wait_for(replication.accepted(), SECONDS)
+        assert await asyncio.wait_for(drive.get("/a.txt"), SECONDS) == b"hello"
+        assert [(v.link_id, v.name, v.circuit) for v in world.gate.visitors()] == [(7, "alice", 1)]
+    assert world.events[0] == ("connected", {"link_id": 7, "name": "alice", "streams": 1})
+
+
+async def test_an_unknown_key_is_refused_before_anything_is_said(world: World) -> None:
+    world.gate.admit(7, "alice", KeyPair.generate(os.urandom).public)
+    async with world.reader(KeyPair.generate(os.urandom)) as (drive, replication):
+        with pytest.raises(AccessDenied):
+            await asyncio.wait_for(replication.accepted(), SECONDS)
+        assert drive.core.length == 0
+    assert not world.events
+
+
+async def test_barring_cuts_that_link_alone(world: World) -> None:
+    alice, bob = KeyPair.generate(os.urandom), KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    world.gate.admit(2, "bob", bob.public)
+    async with world.reader(alice, 11) as (_, first), world.reader(bob, 12) as (drive, second):
+        await asyncio.wait_for(first.accepted(), SECONDS)
+        await asyncio.wait_for(second.accepted(), SECONDS)
+        assert await asyncio.wait_for(drive.get("/a.txt"), SECONDS) == b"hello"
+        await world.until(lambda: len(world.gate.visitors()) == 2)
+        assert world.gate.bar(1) == [11]
+        await asyncio.wait_for(first.wait_closed(), SECONDS)
+        await world.drive.put("/b.txt", b"later")
+        async with asyncio.timeout(SECONDS):
+            while await drive.get("/b.txt") != b"later":
+                await drive.core.changed()
+    async with world.reader(alice) as (_, again):
+        with pytest.raises(AccessDenied):
+            await asyncio.wait_for(again.accepted(), SECONDS)
+
+
+async def test_a_complete_download_is_noticed(world: World) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    async with world.reader(alice) as (drive, _):
+        await asyncio.wait_for(drive.update(wait=True), SECONDS)
+        await asyncio.wait_for(drive.download(), SECONDS)
+        await world.until(lambda: any(event == "transfer" and f["complete"] for event, f in world.events))
+
+
+async def test_handshakes_that_never_end_do_not_keep_others_out_for_ever(world: World) -> None:
+    silent = [world.knock() for _ in range(MAX_HANDSHAKES)]
+    await asyncio.sleep(0)
+    refused = world.knock()
+    assert await asyncio.wait_for(refused.read(), SECONDS) == b""
+    for stream in silent:
+        await stream.close()
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    await world.until(lambda: world.waiting() == 0)
+    async with world.reader(alice) as (_, replication):
+        await asyncio.wait_for(replication.accepted(), SECONDS)
+
+
+async def test_one_link_may_not_open_streams_without_end(world: World) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    stores = Corestore(world.folder / "greedy")
+    streams = []
+    for _ in range(MAX_STREAMS_PER_LINK + 3):
+        replication = Replication(world.knock(), True, stores, alice)
+        replication.start()
+        streams.append(replication)
+    await world.until(lambda: world.waiting() <= MAX_STREAMS_PER_LINK)
+    assert len(world.gate.visitors()) <= MAX_STREAMS_PER_LINK
+    for replication in streams:
+        await replication.close()
+    stores.close()
+
+
+@pytest.mark.parametrize(
+    "garbage", [b"GET / HTTP/1.1\r\n\r\n", b"\xff" * 70_000, b"\x20\x00\x00" + bytes(32)]
+)
+async def test_garbage_ends_its_own_stream_only(world: World, garbage: bytes) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    stream = world.knock()
+    try:
+        await stream.write(garbage)
+    except OSError:
+        pass
+    await stream.write_eof()
+    async with asyncio.timeout(SECONDS):
+        while await stream.read():
+            pass
+    async with world.reader(alice) as (_, replication):
+        await asyncio.wait_for(replication.accepted(), SECONDS)
