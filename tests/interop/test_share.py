@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import shutil
 import signal
@@ -18,6 +19,8 @@ import pytest
 from interop.commands import Command
 from interop.sharing import Person, digests, make_folder
 from pelure.share.link import PrivateLink
+from pelure.tor.onion.auth_files import AuthPrivate
+from pelure.tor.onion.client_auth import ClientAuthKey
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -219,3 +222,55 @@ def test_bad_links_and_names(publisher: Person, reader: Person, tmp_path: Path) 
     done = publisher.run("share", str(tmp_path / "nothing"), "--to", "alice")
     assert done.returncode == 1
     assert "nothing" in done.stderr
+
+
+def test_in_the_background(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=100_000, small=2)
+    events = publisher.events("share", str(folder), "--to", "alice", "--detach")
+    link = next(event["link"] for event in events if event["event"] == "link")
+    try:
+        reader.events("get", link, str(tmp_path / "got"))
+        assert digests(tmp_path / "got") == digests(folder)
+        again = publisher.run("share", str(folder), "--to", "alice", "--detach")
+        assert again.returncode == 1
+        assert "shared already" in again.stderr
+        os.kill(publisher.events("netstat")[-1]["pid"], signal.SIGKILL)
+        with publisher.start("daemon", "run") as daemon:
+            daemon.wait("ready")
+            reader.events("get", link, str(tmp_path / "after"))
+            assert digests(tmp_path / "after") == digests(folder)
+            publisher.events("unshare", "folder")
+            assert [event["running"] for event in publisher.events("shares")] == [False]
+    finally:
+        publisher.run("daemon", "stop")
+
+
+@pytest.mark.npm
+def test_an_npm_peer_reads_a_share(publisher: Person, reader: Person, tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=300_000, small=3)
+    command, links = publisher.share(folder, "--to", "peer")
+    with command:
+        told = publisher.events("link", "show", "peer", "--npm")
+        fields = next(event for event in told if event["event"] == "npm")
+        private = PrivateLink.decode(links["peer"]["link"])
+        auth = tmp_path / "auth"
+        auth.mkdir()
+        (auth / "peer.auth_private").write_text(
+            AuthPrivate(private.onion_key, ClientAuthKey(private.discovery_secret)).encode()
+        )
+        with reader.start("proxy", "--socks", "127.0.0.1:0", "--auth-dir", str(auth)) as proxy:
+            port = proxy.wait("listening")["port"]
+            proxy.wait("bootstrapped")
+            root = Path(__file__).resolve().parents[2]
+            done = subprocess.run(
+                ["node", str(root / "examples" / "npm-reader.js"), str(port), json.dumps(fields)],
+                env={**os.environ, "NODE_PATH": str(root / "tests" / "interop" / "node" / "node_modules")},
+                capture_output=True,
+                text=True,
+                timeout=200,
+                check=False,
+            )
+    assert done.returncode == 0, done.stderr
+    rows = {row["path"].lstrip("/"): row["sha256"] for row in map(json.loads, done.stdout.splitlines())}
+    expected = {name: None if value.startswith("link") else value for name, value in digests(folder).items()}
+    assert rows == expected

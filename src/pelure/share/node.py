@@ -163,7 +163,7 @@ class Node:
 
     async def _resume(self, record: ShareRecord) -> None:
         try:
-            await self._run_share(record, _silent, asyncio.Event())
+            await self._run_share(record, _silent)
         except PelureError as error:
             log.warning("The share «%s» could not be resumed: %s", record.id, error)
 
@@ -171,10 +171,10 @@ class Node:
         self,
         record: ShareRecord,
         emit: Emit,
-        done: asyncio.Event,
         minted: Callable[[Publication], None] | None = None,
+        announced: asyncio.Event | None = None,
     ) -> None:
-        """Run a share within its times, until it is over: stopped, complete (``once``) or too late."""
+        """Run a share within its times, until it is over: cancelled, complete (``once``) or too late."""
         if record.start_at is not None and record.start_at > time.time():
             await emit("waiting", share=record.id, until=record.start_at)
             await asyncio.sleep(record.start_at - time.time())
@@ -186,13 +186,15 @@ class Node:
             addresses = await publication.published()
             for address in addresses:
                 await emit("published", share=record.id, address=address)
-            over = None if record.stop_at is None else max(0.0, record.stop_at - time.time())
-            ends = [asyncio.ensure_future(done.wait())]
-            if record.once:
-                ends.append(asyncio.ensure_future(publication.completed.wait()))
-            await asyncio.wait(ends, timeout=over, return_when=asyncio.FIRST_COMPLETED)
-            for end in ends:
-                end.cancel()
+            if announced is not None:
+                announced.set()
+            ending = publication.completed if record.once else asyncio.Event()
+            left = None if record.stop_at is None else max(0.0, record.stop_at - time.time())
+            try:
+                async with asyncio.timeout(left):
+                    await ending.wait()
+            except TimeoutError:
+                log.info("The time of the share «%s» is over", record.id)
         finally:
             if self._running.get(record.id) is publication:
                 await self.close_share(record.id, forget=False)
@@ -214,21 +216,25 @@ class Node:
             for entry in entries:
                 self.followers.tell("link", share=record.id, **link_fields(entry))
 
-        done = asyncio.Event()
-        follow = asyncio.ensure_future(self.followers.follow(record.id, emit, done))
-        run = asyncio.ensure_future(self._run_share(record, self._teller(record.id), done, mint))
+        announced, over = asyncio.Event(), asyncio.Event()
+        follow = asyncio.ensure_future(self.followers.follow(record.id, emit, over))
+        run = asyncio.ensure_future(self._run_share(record, self._teller(record.id), mint, announced))
+        self._timers[record.id] = run
+        published = asyncio.ensure_future(announced.wait())
         try:
-            if record.detached:
-                self._timers[record.id] = run
-                published = asyncio.ensure_future(self._published(record.id, run))
-                await published
-            else:
-                await run
+            # A share in the background goes on when its command ends; `pelure unshare` cancels any.
+            await asyncio.wait(
+                {run, published} if record.detached else {run}, return_when=asyncio.FIRST_COMPLETED
+            )
+            if run.done() and not run.cancelled():
+                run.result()
         finally:
+            published.cancel()
             if not record.detached:
                 run.cancel()
-            done.set()
-            await asyncio.gather(follow, *([] if record.detached else [run]), return_exceptions=True)
+                await asyncio.gather(run, return_exceptions=True)
+            over.set()
+            await asyncio.gather(follow, return_exceptions=True)
         return {"share": record.id, "links": len(entries)}
 
     def _teller(self, share: str) -> Emit:
@@ -237,24 +243,12 @@ class Node:
 
         return tell
 
-    async def _published(self, share: str, run: asyncio.Future[None]) -> None:
-        """Wait until a detached share is published, or fails to be."""
-        while not run.done():
-            publication = self._running.get(share)
-            if publication is not None and publication.groups():
-                published = asyncio.ensure_future(publication.published())
-                await asyncio.wait((published, run), return_when=asyncio.FIRST_COMPLETED)
-                published.cancel()
-                break
-            await asyncio.sleep(0.1)
-        if run.done():
-            run.result()
-
     def _find_or_make(self, shares: Path, asked: dict[str, Any]) -> ShareRecord:
         """The share of these paths, with the settings asked for."""
         settings = {key: asked[key] for key in ("live", "once", "detached", "start_at", "stop_at")}
         record = ShareRecord.of(shares, [Path(path) for path in asked["paths"]], asked["title"], **settings)
-        if record.id in self._running:
+        timer = self._timers.get(record.id)
+        if record.id in self._running or (timer is not None and not timer.done()):
             raise ConfigError(
                 f"this is shared already, as «{record.id}»; "
                 f"for more links: pelure link add --share {record.id} NAME"
