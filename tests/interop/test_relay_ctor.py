@@ -61,10 +61,10 @@ def build(client: Client, path: list[str], seconds: float = 120.0) -> str:
 def fetch_along(client: Client, path: list[str], server: FileServer, attempts: int = 3) -> None:
     """Build a circuit along ``path`` (fingerprints) and fetch the payload through it.
 
-    Now and then, right after bootstrapping, an exit of C tor ends the first stream with reason MISC (as it does
-    when it does not know the relay before it yet, which is not proven to be the cause here); the stream then
-    waits for ever to be attached again. So a fetch that fails is tried again, and a warning in the report says
-    what was seen: a circuit that was lost would be another matter.
+    Now and then, right after bootstrapping, an exit of C tor ends the first stream with reason MISC; the stream
+    then waits for ever to be attached again. (It does so when it does not know the relay before it yet; that
+    this is the cause here is not proven.) So a fetch that fails is tried again, and a warning in the report
+    says what was seen: a circuit that was lost would be another matter.
     """
     controller = client.node.controller
     for attempt in range(1, attempts + 1):
