@@ -13,9 +13,9 @@ demo:
 	@scripts/setup python
 	@$(PYTHON) examples/demo.py
 
-# One pytest run, so that one line counts everything; interop tests share their networks in one worker.
+# One pytest run, so that one line counts everything; a file's tests share their networks in one worker.
 test: setup
-	$(PYTHON) -m pytest -n 2 --dist loadgroup -m "not soak"
+	$(PYTHON) -m pytest -n 2 --dist loadfile -m "not soak"
 
 lint:
 	@scripts/setup python

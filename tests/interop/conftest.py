@@ -3,20 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 
 from interop.ctor import Client, CTorNetwork, FileServer, require
-
-
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """With ``pytest -n 2 --dist loadgroup``, keep the tests that share a network in one worker."""
-    here = Path(__file__).parent
-    for item in items:
-        if item.path.is_relative_to(here):
-            alone = item.get_closest_marker("npm") and not item.get_closest_marker("ctor")
-            item.add_marker(pytest.mark.xdist_group("npm" if alone else "networks"))
 
 
 @pytest.fixture(autouse=True)

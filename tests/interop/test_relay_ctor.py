@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import contextlib
 import time
-import warnings
 from collections.abc import Iterator
 
 import pytest
@@ -58,43 +57,23 @@ def build(client: Client, path: list[str], seconds: float = 120.0) -> str:
             return str(circuit)
 
 
-def fetch_along(client: Client, path: list[str], server: FileServer, attempts: int = 3) -> None:
-    """Build a circuit along ``path`` (fingerprints) and fetch the payload through it.
-
-    Now and then, right after bootstrapping, an exit of C tor ends the first stream with reason MISC; the stream
-    then waits for ever to be attached again. (It does so when it does not know the relay before it yet; that
-    this is the cause here is not proven.) So a fetch that fails is tried again, and a warning in the report
-    says what was seen: a circuit that was lost would be another matter.
-    """
+def fetch_along(client: Client, path: list[str], server: FileServer) -> None:
+    """Build a circuit along ``path`` (fingerprints) and fetch the payload through it."""
     controller = client.node.controller
-    for attempt in range(1, attempts + 1):
-        circuit = build(client, path)
+    circuit = build(client, path)
 
-        refusals: list[str] = []
+    def attach(event: stem.response.events.StreamEvent) -> None:
+        if event.status == "NEW":
+            controller.attach_stream(event.id, circuit)
 
-        def attach(
-            event: stem.response.events.StreamEvent, circuit: str = circuit, refusals: list[str] = refusals
-        ) -> None:
-            if event.status == "DETACHED":
-                refusals.append(f"{event.reason} {event.remote_reason}")
-            if event.status == "NEW":
-                controller.attach_stream(event.id, circuit)
-
-        controller.add_event_listener(attach, EventType.STREAM)
-        try:
-            fetched = curl(server.url(SIZE), client.socks, timeout=60)
-        except RuntimeError:
-            alive = circuit in {one.id for one in controller.get_circuits()}
-            warnings.warn(f"fetched again: stream detached {refusals}, circuit alive: {alive}", stacklevel=2)
-            if attempt == attempts:
-                raise
-        else:
-            assert fetched.sha256 == payload(SIZE)[1]
-            return
-        finally:
-            controller.remove_event_listener(attach)
-            with contextlib.suppress(stem.ControllerError):
-                controller.close_circuit(circuit)
+    controller.add_event_listener(attach, EventType.STREAM)
+    try:
+        fetched = curl(server.url(SIZE), client.socks, timeout=60)
+        assert fetched.sha256 == payload(SIZE)[1]
+    finally:
+        controller.remove_event_listener(attach)
+        with contextlib.suppress(stem.ControllerError):
+            controller.close_circuit(circuit)
 
 
 def test_authorities_give_every_flag(mixed: tuple[CTorNetwork, PelureRelays]) -> None:

@@ -248,7 +248,9 @@ class CTorNetwork:
     def wait_ready(self, fingerprints: Iterable[str] | None = None, seconds: float = START_SECONDS) -> None:
         """Wait until each relay (default: the network's own) has all flags in every authority's consensus.
 
-        Raises :class:`CTorError` with the logs' ends.
+        And until every relay here has a consensus that lists them: an exit ends streams that come from a
+        relay which it does not know (``refuseunknownexits``) with reason MISC. Raises :class:`CTorError` with
+        the logs' ends.
         """
         wanted = list(fingerprints) if fingerprints is not None else [one.fingerprint for one in self.relays]
 
@@ -259,7 +261,7 @@ class CTorNetwork:
                 flags = self.consensus_flags(index)
                 if not all(flags.get(one, set()) >= READY_FLAGS for one in wanted):
                     return False
-            return True
+            return all(relay.node.knows(wanted) for relay in self.relays if relay.node.running)
 
         try:
             wait_until(ready, "the consensus to list every relay with its flags", seconds, 0.25)

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 import logging
 import os
-import random
 import re
+import secrets
 import socket
 import subprocess
 import time
-from collections.abc import Callable, Sequence
+from base64 import b64encode
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+import stem
 from stem.control import Controller
 
 # It reports every closed control connection at length.
@@ -20,7 +22,10 @@ logging.getLogger("stem").propagate = False
 START_SECONDS = 120.0
 STOP_SECONDS = 15.0
 # Below the ephemeral range of Linux (32768 up), so that no outgoing connection takes a chosen port.
-_PORTS = range(10000, 32000)
+# Each worker of pytest-xdist (gw0, gw1, …) has its own share of them.
+_WORKERS = 8
+_WORKER = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % _WORKERS
+_PORTS = range(10000 + _WORKER, 32000, _WORKERS)
 _given_ports: set[int] = set()
 
 _BLAMES_A_DOCUMENT = re.compile(
@@ -60,7 +65,7 @@ class CTorError(RuntimeError):
 def free_port() -> int:
     """Return a TCP port of 127.0.0.1 on which nothing listens and that this process gave to nobody else."""
     for _ in range(1000):
-        port = random.choice(_PORTS)
+        port = secrets.choice(_PORTS)
         if port in _given_ports:
             continue
         with socket.socket() as probe:
@@ -194,6 +199,15 @@ class Node:
             raise CTorError(f"{error}\n{self.log()[-4000:]}") from None
         if not self.running:
             raise CTorError(f"{self.name} stopped:\n{self.log()[-4000:]}")
+
+    def knows(self, fingerprints: Iterable[str]) -> bool:
+        """Whether the consensus that this process uses lists all these relays."""
+        try:
+            entries = self.controller.get_info("ns/all")
+        except stem.ControllerError:
+            return False  # it has no consensus yet
+        listed = {line.split()[2] for line in entries.splitlines() if line.startswith("r ")}
+        return all(b64encode(bytes.fromhex(one)).decode().rstrip("=") in listed for one in fingerprints)
 
     def kill(self) -> None:
         """End the process at once, as a crash does."""
