@@ -29,9 +29,9 @@ format:
 	$(PYTHON) -m ruff check --fix .
 	$(PYTHON) -m ruff format .
 
-# Every benchmark prints its figures as lines of JSON.
+# Every benchmark in turn, for an hour or so; the medians go to benchmarks/RESULTS.md.
 bench: setup
-	for one in benchmarks/[a-z]*.py; do $(PYTHON) -m benchmarks.$$(basename $$one .py) || exit 1; done
+	$(PYTHON) -m benchmarks
 
 soak: setup
 	$(PYTHON) -m pytest -m soak --timeout 7200
