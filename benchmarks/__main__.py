@@ -1,4 +1,4 @@
-"""``make bench``: every benchmark, one after the other; medians and ranges go to ``benchmarks/RESULTS.md``."""
+"""``make bench``: every benchmark in turn; medians and ranges go to ``benchmarks/RESULTS.md``."""
 
 from __future__ import annotations
 
@@ -12,7 +12,6 @@ from importlib.metadata import version
 from pathlib import Path
 
 import psutil
-
 from benchmarks.results import Figure, parse, table
 
 FOLDER = Path(__file__).parent
@@ -24,7 +23,7 @@ BENCHMARKS = ("onion", "relay", "hyper", "hyper_latency", "share")
 def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description=__doc__)
     parser.add_argument("names", nargs="*", help=f"which ones (default: {' '.join(BENCHMARKS)})")
-    parser.add_argument("--quick", action="store_true", help="small sizes, one run; RESULTS.md is not written")
+    parser.add_argument("--quick", action="store_true", help="small sizes, one run, no RESULTS.md")
     arguments = parser.parse_args()
     unknown = [name for name in arguments.names if name not in BENCHMARKS]
     if unknown:
@@ -61,8 +60,8 @@ def machine() -> str:
     )
     memory = psutil.virtual_memory().total / 2**30
     programs = [f"Python {platform.python_version()}", f"pelure {version('pelure')}"]
-    programs += [text for text in (said_by("tor", "--version"), said_by("node", "--version", "node ")) if text]
-    return f"{psutil.cpu_count()} cores of {model}, {memory:.0f} GiB, {', '.join(programs)}"
+    programs += [said_by("tor", "--version"), said_by("node", "--version", "node ")]
+    return f"{psutil.cpu_count()} cores of {model}, {memory:.0f} GiB, {', '.join(filter(None, programs))}"
 
 
 def said_by(program: str, option: str, prefix: str = "") -> str:
