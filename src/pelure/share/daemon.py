@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import os
-import shlex
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
@@ -18,23 +17,28 @@ START_SECONDS = 300.0
 _UNIT = """\
 [Unit]
 Description=pelure: private shares
-After=network-online.target
 
 [Service]
+Type=exec
 ExecStart={command}
 Restart=on-failure
+RestartSec=10
 NoNewPrivileges=true
-PrivateTmp=true
 UMask=0077
 
 [Install]
 WantedBy=default.target
 """
+"""What ``pelure daemon install`` writes. User units can't wait for the network, so a start that fails without
+it is repeated for ever (ten seconds apart: systemd gives up after five starts in ten seconds). No private
+/tmp: what lies there can be shared."""
 
 
 def command_line(network: str, state: Path) -> list[str]:
-    """What runs the daemon."""
+    """What runs the daemon, from any working directory."""
     base = [sys.executable, "-m", "pelure.cli.main"]
+    if network not in ("public", "embedded"):
+        network = os.path.abspath(network)
     return [*base, "--network", network, "--state", str(state), "daemon", "run", "--json"]
 
 
@@ -92,5 +96,13 @@ def install(network: str, state: Path) -> Path:
     folder = Path(os.environ.get("XDG_CONFIG_HOME", "~/.config")).expanduser() / "systemd" / "user"
     folder.mkdir(parents=True, exist_ok=True)
     unit = folder / "pelure.service"
-    write_private(unit, _UNIT.format(command=shlex.join(command_line(network, state))).encode())
+    command = " ".join(_quoted(word) for word in command_line(network, state))
+    write_private(unit, _UNIT.format(command=command).encode())
     return unit
+
+
+def _quoted(word: str) -> str:
+    """One word of ``ExecStart=`` (systemd.service(5), "Command lines"), whatever is in it."""
+    for special, written in (("\\", "\\\\"), ('"', '\\"'), ("%", "%%"), ("$", "$$"), ("\n", "\\n")):
+        word = word.replace(special, written)
+    return f'"{word}"'
