@@ -21,18 +21,19 @@ from pelure.cli.drive_store import (
     Store,
     Version,
     entry_fields,
-    human_size,
     open_drive,
     opened_store,
-    printable,
     store_folder,
 )
 from pelure.cli.output import Output
 from pelure.cli.run import run, settings_of
+from pelure.cli.whole_file import whole_file
 from pelure.errors import DriveError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
+from pelure.share.link import printable
+from pelure.web.listing import readable_size
 
 drive = typer.Typer(help="Folders with history, replicated between machines.", no_args_is_help=True)
 
@@ -87,9 +88,13 @@ def ls(
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
             shown = open_drive(cores, key, version, secret)
+            found = False
             async for entry in shown.list(folder, recursive=recursive, wait=False):
+                found = True
                 size = await shown.size(entry, wait=False)
                 output.event("entry", _line(entry, size, folder, recursive), **entry_fields(entry, size))
+            if not found and folder.strip("/"):
+                raise DriveError(f"there is no folder {folder!r} in the drive")
 
     run(work(), settings)
 
@@ -101,7 +106,7 @@ def _line(entry: DriveEntry, size: int, folder: str, recursive: bool) -> str:
         return f"{'folder':>12}  {printable(below.partition('/')[0])}/"
     link = f" -> {printable(entry.linkname)}" if entry.linkname is not None else ""
     mark = "*" if entry.executable else ""
-    return f"{human_size(size):>12}  {printable(name if recursive else below)}{mark}{link}"
+    return f"{readable_size(size):>12}  {printable(name if recursive else below)}{mark}{link}"
 
 
 @drive.command("cat")
@@ -147,10 +152,10 @@ def get(
             source = open_drive(cores, key, version, secret)
             if not await source.exists(file):
                 raise DriveError(f"there is no file {file!r} in the drive")
-            with out.open("wb") as target:
+            with whole_file(out) as target:
                 async for part in source.read(file, wait=False):
                     size += target.write(part)
-            output.event("complete", f"{human_size(size)} written to {out}", files=1, bytes=size)
+            output.event("complete", f"{readable_size(size)} written to {out}", files=1, bytes=size)
 
     run(work(), settings)
 

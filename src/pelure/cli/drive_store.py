@@ -17,6 +17,7 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.mirror import Step
 from pelure.hyper.encoding import z32
+from pelure.share.link import printable
 
 FOLDER = "drives"
 
@@ -61,20 +62,6 @@ def open_drive(store: Corestore, key: str, version: int | None = None, secret: s
     if version > drive.version:
         raise DriveError(f"the drive has {drive.version} versions here, and no version {version}")
     return drive.checkout(version)
-
-
-def human_size(size: float) -> str:
-    """``size`` bytes in words."""
-    for unit in ("B", "KiB", "MiB", "GiB"):
-        if size < 1024:
-            return f"{size:.0f} {unit}" if unit == "B" else f"{size:.1f} {unit}"
-        size /= 1024
-    return f"{size:.1f} TiB"
-
-
-def printable(text: str) -> str:
-    """``text`` with control characters escaped: names come from others, and terminals obey."""
-    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
 
 
 def entry_fields(entry: DriveEntry, size: int) -> dict[str, Any]:

@@ -24,7 +24,6 @@ from pelure.cli.drive_store import (
     Secret,
     Store,
     Version,
-    human_size,
     open_drive,
     opened_store,
     store_folder,
@@ -39,6 +38,7 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror, MirrorOptions, Step
 from pelure.streams import SocketStream
+from pelure.web.listing import readable_size
 
 _PROGRESS_SECONDS = 0.2
 _RETRY_SECONDS = 1.0
@@ -130,7 +130,9 @@ def import_folder(
             options = MirrorOptions(dry_run=dry_run, by_hash=by_hash, link=not copy, progress=done.progress)
             await done.run(Mirror(local, drive, options))
             key_text = drive.key.hex()
-            text = f"{done.files} files, {human_size(done.bytes)}, version {drive.version}. Key: {key_text}"
+            text = (
+                f"{done.files} files, {readable_size(done.bytes)}, version {drive.version}. Key: {key_text}"
+            )
             fields = {"files": done.files, "bytes": done.bytes, "version": drive.version}
             output.event("imported", text, key=key_text, **fields)
             done.check()
@@ -188,7 +190,7 @@ async def _write_out(source: Drive, folder: Path, output: Output, options: Mirro
     finally:
         local.close()
     seconds = round(time.monotonic() - started, 3)
-    text = f"{done.files} files, {human_size(done.bytes)} in {folder}"
+    text = f"{done.files} files, {readable_size(done.bytes)} in {folder}"
     output.event("complete", text, files=done.files, bytes=done.bytes, seconds=seconds)
     done.check()
 

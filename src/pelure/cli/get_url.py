@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import sys
 import time
 from pathlib import Path
@@ -14,6 +13,7 @@ import typer
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import session
+from pelure.cli.whole_file import whole_file
 from pelure.errors import StreamError
 from pelure.tor.client.httpx_transport import TorTransport
 
@@ -78,11 +78,8 @@ async def _download(client: httpx.AsyncClient, url: str, output_file: Path | Non
             raise StreamError(f"{url}: the site answers {response.status_code} {response.reason_phrase}")
         if output_file is None:
             return await _copy(response, sys.stdout.buffer, output)
-        part = output_file.with_name(output_file.name + ".part")
-        with part.open("wb") as file:
-            size = await _copy(response, file, output)
-        os.replace(part, output_file)
-        return size
+        with whole_file(output_file) as file:
+            return await _copy(response, file, output)
 
 
 async def _copy(response: httpx.Response, file: BinaryIO, output: Output) -> int:

@@ -18,6 +18,7 @@ from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import session
 from pelure.errors import ConfigError, DriveError
+from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.live import pull
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.metadata import mtime_of
@@ -127,23 +128,35 @@ def ls(
         private, path = _read_link(settings, link)
         with Output(as_json) as output:
             async with _connected(settings, output, private, 1) as remote:
-                await remote.drive.update(wait=True)
-                async for entry in remote.drive.list(path):
-                    size = await remote.drive.size(entry)
-                    shown = f"{readable_size(size):>10}  {printable(entry.path)}"
-                    if entry.linkname is not None:
-                        shown += f" → {printable(entry.linkname)}"
-                    output.event(
-                        "entry",
-                        shown,
-                        path=entry.path,
-                        size=size,
-                        mtime=mtime_of(entry),
-                        executable=entry.executable,
-                        target=entry.linkname,
-                    )
+                drive = remote.drive
+                await drive.update(wait=True)
+                named = await drive.entry(path) if path != "/" else None
+                if named is not None:
+                    _tell_entry(output, named, await drive.size(named))
+                    return
+                found = False
+                async for entry in drive.list(path):
+                    found = True
+                    _tell_entry(output, entry, await drive.size(entry))
+                if not found and path != "/":
+                    raise DriveError(f"there is no {printable(path)} in the share")
 
     run(work(), settings)
+
+
+def _tell_entry(output: Output, entry: DriveEntry, size: int) -> None:
+    shown = f"{readable_size(size):>10}  {printable(entry.path)}"
+    if entry.linkname is not None:
+        shown += f" → {printable(entry.linkname)}"
+    output.event(
+        "entry",
+        shown,
+        path=entry.path,
+        size=size,
+        mtime=mtime_of(entry),
+        executable=entry.executable,
+        target=entry.linkname,
+    )
 
 
 def cat(

@@ -23,6 +23,7 @@ from pelure.hyper.drive.drive import Drive, merged
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror, MirrorOptions
+from pelure.share.link import printable
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes there will be."""
@@ -59,7 +60,7 @@ class Fetch:
         view = self._drive.checkout(self._drive.version)
         entries = [entry async for entry in view.list(ignore=self._ignored)]
         if self._only and not entries:
-            raise ConfigError("nothing in the drive fits --only")
+            raise DriveError(f"nothing in the share fits {' or '.join(map(printable, self._only))}")
         try:
             target = LocalDrive(self._folder, create=True)
         except OSError as error:

@@ -95,6 +95,16 @@ def test_cat_writes_bytes_only(folder: Path, tmp_path: Path, run: Run) -> None:
     assert result.stdout_bytes == (folder / "sub" / "big").read_bytes()[1000:1010]
 
 
+def test_a_file_that_cannot_be_got_leaves_the_old_one(folder: Path, tmp_path: Path, run: Run) -> None:
+    run("import", str(folder))
+    (folder / "sub" / "big").write_bytes(b"changed, so that its blocks are gone")
+    out = tmp_path / "out"
+    out.write_text("precious")
+    run("get", "own", "/sub/big", str(out), status=1)
+    assert out.read_text() == "precious"
+    assert [path.name for path in tmp_path.iterdir() if path.name.startswith("out")] == ["out"]
+
+
 def test_encrypted_drive(run: Run, folder: Path) -> None:
     created = run("create", "--encrypted")[0]
     assert len(created["secret"]) == 64
@@ -111,6 +121,7 @@ def test_encrypted_drive(run: Run, folder: Path) -> None:
         ("get", "own", "/nothing", "out"),
         ("cat", "own", "/nothing"),
         ("ls", "own", "--version", "99"),
+        ("ls", "own", "/nowhere"),
         ("replicate", "00" * 32, "--tcp", "nowhere", "--out", "x"),
         ("put", "own", "/etc/hostname", "../x"),
         ("create", "--store", "/proc/none"),
