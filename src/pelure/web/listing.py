@@ -6,7 +6,7 @@ text goes through :func:`html.escape`, every path through :func:`urllib.parse.qu
 
 from __future__ import annotations
 
-import mimetypes
+import posixpath
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -14,30 +14,7 @@ from html import escape
 from urllib.parse import quote
 
 from pelure.share.link import printable
-
-STYLE = """
-:root { color-scheme: light dark; --line: #8884; --soft: #888; --link: #6b4fbb; }
-@media (prefers-color-scheme: dark) { :root { --link: #b9a5ff; } }
-body { font: 16px/1.5 system-ui, sans-serif; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-h1 { font-size: 1.4rem; overflow-wrap: anywhere; }
-nav { color: var(--soft); overflow-wrap: anywhere; }
-a { color: var(--link); text-decoration: none; }
-a:hover, a:focus { text-decoration: underline; }
-table { border-collapse: collapse; width: 100%; }
-th { text-align: left; color: var(--soft); font-weight: normal; }
-td, th { padding: .35rem .5rem; border-bottom: 1px solid var(--line); }
-td:first-child { overflow-wrap: anywhere; }
-td.number, th.number { text-align: right; white-space: nowrap; font-variant-numeric: tabular-nums; }
-.actions { margin: 1rem 0; }
-.actions a { border: 1px solid var(--line); border-radius: .4rem; padding: .3rem .7rem; margin-right: .5rem; }
-.preview img, .preview video { max-width: 100%; max-height: 80vh; }
-.preview iframe { width: 100%; height: 70vh; border: 1px solid var(--line); }
-.preview audio { width: 100%; }
-footer { color: var(--soft); font-size: .85rem; margin-top: 2rem; }
-"""
-
-PREVIEW_IMAGES = {"image/png", "image/jpeg", "image/gif", "image/webp", "image/avif", "image/bmp"}
-PREVIEW_TEXT_LIMIT = 2 << 20
+from pelure.web.media import PREVIEW_IMAGES, PREVIEW_TEXT_LIMIT, is_text, media_type
 
 
 @dataclass(frozen=True)
@@ -49,11 +26,6 @@ class Row:
     size: int | None = None
     mtime: float | None = None
     target: str | None = None
-
-
-def media_type(name: str) -> str:
-    """The MIME type by the file's name."""
-    return mimetypes.guess_type(name)[0] or "application/octet-stream"
 
 
 def readable_size(size: int | None) -> str:
@@ -82,80 +54,127 @@ def _page(title: str, base: str, body: str) -> str:
         "<!doctype html>\n<html lang=en><meta charset=utf-8>"
         "<meta name=viewport content='width=device-width, initial-scale=1'>"
         f"<title>{escape(printable(title))}</title><link rel=stylesheet href='{escape(base)}?style'>"
+        f"<link rel=icon href='{escape(base)}?icon' type='image/svg+xml'>"
         f"{body}<footer>Shared with pelure. This page loads nothing from anywhere else.</footer></html>\n"
     )
 
 
 def _crumbs(title: str, base: str, path: str) -> str:
-    parts = [f"<a href='{escape(base)}'>{escape(title)}</a>"]
+    """The way from the drive's root to the folder that ``path`` (of a folder or a file) lies in."""
+    names = [part for part in path.split("/") if part]
+    if not names:
+        return ""
+    parts = [f"<a href='{escape(base)}'>{escape(printable(title))}</a>"]
     place = base
-    for name in [part for part in path.split("/") if part]:
+    for name in names[:-1]:
         place += quote(name, safe="") + "/"
         parts.append(f"<a href='{escape(place)}'>{escape(printable(name))}</a>")
-    return "<nav>" + " / ".join(parts) + "</nav>"
+    return "<nav>" + " / ".join(parts) + " /</nav>"
 
 
-def folder_page(title: str, base: str, path: str, rows: Sequence[Row]) -> str:
-    """The listing of folder ``path`` (with both slashes); ``base`` is the URL path of the drive's root."""
-    lines = []
-    for row in sorted(rows, key=lambda row: (not row.is_folder, row.name.casefold())):
-        url = escape(quote(row.name, safe="") + ("/" if row.is_folder else ""))
-        shown = escape(printable(row.name)) + ("/" if row.is_folder else "")
-        if row.target is not None:
-            name = f"{shown} → {escape(printable(row.target))}"
-            actions = ""
-        else:
-            name = f"<a href='./{url}{'' if row.is_folder else '?view'}'>{shown}</a>"
-            actions = f"<a href='./{url}{'?zip' if row.is_folder else '?download'}'>download</a>"
-        lines.append(
-            f"<tr><td>{name}<td class=number>{readable_size(row.size)}"
-            f"<td class=number>{_readable_time(row.mtime)}<td class=number>{actions}</tr>"
+def _link_target(path: str, target: str) -> str | None:
+    """The path in the drive, without first slash, that a symbolic link in folder ``path`` leads to."""
+    if target.startswith("/"):
+        return None
+    found = posixpath.normpath(path.lstrip("/") + target)
+    return None if found.split("/")[0] in ("..", ".") else found
+
+
+def _line(base: str, path: str, row: Row) -> str:
+    url = escape("./" + quote(row.name, safe="") + ("/" if row.is_folder else ""))
+    shown = escape(printable(row.name))
+    get = f"<a href='{url}{'?zip' if row.is_folder else '?download'}'>download</a>"
+    if row.target is not None:
+        shown += f" → {escape(printable(row.target))}"
+        found = _link_target(path, row.target)
+        name = (
+            f"<a href='{escape(base + quote(found))}?view'>{shown}</a>" if found else f"<span>{shown}</span>"
         )
-    empty = "" if lines else "<p>This folder is empty.</p>"
-    name = path.rstrip("/").rsplit("/", 1)[-1] or title
-    body = (
-        f"{_crumbs(title, base, path)}<h1>{escape(printable(name))}</h1>"
-        "<p class=actions><a href='./?zip'>Download all as ZIP</a></p>"
-        "<table><thead><tr><th>Name<th class=number>Size<th class=number>Changed (UTC)<th></tr></thead>"
-        "<tbody>" + "".join(lines) + f"</tbody></table>{empty}"
+        get = ""
+    elif row.is_folder:
+        name = f"<a class=folder href='{url}'>{shown}</a>"
+    else:
+        name = f"<a href='{url}?view'>{shown}</a>"
+    return (
+        f"<tr><td class=name>{name}<td class='number size'>{readable_size(row.size)}"
+        f"<td class='number when'>{_readable_time(row.mtime)}<td class='number get'>{get}</tr>"
     )
+
+
+def _counted(rows: Sequence[Row]) -> str:
+    folders = sum(row.is_folder for row in rows)
+    files = len(rows) - folders
+    parts = [
+        f"{number:,} {noun if number == 1 else noun + 's'}"
+        for number, noun in ((folders, "folder"), (files, "file"))
+        if number
+    ]
+    if files:
+        parts.append(readable_size(sum(row.size or 0 for row in rows)))
+    return ", ".join(parts)
+
+
+def folder_page(title: str, base: str, path: str, rows: Sequence[Row], *, partial: bool = False) -> str:
+    """The listing of folder ``path`` (with both slashes); ``base`` is the URL path of the drive's root.
+
+    ``partial``: there are more entries than ``rows``.
+    """
+    ordered = sorted(rows, key=lambda row: (not row.is_folder, row.name.casefold()))
+    lines = "".join(_line(base, path, row) for row in ordered)
+    name = path.rstrip("/").rsplit("/", 1)[-1] or title
+    more = "<p>There is more in this folder than is shown here; the ZIP file has all of it.</p>"
+    body = f"{_crumbs(title, base, path)}<h1>{escape(printable(name))}</h1>"
+    if rows:
+        body += (
+            "<div class=actions><a class=button href='./?zip'>Download all as ZIP</a>"
+            f"<span>{_counted(rows)}</span></div>{more if partial else ''}"
+            "<table><thead><tr><th>Name<th class=number>Size<th class=number>Changed (UTC)<th></tr></thead>"
+            f"<tbody>{lines}</tbody></table>"
+        )
+    else:
+        body += "<p>This folder is empty.</p>"
     return _page(name, base, body)
 
 
-def preview_page(title: str, base: str, path: str, row: Row) -> str:
-    """The page of one file: a preview where a browser can show it safely, and a download link."""
-    kind = media_type(row.name)
+def preview_page(
+    title: str, base: str, path: str, row: Row, before: str | None = None, after: str | None = None
+) -> str:
+    """The page of one file: a preview where a browser can show it safely, and a download link.
+
+    ``before`` and ``after`` are the names of the files next to it in its folder.
+    """
     url = escape("./" + quote(row.name, safe=""))
-    if kind in PREVIEW_IMAGES:
-        shown = f"<img src='{url}' alt='{escape(printable(row.name))}'>"
-    elif kind.startswith("video/"):
-        shown = f"<video src='{url}' controls preload=metadata></video>"
-    elif kind.startswith("audio/"):
-        shown = f"<audio src='{url}' controls preload=metadata></audio>"
-    elif is_text(kind) and (row.size or 0) <= PREVIEW_TEXT_LIMIT:
-        shown = f"<iframe src='{url}?text' sandbox title='{escape(printable(row.name))}'></iframe>"
-    else:
-        shown = "<p>There is no preview for this kind of file.</p>"
+    beside = "".join(
+        f"<a rel={relation} href='{escape('./' + quote(name, safe=''))}?view'>{text}</a>"
+        for name, relation, text in ((before, "prev", "← Previous"), (after, "next", "Next →"))
+        if name is not None
+    )
+    when = _readable_time(row.mtime)
+    facts = readable_size(row.size) + (f" · {when} UTC" if when else "")
     body = (
         f"{_crumbs(title, base, path)}<h1>{escape(printable(row.name))}</h1>"
-        f"<p class=actions><a href='{url}?download'>Download</a> {readable_size(row.size)} "
-        f"{_readable_time(row.mtime)}</p><div class=preview>{shown}</div>"
+        f"<div class=actions><a class=button href='{url}?download'>Download</a><span>{facts}</span>"
+        f"<span class=beside>{beside}</span></div><div class=preview>{_preview(row, url)}</div>"
     )
     return _page(row.name, base, body)
 
 
-def is_text(kind: str) -> bool:
-    """Whether a preview may show this MIME type as plain text."""
-    return kind.startswith("text/") or kind in {
-        "application/json",
-        "application/xml",
-        "application/javascript",
-        "application/x-sh",
-        "application/toml",
-        "application/yaml",
-    }
+def _preview(row: Row, url: str) -> str:
+    kind = media_type(row.name)
+    if kind in PREVIEW_IMAGES:
+        return f"<img src='{url}' alt='{escape(printable(row.name))}'>"
+    if kind.startswith("video/"):
+        return f"<video src='{url}' controls preload=metadata></video>"
+    if kind.startswith("audio/"):
+        return f"<audio src='{url}' controls preload=metadata></audio>"
+    if not is_text(kind):
+        return "<p>There is no preview for this kind of file.</p>"
+    if (row.size or 0) > PREVIEW_TEXT_LIMIT:
+        return "<p>This text is too long for a preview.</p>"
+    return f"<iframe src='{url}?text' sandbox title='{escape(printable(row.name))}'></iframe>"
 
 
 def error_page(title: str, base: str, message: str) -> str:
-    """A page that says one sentence."""
-    return _page(title, base, f"{_crumbs(title, base, '')}<h1>{escape(message)}</h1>")
+    """A page that says one sentence, and leads back to the drive's root."""
+    back = f"<nav><a href='{escape(base)}'>{escape(printable(title))}</a></nav>"
+    return _page(title, base, f"{back}<h1>{escape(message)}</h1>")

@@ -18,11 +18,14 @@ from starlette.responses import HTMLResponse, PlainTextResponse, RedirectRespons
 from starlette.routing import Route
 
 from pelure.errors import PelureError
+from pelure.hyper.bee.walk import Range
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
-from pelure.web.listing import STYLE, Row, error_page, folder_page, is_text, media_type, preview_page
+from pelure.web.listing import Row, error_page, folder_page, preview_page
+from pelure.web.media import is_text, media_type
 from pelure.web.ranges import RangeNotSatisfiable, parse_range
+from pelure.web.style import ICON, STYLE
 from pelure.web.zip import zip_folder
 
 log = logging.getLogger(__name__)
@@ -38,6 +41,8 @@ COMMON_HEADERS = {
     "Cross-Origin-Resource-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+STYLE_HEADERS = {**COMMON_HEADERS, "Cache-Control": "private, max-age=3600"}
+"""Not fetched again for each page: over onion circuits that is seen."""
 MAX_ROWS = 20_000
 """Entries shown of one folder; a folder of more says so."""
 READ_SECONDS = 120.0
@@ -63,7 +68,9 @@ class DrivePage:
         query = request.url.query
         try:
             if query == "style":
-                return Response(STYLE, media_type="text/css", headers=COMMON_HEADERS)
+                return Response(STYLE, media_type="text/css", headers=STYLE_HEADERS)
+            if query == "icon":
+                return Response(ICON, media_type="image/svg+xml", headers=STYLE_HEADERS)
             if path.endswith("/"):
                 return await self._folder(path, query)
             entry = await self._drive.entry(path, timeout=READ_SECONDS)
@@ -100,12 +107,13 @@ class DrivePage:
                 media_type="application/zip",
                 headers={**COMMON_HEADERS, "Content-Disposition": _attachment(f"{name}.zip")},
             )
-        rows = []
+        rows: list[Row] = []
+        partial = False
         async for entry in self._drive.list(path, recursive=False):
-            rows.append(await self._row(path, entry))
-            if len(rows) >= MAX_ROWS:
+            if partial := len(rows) >= MAX_ROWS:
                 break
-        return self._html(folder_page(self._title, self._base, path, rows))
+            rows.append(await self._row(path, entry))
+        return self._html(folder_page(self._title, self._base, path, rows, partial=partial))
 
     async def _row(self, folder: str, entry: DriveEntry) -> Row:
         name, below, _ = entry.path[len(folder) :].partition("/")
@@ -119,7 +127,8 @@ class DrivePage:
         size = await self._drive.size(entry)
         if query == "view":
             row = Row(name, False, size, mtime_of(entry))
-            return self._html(preview_page(self._title, self._base, entry.path, row))
+            beside = [await self._beside(entry, reverse) for reverse in (True, False)]
+            return self._html(preview_page(self._title, self._base, entry.path, row, *beside))
         kind = media_type(name)
         headers = {
             **COMMON_HEADERS,
@@ -141,6 +150,15 @@ class DrivePage:
             headers["Content-Range"] = f"bytes {start}-{end - 1}/{size}"
         body = self._read(entry, start, end) if request.method == "GET" else _nothing()
         return StreamingResponse(body, 206 if wanted else 200, headers, media_type=kind)
+
+    async def _beside(self, entry: DriveEntry, before: bool) -> str | None:
+        """The name of the file before or after ``entry`` in its folder."""
+        folder, path = entry.path[: entry.path.rindex("/") + 1].encode(), entry.path.encode()
+        bounds = Range(gte=folder, lt=path) if before else Range(gt=path, lt=folder[:-1] + b"0")
+        async for found in self._drive.entries(bounds, reverse=before, limit=1):
+            name = found.path[len(folder.decode()) :]
+            return name if "/" not in name and found.blob is not None else None
+        return None
 
     async def _read(self, entry: DriveEntry, start: int, end: int) -> AsyncIterator[bytes]:
         async for part in self._drive.read(entry, start, end, timeout=READ_SECONDS):

@@ -45,6 +45,7 @@ async def test_listing(client: httpx.AsyncClient) -> None:
     assert (await client.get("/nothing")).status_code == 404
     assert (await client.get("/link")).status_code == 404
     assert "prefers-color-scheme" in (await client.get("/?style")).text
+    assert (await client.get("/?icon")).headers["content-type"].startswith("image/svg+xml")
 
 
 async def test_files_and_ranges(client: httpx.AsyncClient) -> None:
@@ -76,6 +77,45 @@ async def test_previews(client: httpx.AsyncClient) -> None:
     assert "<img src='./one.png'" in (await client.get("/photos/one.png?view")).text
     assert "iframe" in (await client.get("/a.txt?view")).text
     assert "no preview" in (await client.get("/photos/deep/é ü.bin?view")).text
+
+
+async def test_ways_around(tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "ways")
+    drive = Drive(store)
+    for path in ("/a/1.png", "/a/2.png", "/a/3.png", "/a/4/x", "/b/README"):
+        await drive.put(path, b"x")
+    for name, target in (("in", "../b/README"), ("out", "../../etc/passwd"), ("root", "/b")):
+        await drive.symlink(f"/a/{name}", target)
+    transport = httpx.ASGITransport(DrivePage(drive, "ways", "/token/").app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        assert "1 folder, 1 file" not in (await client.get("/token/")).text
+        assert "2 folders" in (await client.get("/token/")).text
+        page = (await client.get("/token/a/2.png?view")).text
+        assert "rel=prev href='./1.png?view'" in page
+        assert "rel=next href='./3.png?view'" in page
+        assert "href='/token/a/'" in page
+        assert "rel=prev" not in (await client.get("/token/a/1.png?view")).text
+        assert "rel=next" not in (await client.get("/token/a/3.png?view")).text
+        listing = (await client.get("/token/a/")).text
+        assert "href='/token/b/README?view'" in listing
+        assert "<span>out → ../../etc/passwd</span>" in listing
+        assert "<span>root → /b</span>" in listing
+        assert "<iframe" in (await client.get("/token/b/README?view")).text
+    store.close()
+
+
+async def test_a_folder_of_too_many_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pelure.web.page.MAX_ROWS", 3)
+    store = Corestore(tmp_path / "many")
+    drive = Drive(store)
+    for number in range(4):
+        await drive.put(f"/{number}", b"x")
+    transport = httpx.ASGITransport(DrivePage(drive, "many").app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+        assert "more in this folder" in (await client.get("/")).text
+        await drive.delete("/3")
+        assert "more in this folder" not in (await client.get("/")).text
+    store.close()
 
 
 async def test_zip(client: httpx.AsyncClient) -> None:
