@@ -1,8 +1,8 @@
-"""Drives side by side with npm hyperdrive: import, replication over loopback TCP, ranges, a million entries.
+"""Drives side by side with npm hyperdrive: import, replication over TCP, ranges, a million entries.
 
-Every operation runs in a fresh process with a fresh store (``support/npm_bench.js``, ``support/hyper_worker.py``)
-and says how long it took and the most memory that it used; npm's run and pelure's take turns. Issue 4 has
-the goals: twice as fast as npm on every row, linked import five times, in less memory.
+Every operation runs in a fresh process with a fresh store (``support/npm_bench.js``,
+``support/hyper_worker.py``) and says how long it took and the most memory that it used; npm's and pelure's
+take turns. Goals: twice as fast as npm in every row, linked import five times, in less memory.
 """
 
 from __future__ import annotations
@@ -74,9 +74,9 @@ class Bench:
         for number in range(self.sizes.runs):
             note(f"run {number + 1} of {self.sizes.runs}")
             one = {subject: self.import_file(subject) for subject in (NPM, PELURE)}
-            self.fresh("linked", self.import_linked_file)
+            self.import_linked_file()
             many = {subject: self.import_files(subject) for subject in (NPM, PELURE)}
-            self.fresh("linked", self.import_linked_files)
+            self.import_linked_files()
             self.replicate(f"1 file of {self.sizes.file} MiB", "MiB/s", self.sizes.file, one)
             self.replicate(f"{self.sizes.files:,} files of 1 KiB", "files/s", self.sizes.files, many)
             self.read_ranges(one)
@@ -99,8 +99,9 @@ class Bench:
         self.note(f"peak memory: {row}", subject, "MiB", answer["peak"])
         return {**answer, "store": store}
 
-    def import_linked_file(self, store: Path) -> None:
-        answer = run(PELURE, "import-file", store, self.file, "link")
+    def import_linked_file(self) -> None:
+        with self.fresh("linked") as store:
+            answer = run(PELURE, "import-file", store, self.file, "link")
         row = f"import of 1 file of {self.sizes.file} MiB"
         self.note(row, LINKED, "MiB/s", self.sizes.file / answer["seconds"])
         self.note(f"peak memory: {row}", LINKED, "MiB", answer["peak"])
@@ -108,7 +109,8 @@ class Bench:
     def import_files(self, subject: str) -> Answer:
         """One by one in a store that is thrown away, and in a batch in one that is kept."""
         row = f"import of {self.sizes.files:,} files of 1 KiB"
-        self.fresh("single", lambda store: self._import_files(subject, store, "one", f"{row}, one by one"))
+        with self.fresh("single") as store:
+            self._import_files(subject, store, "one", f"{row}, one by one")
         store = self.folder / f"store many {subject}"
         return {**self._import_files(subject, store, "batch", f"{row}, in a batch"), "store": store}
 
@@ -118,9 +120,10 @@ class Bench:
         self.note(f"peak memory: {row}", subject, "MiB", answer["peak"])
         return answer
 
-    def import_linked_files(self, store: Path) -> None:
+    def import_linked_files(self) -> None:
         row = f"import of {self.sizes.files:,} files of 1 KiB, in a batch"
-        answer = run(PELURE, "import-folder", store, self.files, "linked")
+        with self.fresh("linked") as store:
+            answer = run(PELURE, "import-folder", store, self.files, "linked")
         self.note(row, LINKED, "files/s", self.sizes.files / answer["seconds"])
         self.note(f"peak memory: {row}", LINKED, "MiB", answer["peak"])
 
@@ -130,10 +133,8 @@ class Bench:
             row = f"replication of {what}"
             if source != target:
                 row += ", from npm" if source == NPM else ", to npm"
-            with served(source, sources[source]["store"]) as server:
-                answer = self.fresh(
-                    "reader", lambda store: run(target, "fetch", store, *place(sources[source], server))
-                )
+            with served(source, sources[source]["store"]) as server, self.fresh("reader") as store:
+                answer = run(target, "fetch", store, *place(sources[source], server))
             self.note(row, PELURE if source != target else target, unit, amount / answer["seconds"])
             if source == target:
                 self.note(f"peak memory: {row}, sender", source, "MiB", server["peak"])
@@ -142,27 +143,22 @@ class Bench:
     def read_ranges(self, sources: dict[str, Answer]) -> None:
         starts = ranges(self.sizes)
         for subject, source in sources.items():
-            with served(subject, source["store"]) as server:
-                answer = self.fresh(
-                    "reader", lambda store: run(subject, "ranges", store, *place(source, server), starts)
-                )
+            with served(subject, source["store"]) as server, self.fresh("reader") as store:
+                answer = run(subject, "ranges", store, *place(source, server), starts)
             runs = sorted(answer["milliseconds"])
             self.note("range of 1 MiB, sparse reader", subject, "ms", runs[len(runs) // 2])
 
     def use_entries(self, subject: str) -> None:
         count = self.sizes.entries
-
-        def work(store: Path) -> None:
+        with self.fresh("entries") as store:
             made = run(subject, "make-entries", store, count)
             used = run(subject, "use-entries", store, count)
-            self.note(f"{count:,} entries: made, in batches", subject, "entries/s", count / made["seconds"])
-            self.note(f"{count:,} entries: listed", subject, "entries/s", count / used["list"])
-            self.note(f"{count:,} entries: one looked up", subject, "µs", used["lookup"] * 1e6)
-            self.note(f"{count:,} entries: diff, 1 % changed", subject, "ms", used["diff"] * 1e3)
-            self.note(f"peak memory: {count:,} entries, making", subject, "MiB", made["peak"])
-            self.note(f"peak memory: {count:,} entries, using", subject, "MiB", used["peak"])
-
-        self.fresh("entries", work)
+        self.note(f"{count:,} entries: made, in batches", subject, "entries/s", count / made["seconds"])
+        self.note(f"{count:,} entries: listed", subject, "entries/s", count / used["list"])
+        self.note(f"{count:,} entries: one looked up", subject, "µs", used["lookup"] * 1e6)
+        self.note(f"{count:,} entries: diff, 1 % changed", subject, "ms", used["diff"] * 1e3)
+        self.note(f"peak memory: {count:,} entries, making", subject, "MiB", made["peak"])
+        self.note(f"peak memory: {count:,} entries, using", subject, "MiB", used["peak"])
 
     # -- help --
 
@@ -170,11 +166,12 @@ class Bench:
         self._figures[row, subject, unit].append(value)
         note(f"{row}, {subject}: {value:,.1f} {unit}")
 
-    def fresh(self, name: str, work: Any) -> Any:
-        """Do ``work`` with a store that is deleted after it."""
+    @contextmanager
+    def fresh(self, name: str) -> Iterator[Path]:
+        """A new store, deleted afterwards."""
         store = self.folder / f"store {name}"
         try:
-            return work(store)
+            yield store
         finally:
             shutil.rmtree(store, ignore_errors=True)
 

@@ -1,8 +1,8 @@
 """One measured operation of pelure's drives, in a process of its own so that its memory can be told.
 
-The counterpart of ``npm_bench.js``, with the same arguments and answers: ``python -m
-benchmarks.support.hyper_worker COMMAND STORE ...`` prints a line of JSON when it is done. ``serve`` prints one
-with its port first, and is done when its standard input ends.
+The counterpart of ``npm_bench.js``, with the same arguments and answers. ``python -m
+benchmarks.support.hyper_worker COMMAND STORE ...`` prints a line of JSON when it is done; ``serve`` prints
+one with its port first, and is done when its standard input ends.
 """
 
 from __future__ import annotations
