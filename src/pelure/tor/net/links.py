@@ -77,7 +77,7 @@ class LinkManager:
         self._connecting: dict[tuple[bytes, bytes | None], asyncio.Task[Link]] = {}
         self._opening: dict[Link, asyncio.Future[None]] = {}
         self._servers: list[asyncio.Server] = []
-        self._max_links = _raise_file_limit() - SPARE_FILES
+        self._max_links = raise_file_limit() - SPARE_FILES
         self._sweeper = self._loop.call_later(SWEEP_SECONDS, self._sweep)
         self._closed = False
 
@@ -264,7 +264,7 @@ class LinkManager:
         await asyncio.sleep(0)
 
 
-def _raise_file_limit() -> int:
+def raise_file_limit() -> int:
     """Allow as many open files as the system lets us; returns how many."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft < hard:

@@ -27,13 +27,16 @@ class _Queue:
 
 
 class CellQueues:
-    """The queues of one link. ``cells`` is the number of cells in all of them."""
+    """The queues of one link. ``cells`` is the number of cells in all of them, ``len`` that of queues."""
 
     def __init__(self) -> None:
         self._queues: dict[int, _Queue] = {}
         self._fresh: deque[int] = deque()
         self._turns: deque[int] = deque()
         self.cells = 0
+
+    def __len__(self) -> int:
+        return len(self._queues)
 
     def put(self, circ_id: int, data: Buffer, cells: int, now: float) -> bool:
         """Queue ``data``, ``cells`` cells in one buffer; True if the circuit is congested now."""

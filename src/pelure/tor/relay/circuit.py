@@ -57,6 +57,11 @@ class Role(Enum):
 class Stream(Protocol):
     """Somebody behind a stream at this relay: a TCP connection, a directory request."""
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here, towards either side."""
+        ...
+
     def readable(self) -> None:
         """Bytes came for it."""
 
@@ -240,6 +245,11 @@ class RelayCircuit:
                 else:
                     stream.room()
 
+    @property
+    def stream_bytes(self) -> int:
+        """Bytes that wait in the circuit's streams at this relay."""
+        return sum(stream.waiting for stream in self.streams.values())
+
     def send(self, command: int, data: bytes = b"") -> None:
         """Send one message of this relay's to the origin."""
         body = bytearray(encode_relay_body(command, 0, data, self.host.rng))
@@ -257,9 +267,14 @@ class RelayCircuit:
 
     # ---- extending and truncating ----
 
+    @property
+    def is_free(self) -> bool:
+        """Whether this relay is the circuit's end, is to remain it so far, and serves as nothing yet."""
+        return self.role is Role.OPEN and self.next is None and self._extending is None
+
     def _extend(self, message: Extend2) -> None:
         """EXTEND2 (tor-spec 5.3): open a link if need be, and send CREATE2 on it."""
-        if self.next is not None or self._extending is not None or self.role is not Role.OPEN or self.streams:
+        if not self.is_free or self.streams:
             raise ProtocolError("EXTEND2 came on a circuit that is extended or in use already")
         relay = self.host.check_extend(Relay.from_link_specifiers(message.specifiers, None))
         if self.link.peer.rsa_id == relay.rsa_id:
@@ -273,17 +288,21 @@ class RelayCircuit:
     async def _connect_next(self, relay: Relay, message: Extend2) -> None:
         try:
             link = await self.host.links.get(relay)
-            if not self.closed:
-                self._create_next(link, message)
         except WrongIdentity:
             self.close(DestroyReason.OR_IDENTITY)
         except LinkError:
             self.close(DestroyReason.CONNECTFAILED)
-        finally:
+        else:
             self._extending = None
+            if not self.closed:
+                self._create_next(link, message)
 
     def _create_next(self, link: Link, message: Extend2) -> None:
-        self.next = NextHop(self, link)
+        try:
+            self.next = NextHop(self, link)
+        except LinkError:  # no circuit id is left on it, or it is being closed
+            self.close(DestroyReason.RESOURCELIMIT)
+            return
         link.send(Create2(message.handshake_type, message.handshake).cell(self.next.circ_id))
 
     def extended(self, reply: bytes) -> None:

@@ -81,7 +81,7 @@ class RelayConfig:
             bind=bind,
             orport=port,
             contact=reader.text("contactinfo", ""),
-            exit_policy=reader.exit_policy(),
+            exit_policy=reader.exit_policy(address),
             ipv6_exit=reader.flag("ipv6exit", False),
             family=tuple(word for line in reader.all("myfamily") for word in line.replace(",", " ").split()),
             directory_cache=reader.flag("dircache", True),
@@ -133,8 +133,11 @@ class _Options:
             raise ConfigError(f"{name} is a port or ADDRESS:PORT")
         return (where.strip("[]") if colon else host), int(number)
 
-    def exit_policy(self) -> ExitPolicy:
-        """An exit is a relay that says so: without ``ExitRelay 1`` or a policy nothing is let out."""
+    def exit_policy(self, own: str) -> ExitPolicy:
+        """An exit is a relay that says so: without ``ExitRelay 1`` or a policy nothing is let out.
+
+        ``own``: this machine's address, which counts among the private ones: firewalls trust it.
+        """
         lines = [part.strip() for line in self.all("exitpolicy") for part in line.split(",") if part.strip()]
         if not self.flag("exitrelay", bool(lines)):
             lines = ["reject *:*"]
@@ -142,7 +145,7 @@ class _Options:
             if not any(line.split(None, 1)[-1].startswith("*:*") for line in lines):
                 lines += DEFAULT_EXIT_POLICY
             if self.flag("exitpolicyrejectprivate", True):
-                lines.insert(0, REJECT_PRIVATE)
+                lines[:0] = [REJECT_PRIVATE, f"reject {own}:*"] if own else [REJECT_PRIVATE]
         try:
             return ExitPolicy.parse(lines)
         except DirectoryError as error:

@@ -86,6 +86,11 @@ class DirStream:
         self._answering: asyncio.Task[None] | None = None
         endpoint.accept()
 
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here, towards either side."""
+        return self._endpoint.pending + self._endpoint.buffered + len(self._received)
+
     def readable(self) -> None:
         """More of the request is there."""
         self._received += self._endpoint.read(self._endpoint.buffered)
@@ -98,6 +103,7 @@ class DirStream:
             self._reply(DirReply(400, reason=str(error)))
             return
         if parsed is not None:
+            self._received.clear()
             self._answering = asyncio.ensure_future(self._answer(parsed[0]))
 
     def room(self) -> None:

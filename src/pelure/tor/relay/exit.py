@@ -33,6 +33,7 @@ WRITE_HIGH = 256 * 1024  # bytes the socket has not taken at which the stream is
 CONNECT_SECONDS = 20.0
 TTL_MIN, TTL_MAX = 300, 3600  # the TTLs an exit tells are clipped, so as to say little of its cache
 MAX_ANSWERS = 8
+LINGER_SECONDS = 30.0  # a destination may take so long to read what was sent before its stream ended
 
 _REASONS = {
     errno.ECONNREFUSED: EndReason.CONNECTREFUSED,
@@ -49,14 +50,19 @@ _REASONS = {
 class Exits:
     """Opens connections as the exit policy allows."""
 
-    def __init__(self, policy: ExitPolicy, resolver: Resolver, *, ipv6: bool = False) -> None:
-        """``ipv6``: IPv6 destinations are allowed at all (torrc ``IPv6Exit``)."""
+    def __init__(
+        self, policy: ExitPolicy, resolver: Resolver, *, ipv6: bool = False, max_connections: int = 1 << 16
+    ) -> None:
+        """``ipv6``: IPv6 destinations are allowed at all (torrc ``IPv6Exit``). ``max_connections``: of which
+        each takes a file descriptor; what is being connected counts."""
         self.policy = policy
         self.resolver = resolver
         self.ipv6 = ipv6
         self.enabled = policy.summary(4).allows_some or (ipv6 and policy.summary(6).allows_some)
         self.buffer = memoryview(bytearray(READ_SIZE))
         self.opened = 0
+        self.connections: set[ExitStream] = set()
+        self._max_connections = max_connections
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, circuit: RelayCircuit, event: ev.Incoming) -> ExitStream | None:
@@ -71,7 +77,11 @@ class Exits:
         except ProtocolError:
             endpoint.end(EndReason.TORPROTOCOL)
             return None
-        stream = ExitStream(circuit, endpoint, self.buffer)
+        if len(self.connections) >= self._max_connections:
+            endpoint.end(EndReason.RESOURCELIMIT)
+            return None
+        stream = ExitStream(self, circuit, endpoint)
+        self.connections.add(stream)
         self._start(self._connect(stream, target))
         return stream
 
@@ -103,6 +113,7 @@ class Exits:
     async def _connect(self, stream: ExitStream, target: Begin) -> None:
         try:
             address = self._choose(await self.resolver.resolve(target.host), target)
+            stream.address = str(address)
             async with asyncio.timeout(CONNECT_SECONDS):
                 await asyncio.get_running_loop().create_connection(lambda: stream, str(address), target.port)
             self.opened += 1
@@ -118,6 +129,9 @@ class Exits:
         except Exception:
             log.exception("bug: an exit stream")
             stream.refuse(EndReason.INTERNAL)
+        finally:
+            if not stream.connected:
+                self.connections.discard(stream)
 
     def _choose(self, addresses: list[Address], target: Begin) -> Address:
         """The first address of a wanted family that the policy allows (tor-spec 6.2, flags of BEGIN)."""
@@ -185,16 +199,24 @@ def _reverse_address(name: str) -> Address | None:
 class ExitStream(asyncio.BufferedProtocol):
     """One stream of a circuit and the TCP connection behind it."""
 
-    def __init__(self, circuit: RelayCircuit, endpoint: StreamEndpoint, buffer: memoryview) -> None:
+    def __init__(self, exits: Exits, circuit: RelayCircuit, endpoint: StreamEndpoint) -> None:
+        self.address = ""
+        self.connected = False
+        self._exits = exits
         self._circuit = circuit
         self._endpoint = endpoint
-        self._buffer = buffer
         self._transport: asyncio.Transport | None = None
         self._over = False
         self._reading = True
         self._writing = True
 
     # ---- what the circuit calls ----
+
+    @property
+    def waiting(self) -> int:
+        """Bytes that wait here, towards either side."""
+        unsent = self._transport.get_write_buffer_size() if self._transport is not None else 0
+        return self._endpoint.pending + self._endpoint.buffered + unsent
 
     def readable(self) -> None:
         """Bytes came for the destination."""
@@ -214,6 +236,8 @@ class ExitStream(asyncio.BufferedProtocol):
             if self._endpoint.buffered:
                 self._transport.write(self._endpoint.read(self._endpoint.buffered))
             self._transport.close()
+            if self._transport.get_write_buffer_size():
+                asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
 
     def refuse(self, reason: EndReason, extra: bytes = b"") -> None:
         """The destination can't be had."""
@@ -229,6 +253,7 @@ class ExitStream(asyncio.BufferedProtocol):
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self.connected = True
         if self._over:
             transport.abort()
             return
@@ -237,18 +262,17 @@ class ExitStream(asyncio.BufferedProtocol):
         sock = transport.get_extra_info("socket")
         if sock is not None:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        address = transport.get_extra_info("peername")[0]
-        self._endpoint.accept(Connected(address.partition("%")[0], TTL_MIN).encode())
+        self._endpoint.accept(Connected(self.address, TTL_MIN).encode())
         self.readable()
 
     def get_buffer(self, sizehint: int) -> memoryview:
-        return self._buffer
+        return self._exits.buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self._over or self._transport is None:
             return
         endpoint = self._endpoint
-        endpoint.write(bytes(self._buffer[:nbytes]))
+        endpoint.write(bytes(self._exits.buffer[:nbytes]))
         self._circuit.pump()
         if endpoint.pending > PENDING_HIGH and self._reading:
             self._reading = False
@@ -258,6 +282,7 @@ class ExitStream(asyncio.BufferedProtocol):
         return False  # END closes both directions: so does the connection
 
     def connection_lost(self, error: Exception | None) -> None:
+        self._exits.connections.discard(self)
         self._transport = None
         if self._over or self._circuit.closed:
             return

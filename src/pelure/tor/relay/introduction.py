@@ -62,7 +62,7 @@ class IntroductionPoints:
 
     def establish(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
         """ESTABLISH_INTRO. Raises ``ProtocolError`` if it proves nothing or is repeated."""
-        if circuit.role is not Role.OPEN or circuit.next is not None or circuit in self._introduced:
+        if not circuit.is_free or circuit in self._introduced:
             raise ProtocolError("ESTABLISH_INTRO came on a circuit that is in use")
         message = EstablishIntro.decode(data)
         message.verify(circuit.kh)
@@ -96,7 +96,7 @@ class IntroductionPoints:
 
     def introduce(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
         """INTRODUCE1: pass it to the service, tell the client. Raises ``ProtocolError`` for a second one."""
-        if circuit.role is not Role.OPEN or circuit.next is not None or circuit in self._introduced:
+        if not circuit.is_free or circuit in self._introduced:
             raise ProtocolError("INTRODUCE1 came on a circuit that is in use")
         self._introduced.add(circuit)  # one introduction for a circuit: more of them need more circuits
         status = self._relay(data, now)

@@ -9,8 +9,12 @@ shed, others are served (compare ``MaxOnionQueueDelay`` of C tor; tor-spec 5.1).
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections import deque
 from collections.abc import Callable
+from time import perf_counter
+
+log = logging.getLogger(__name__)
 
 MAX_WAIT = 1.75  # seconds a handshake may wait
 SLICE = 0.002  # seconds of handshakes between two turns of the event loop
@@ -59,7 +63,7 @@ class OnionskinQueue:
 
     def _run(self) -> None:
         self._scheduled = False
-        started = self._loop.time()
+        started = perf_counter()  # the loop's own clock may count whole milliseconds only
         count = 0
         elapsed = 0.0
         while self._turns and elapsed < SLICE:
@@ -72,8 +76,11 @@ class OnionskinQueue:
                 del self._waiting[source]
             self.queued -= 1
             count += 1
-            work()
-            elapsed = self._loop.time() - started
+            try:
+                work()
+            except Exception:
+                log.exception("bug: a circuit handshake")
+            elapsed = perf_counter() - started
         if count:
             self.done += count
             self.seconds_each += 0.1 * (elapsed / count - self.seconds_each)

@@ -7,7 +7,7 @@ import logging
 import time
 from collections.abc import Callable
 
-from pelure.errors import DirectoryError
+from pelure.errors import DirectoryError, PelureError
 from pelure.streams import SocketStream
 from pelure.tor.directory.network import DirAuthority, Network
 from pelure.tor.directory.protocols import Protocols
@@ -111,7 +111,7 @@ class Publisher:
                 await upload(authority, documents)
                 self._on_accepted(authority.nickname)
                 return
-            except (DirectoryError, OSError, TimeoutError) as error:
+            except (PelureError, OSError, TimeoutError) as error:
                 log.info("upload to %s: %s", authority.nickname, str(error) or "no answer")
             try:
                 async with asyncio.timeout(self._retry):

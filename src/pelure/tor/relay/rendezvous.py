@@ -26,7 +26,7 @@ class RendezvousPoints:
 
     def establish(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
         """ESTABLISH_RENDEZVOUS. Raises ``ProtocolError`` for a cookie that is taken or malformed."""
-        if circuit.role is not Role.OPEN or circuit.next is not None:
+        if not circuit.is_free:
             raise ProtocolError("ESTABLISH_RENDEZVOUS came on a circuit that is in use")
         if len(data) != COOKIE_LEN:
             raise ProtocolError("ESTABLISH_RENDEZVOUS with a cookie of the wrong length")
@@ -43,7 +43,7 @@ class RendezvousPoints:
 
         Raises ``ProtocolError`` if no circuit waits with this cookie.
         """
-        if service.role is not Role.OPEN or service.next is not None:
+        if not service.is_free:
             raise ProtocolError("RENDEZVOUS1 came on a circuit that is in use")
         message = Rendezvous1.decode(data)
         found = self._waiting.pop(message.cookie, None)

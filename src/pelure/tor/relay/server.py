@@ -25,7 +25,7 @@ from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.link import Link
-from pelure.tor.net.links import LinkManager
+from pelure.tor.net.links import LinkManager, raise_file_limit
 from pelure.tor.net.statefile import StateFolder, write_private
 from pelure.tor.relay import memory
 from pelure.tor.relay.bandwidth import BandwidthMeter
@@ -106,7 +106,12 @@ class RelayServer:
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()
         self._creator = CircuitCreator(self)
-        self.exits = Exits(config.exit_policy, Resolver(), ipv6=config.ipv6_exit)
+        self.exits = Exits(
+            config.exit_policy,
+            Resolver(),
+            ipv6=config.ipv6_exit,
+            max_connections=raise_file_limit() // 2,
+        )
         self._identity = await asyncio.to_thread(self._make_link_identity)
         self.links = LinkManager(
             self._identity, on_create=self._creator.create_requested, on_lost=self._link_lost
@@ -176,10 +181,14 @@ class RelayServer:
         """The relay to extend to, with the addresses that may be used. Raises ``ProtocolError`` to refuse."""
         if relay.rsa_id == self.keys.rsa.public.identity or relay.ed_id == self.keys.identity.public:
             raise ProtocolError("EXTEND2 asks to extend to this relay itself")
-        usable = tuple((ip, port) for ip, port in relay.addresses if port and self._may_connect(ip))
+        usable: dict[int, tuple[str, int]] = {}
+        for ip, port in relay.addresses:
+            if port and self._may_connect(ip):
+                usable.setdefault(ipaddress.ip_address(ip).version, (ip, port))
         if not usable:
             raise ProtocolError("EXTEND2 names no address that may be used")
-        return replace(relay, addresses=usable)
+        # One of each family: a cell must not make this relay try a list of hosts.
+        return replace(relay, addresses=tuple(usable[version] for version in sorted(usable)))
 
     def _may_connect(self, ip: str) -> bool:
         return self.config.allow_private_addresses or ipaddress.ip_address(ip).is_global
@@ -244,7 +253,8 @@ class RelayServer:
     async def _watch_memory(self) -> None:
         while True:
             await asyncio.sleep(MEMORY_CHECK_SECONDS)
-            memory.relieve(self.links.links, self.descriptors, self.config.memory_limit, time.time())
+            limit = self.config.memory_limit
+            memory.relieve(self.links.links, self.circuits, self.descriptors, limit, time.time())
 
     async def _keep_house(self) -> None:
         while True:

@@ -7,22 +7,28 @@ import os
 import socket
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from unittest import mock
 
 import numpy as np
 import pytest
 
-from pelure.errors import CircuitError
-from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand
+from pelure.errors import CircuitError, LinkError, ProtocolError, StreamError
+from pelure.tor.cell.commands import CellCommand, DestroyReason, EndReason, RelayCommand
 from pelure.tor.cell.framing import Cell, Run, encode
+from pelure.tor.cell.linkspec import LinkSpecifier
 from pelure.tor.cell.messages import Create2, CreateFast, Destroy, Versions
 from pelure.tor.cell.onion_messages import EstablishIntro, Introduce1, Rendezvous1
+from pelure.tor.cell.relay_messages import Extend2
 from pelure.tor.crypto import ntor
 from pelure.tor.crypto.keys import Ed25519KeyPair
+from pelure.tor.directory.relay import Relay
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.origin import Circuit
 from pelure.tor.net.tls import Scratch, TlsConnection, client_context
+from pelure.tor.relay import exit as exit_streams
 from pelure.tor.relay import memory
+from pelure.tor.relay.circuit import RelayCircuit
 
 from .support import EchoServer, Relays, until
 
@@ -317,7 +323,7 @@ async def test_queues_that_nobody_empties_cost_the_oldest_circuits() -> None:
         # What stands for a peer that does not read: the link's socket takes nothing any more.
         victim_link.pause_writing()
         await until(lambda: victim_link.queues.cells >= 100)
-        killed = memory.relieve(server.links.links, server.descriptors, 10_000, 0.0)
+        killed = memory.relieve(server.links.links, server.circuits, server.descriptors, 10_000, 0.0)
         assert killed >= 1
         assert victim_link.queues.cells <= 20
         victim_link.resume_writing()
@@ -332,3 +338,130 @@ async def _pour(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> N
             await writer.drain()
     except OSError:
         pass
+
+
+@asynccontextmanager
+async def silent_server() -> AsyncIterator[int]:
+    """A port of loopback where connections are taken and nothing is ever read or said."""
+    with socket.create_server(("127.0.0.1", 0)) as listening:
+        yield listening.getsockname()[1]
+
+
+def extend_to(*ports: int) -> bytes:
+    """An EXTEND2 to a relay that nobody knows, at these ports of loopback."""
+    addresses = [LinkSpecifier.address("127.0.0.1", port) for port in ports]
+    named = [LinkSpecifier.rsa(os.urandom(20)), LinkSpecifier.ed25519(os.urandom(32))]
+    return Extend2((*addresses, *named), ntor.HANDSHAKE_TYPE, bytes(84)).encode()
+
+
+async def test_a_circuit_is_extended_to_one_place_at_a_time() -> None:
+    async with attacked() as (relays, _, _), silent_server() as port:
+        server = relays.servers[1]
+        await relays.circuit(0, 1)
+        [circuit] = [one for one in server.circuits if one.is_free]
+        with mock.patch.object(RelayCircuit, "send"):  # or the origin would close the circuit at TRUNCATED
+            circuit._handle_message(RelayCommand.EXTEND2, extend_to(port), True)
+            await until(lambda: server.links._connecting)
+            # Given up and begun anew before the first attempt has ended.
+            circuit._handle_message(RelayCommand.TRUNCATE, b"", False)
+            circuit._handle_message(RelayCommand.EXTEND2, extend_to(port), True)
+            await until(lambda: len(server.links._connecting) == 2)
+            with pytest.raises(ProtocolError):
+                circuit._handle_message(RelayCommand.EXTEND2, extend_to(port), True)
+
+
+@pytest.mark.parametrize(
+    "command",
+    [RelayCommand.ESTABLISH_INTRO, RelayCommand.INTRODUCE1, RelayCommand.ESTABLISH_RENDEZVOUS],
+)
+async def test_a_circuit_that_is_being_extended_serves_as_nothing_else(command: RelayCommand) -> None:
+    async with attacked() as (relays, _, _), silent_server() as port:
+        circuit = await relays.circuit(0, 1)
+        circuit.send(RelayCommand.EXTEND2, extend_to(port))
+        auth_key = Ed25519KeyPair.generate(os.urandom)
+        body = {
+            RelayCommand.ESTABLISH_INTRO: EstablishIntro.create(auth_key, circuit.kh()).encode(),
+            RelayCommand.INTRODUCE1: Introduce1(bytes(32), (), b"x" * 200).encode(),
+            RelayCommand.ESTABLISH_RENDEZVOUS: os.urandom(20),
+        }[command]
+        circuit.send(command, body)
+        assert await closed_for(circuit) == DestroyReason.PROTOCOL
+        assert len(relays.servers[1].introductions) == len(relays.servers[1].rendezvous) == 0
+
+
+async def test_a_link_without_a_free_circuit_id_refuses_the_circuit(caplog: pytest.LogCaptureFixture) -> None:
+    async with attacked() as (relays, _, _):
+        circuit = await relays.circuit(0)
+        with mock.patch.object(Link, "attach", side_effect=LinkError("full")), pytest.raises(CircuitError):
+            await circuit.extend(relays.path[1])
+        assert circuit.error is not None and circuit.error.reason == DestroyReason.RESOURCELIMIT
+    assert "bug" not in caplog.text
+
+
+async def test_extend2_tries_one_address_of_a_family() -> None:
+    async with attacked() as (relays, _, _), silent_server() as first, silent_server() as second:
+        server = relays.servers[1]
+        asked = Extend2.decode(extend_to(first, second))
+        relay = server.check_extend(Relay.from_link_specifiers(asked.specifiers, None))
+        assert relay.addresses == (("127.0.0.1", first),)
+
+
+async def test_a_link_given_up_before_its_connection_is_handed_over_keeps_no_socket() -> None:
+    async with attacked() as (relays, _, _):
+        links = relays.servers[0].links
+        room, links._max_links = links._max_links, 0
+        try:
+            reader, writer = await asyncio.open_connection("127.0.0.1", relays.servers[0].orport)
+            await hung_up(reader)
+            writer.close()
+        finally:
+            links._max_links = room
+
+
+async def test_a_destination_that_does_not_read_is_given_up_after_its_stream(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(exit_streams, "LINGER_SECONDS", 0.1)
+    async with attacked() as (relays, _, _), silent_server() as port:
+        exits = relays.servers[2].exits
+        circuit = await relays.circuit()
+        stream = await circuit.begin("127.0.0.1", port)
+        filling = asyncio.ensure_future(stream.write(bytes(8 << 20)))
+        await until(lambda: any(one.waiting for one in exits.connections))
+        await asyncio.wait([filling], timeout=1.0)
+        circuit.close()
+        await asyncio.wait([filling])
+        await until(lambda: all(not one.waiting or one._over for one in exits.connections))
+        await until(lambda: not any(one._over for one in exits.connections))
+
+
+async def test_the_number_of_exit_connections_is_bounded() -> None:
+    async with attacked() as (relays, _, echo):
+        exits = relays.servers[2].exits
+        await until(lambda: not exits.connections)
+        exits._max_connections = 2
+        circuit = await relays.circuit()
+        held = [await circuit.begin("127.0.0.1", echo.port) for _ in range(2)]
+        with pytest.raises(StreamError) as refused:
+            await circuit.begin("127.0.0.1", echo.port)
+        assert refused.value.reason == EndReason.RESOURCELIMIT
+        for stream in held:
+            await stream.close()
+        await until(lambda: not exits.connections)
+
+
+async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them() -> None:
+    async with attacked() as (relays, _, echo):
+        server = relays.servers[2]
+        source = await asyncio.start_server(_pour, "127.0.0.1", 0)
+        port = source.sockets[0].getsockname()[1]
+        greedy, modest = await relays.circuit(), await relays.circuit()
+        for _ in range(4):
+            await greedy.begin("127.0.0.1", port)  # and never reads
+        stream = await modest.begin("127.0.0.1", echo.port)
+        await until(lambda: max(one.stream_bytes for one in server.circuits) > 1_000_000)
+        memory.relieve(server.links.links, server.circuits, server.descriptors, 500_000, 0.0)
+        assert await closed_for(greedy) == DestroyReason.RESOURCELIMIT
+        await stream.write(b"x")
+        assert await stream.read() == b"x"
+        source.close()

@@ -192,6 +192,7 @@ def test_torrc_settings() -> None:
     assert (config.bandwidth_rate, config.memory_limit) == (5 << 20, 512 << 20)
     assert config.exit_policy.allows("8.8.8.8", 443) and not config.exit_policy.allows("8.8.8.8", 80)
     assert not config.exit_policy.allows("127.0.0.1", 443)
+    assert not config.exit_policy.allows("192.0.2.7", 443), "its own address is as private"
 
 
 def test_a_relay_is_no_exit_unless_it_says_so() -> None:
@@ -259,6 +260,15 @@ async def test_onionskins_take_turns_and_are_shed() -> None:
     await until(lambda: not queue.queued)
     assert order.index("honest") <= 1 and "gone" not in order
     assert queue.done == 15
+
+
+async def test_a_handshake_that_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
+    queue = OnionskinQueue()
+    done: list[int] = []
+    queue.submit("first", lambda: done.append(1 // 0))
+    queue.submit("second", lambda: done.append(2))
+    await until(lambda: done)
+    assert done == [2] and "bug" in caplog.text
 
 
 async def test_look_ups_are_shared_and_cached() -> None:
