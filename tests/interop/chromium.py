@@ -38,7 +38,7 @@ OPTIONS = (
     "--disable-domain-reliability",
     "--disable-extensions",
     "--disable-sync",
-    "--disable-features=OptimizationHints,MediaRouter,DialMediaRouteProvider",
+    "--disable-features=OptimizationHints,MediaRouter,DialMediaRouteProvider,HttpsUpgrades",
     "--metrics-recording-only",
     "--autoplay-policy=no-user-gesture-required",
     "--remote-debugging-pipe",
