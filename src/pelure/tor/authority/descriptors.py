@@ -19,7 +19,8 @@ from pelure.tor.directory.tor_version import TorVersion
 MAX_AGE = 24 * 3600
 MAX_SKEW = 12 * 3600
 MAX_RELAYS = 20_000
-MAX_UPLOAD = 8 << 20
+MAX_UPLOAD = 128 << 10
+"""Bytes of one upload: a relay's descriptor and extra-info have room, what keeps us busy for long has not."""
 OLDEST_VERSION = TorVersion(0, 4, 8, tag="alpha-dev")
 _START = re.compile(rb"^(?:router|extra-info) ", re.MULTILINE)
 
@@ -45,7 +46,9 @@ class Descriptors:
 
         Raises ``DirectoryError``, with a message for the uploader, at the first document that is refused.
         """
-        documents = list(split_upload(body))
+        if len(body) > MAX_UPLOAD:
+            raise DirectoryError("the upload is too large")
+        documents = list(split_documents(body))
         if not documents:
             raise DirectoryError("the upload holds no descriptor")
         changed = False
@@ -133,10 +136,8 @@ class Descriptors:
         self._pinned_to = {ed: rsa for rsa, ed in pairs.items()}
 
 
-def split_upload(body: bytes) -> Iterator[bytes]:
-    """Yield the router descriptors and extra-info documents of a run. Raises ``DirectoryError``."""
-    if len(body) > MAX_UPLOAD:
-        raise DirectoryError("the upload is too large")
+def split_documents(body: bytes) -> Iterator[bytes]:
+    """Yield the router descriptors and extra-info documents of a run."""
     starts = [match.start() for match in _START.finditer(body)]
     for start, end in zip(starts, [*starts[1:], len(body)], strict=False):
         yield body[start:end]

@@ -49,7 +49,9 @@ class Exchange:
                 finally:
                     await stream.close()
             encoding = response.headers.get("content-encoding", "")
-            return decompress(response.body, encoding, MAX_DOCUMENTS) if response.status == 200 else b""
+            if response.status != 200:
+                return b""
+            return await asyncio.to_thread(decompress, response.body, encoding, MAX_DOCUMENTS)
         except (OSError, TimeoutError, PelureError) as error:
             log.info("authority %s does not give %s: %s", other.nickname, path[:60], error or "timed out")
             return b""

@@ -31,7 +31,7 @@ class Handler(Protocol):
         """Take descriptors; whether any was new."""
         ...
 
-    def take_vote(self, document: bytes, now: float, *, posted: bool) -> bool:
+    async def take_vote(self, document: bytes, *, posted: bool) -> bool:
         """Take a vote; whether it was new."""
         ...
 
@@ -51,11 +51,11 @@ class AuthorityRequests:
         """Keep the votes of the round that just ended, to be served as ``current``."""
         self._previous = dict(votes)
 
-    def answer(self, request: DirRequest, now: float) -> DirReply | None:
+    async def answer(self, request: DirRequest, now: float) -> DirReply | None:
         """The reply, or None if the request is not one for an authority."""
         try:
             if request.method == "POST":
-                return self._answer_post(request, now)
+                return await self._answer_post(request, now)
             if request.method == "GET":
                 documents = self._documents(request.path)
                 if documents is not None:
@@ -66,12 +66,12 @@ class AuthorityRequests:
             return DirReply(400, reason=str(error))
         return None
 
-    def _answer_post(self, request: DirRequest, now: float) -> DirReply | None:
+    async def _answer_post(self, request: DirRequest, now: float) -> DirReply | None:
         if request.path in UPLOAD_PATHS:
             changed = self._handler.upload(request.body, now)
             return DirReply(200, reason="Descriptor accepted" if changed else "Descriptor not newer")
         if request.path == VOTE_PATH:
-            new = self._handler.take_vote(request.body, now, posted=True)
+            new = await self._handler.take_vote(request.body, posted=True)
             return DirReply(200, reason="Vote stored" if new else "Duplicate discarded")
         if request.path == SIGNATURE_PATH:
             self._handler.take_signatures(request.body)

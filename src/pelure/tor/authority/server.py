@@ -28,7 +28,7 @@ from pelure.tor.authority.schedule import Round, VotingTimes, next_round
 from pelure.tor.authority.state import AuthorityState
 from pelure.tor.authority.vote_builder import VoteBuilder
 from pelure.tor.authority.voting import FLAVOURS, VotingRound, split_votes
-from pelure.tor.directory.cache import DirectoryCache
+from pelure.tor.directory.cache import CONSENSUS_PATH, DirectoryCache
 from pelure.tor.directory.consensus import Consensus, DirSource, parse_consensus
 from pelure.tor.directory.consensus_compute import SUPPORTED_METHODS
 from pelure.tor.directory.consensus_verify import verify_consensus
@@ -112,7 +112,7 @@ class Authority:
             text = self.state.load_consensus(flavour)
             if text is not None:
                 with contextlib.suppress(DirectoryError):
-                    self.cache.set_consensus(text)
+                    self.cache.set_consensus(parse_consensus(text))
         self.shared_random = self.state.load_shared_random(now, self.interval(now))
         config = self.config
         self._builder = VoteBuilder(
@@ -159,12 +159,15 @@ class Authority:
 
     # -- requests
 
-    def answer(self, request: DirRequest) -> DirReply | None:
+    async def answer(self, request: DirRequest) -> DirReply | None:
         """The reply to what only an authority answers: uploads, votes, signatures; None for all else."""
-        return self._requests.answer(request, time.time())
+        return await self._requests.answer(request, time.time())
 
     async def _answer_dir_port(self, request: DirRequest) -> DirReply:
-        return self.answer(request) or self.cache.answer(request, time.time())
+        reply = await self.answer(request)
+        if reply is None and request.path.startswith(CONSENSUS_PATH):
+            reply = await asyncio.to_thread(self.cache.answer, request, time.time())  # compressing takes long
+        return reply or self.cache.answer(request, time.time())
 
     def upload(self, body: bytes, now: float) -> bool:
         """Take uploaded descriptors; returns whether any was new. Raises ``DirectoryError``."""
@@ -185,10 +188,13 @@ class Authority:
         self.cache.set_routers(self.descriptors.routers.values(), self.descriptors.extra_infos.values())
         self._notify()
 
-    def take_vote(self, document: bytes, now: float, *, posted: bool) -> bool:
+    async def take_vote(self, document: bytes, *, posted: bool) -> bool:
         """Take a vote for the present round; returns whether it is new. Raises ``DirectoryError``."""
-        vote = self.round.add_vote(document, now, posted=posted)
-        if vote is None:
+        came = time.time()
+        if self.round.knows(document):
+            return False
+        vote = await asyncio.to_thread(self.round.read_vote, document)
+        if not self.round.add_vote(vote, came, posted=posted):
             return False
         log.info("%s's vote is here", self._names[vote.identity])
         if self.shared_random.receive(vote.commits, vote.identity, self._names):
@@ -230,10 +236,13 @@ class Authority:
         return int(consensus.fresh_until - consensus.valid_after) if consensus else self.config.times.interval
 
     async def _vote_forever(self) -> None:
-        if self.exchange.others:
-            await self._fetch_consensus()
-        if self.config.expected_relays and self.live_consensus(time.time()) is None:
-            await self._vote_at_once(self.config.expected_relays)
+        try:
+            if self.exchange.others:
+                await self._fetch_consensus()
+            if self.config.expected_relays and self.live_consensus(time.time()) is None:
+                await self._vote_at_once(self.config.expected_relays)
+        except Exception:
+            log.exception("bug: the authority's start failed")
         while True:
             now = time.time()
             consensus = self.live_consensus(now)
@@ -303,11 +312,14 @@ class Authority:
         for rsa_id in self.descriptors.routers:
             self.history.note(rsa_id, self._is_running(rsa_id), now)
         self.history.decay(now)
-        vote = self._builder.build(self.round.when.valid_after, self.shared_random, now)
-        document = encode_vote(vote, self.keys.signing)
+        document = await asyncio.to_thread(self._make_vote, now)
         self.cache.add_microdescriptors(b"".join(self._builder.microdescriptors.values()), now)
-        self.take_vote(document, now, posted=False)
+        await self.take_vote(document, posted=False)
         await self.exchange.post_to_all("/tor/post/vote", document)
+
+    def _make_vote(self, now: float) -> bytes:
+        vote = self._builder.build(self.round.when.valid_after, self.shared_random, now)
+        return encode_vote(vote, self.keys.signing)
 
     def _read_bandwidths(self, now: float) -> None:
         if self.config.bandwidth_file is None:
@@ -328,13 +340,13 @@ class Authority:
             for answer in await self.exchange.get_from_all(f"{path}.z"):
                 for document in split_votes(answer):
                     with contextlib.suppress(DirectoryError):
-                        self.take_vote(document, time.time(), posted=False)
+                        await self.take_vote(document, posted=False)
 
     async def _compute(self) -> bool:
         try:
             fresh = self.shared_random.fresh
-            pending = await asyncio.to_thread(self.round.compute, srv_is_fresh=fresh)
-            signatures = self.round.adopt(pending)
+            computed = await asyncio.to_thread(self.round.compute, srv_is_fresh=fresh)
+            signatures = self.round.adopt(computed)
         except DirectoryError as error:
             log.warning("no consensus this time: %s", error)
             return False
@@ -354,14 +366,14 @@ class Authority:
             if self.round.pending:
                 log.warning("the consensus lacks signatures and is not published")
             await self._fetch_consensus()
-        for flavour, document in documents.items():
-            self._set_consensus(flavour, document)
+        for document in documents.values():
+            self._set_consensus(await asyncio.to_thread(parse_consensus, document))
         self._save()
 
-    def _set_consensus(self, flavour: str, document: bytes) -> None:
-        consensus = self.cache.set_consensus(document)
-        self.state.save_consensus(flavour, document)
-        if flavour == "ns":
+    def _set_consensus(self, consensus: Consensus) -> None:
+        self.cache.set_consensus(consensus)
+        self.state.save_consensus(consensus.flavour, consensus.text)
+        if consensus.flavour == "ns":
             self.shared_random.accept_consensus(consensus.shared_rand_previous, consensus.shared_rand_current)
             log.info("consensus of %d relays published", len(consensus.routers))
         else:
@@ -378,18 +390,17 @@ class Authority:
             path = f"/tor/status-vote/current/consensus-{flavour}.z"
             for answer in await self.exchange.get_from_all(path):
                 with contextlib.suppress(DirectoryError):
-                    self._adopt(flavour, answer)
+                    self._adopt(flavour, await asyncio.to_thread(parse_consensus, answer))
         for digest_path in hex_paths("/tor/server/d/", self._unknown_digests()):
             for answer in await self.exchange.get_from_all(f"{digest_path}.z"):
                 self._take_routers(answer)
 
-    def _adopt(self, flavour: str, document: bytes) -> None:
-        consensus = parse_consensus(document)
+    def _adopt(self, flavour: str, consensus: Consensus) -> None:
         known = self.cache.consensus(flavour)
         if consensus.flavour != flavour or (known and known.valid_after >= consensus.valid_after):
             return
         verify_consensus(consensus, self._names, self.cache.certificates)
-        self._set_consensus(flavour, document)
+        self._set_consensus(consensus)
 
     # -- relays
 
@@ -432,11 +443,15 @@ class Authority:
 
         async def one(router: RouterDescriptor) -> None:
             async with limit:
-                self._reachable[router.rsa_id] = await probe(router)
+                try:
+                    self._reachable[router.rsa_id] = await probe(router)
+                except Exception:
+                    log.exception("bug: testing whether %s can be reached", router.nickname)
             self._notify()
 
         while True:
             known = dict(self.descriptors.routers)
+            self._reachable = {key: value for key, value in self._reachable.items() if key in known}
             await asyncio.gather(*(one(router) for router in known.values()))
             again = time.time() + self.config.times.interval / 2
             await self._until(again, lambda known=known: self.descriptors.routers.keys() - known)  # type: ignore[misc]

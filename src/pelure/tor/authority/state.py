@@ -11,7 +11,7 @@ import logging
 from pathlib import Path
 
 from pelure.errors import DirectoryError
-from pelure.tor.authority.descriptors import Descriptors, split_upload
+from pelure.tor.authority.descriptors import Descriptors, split_documents
 from pelure.tor.authority.history import History
 from pelure.tor.authority.shared_random import SharedRandomState
 from pelure.tor.authority.sr_state import FILE_NAME, decode_state, encode_state
@@ -75,7 +75,7 @@ class AuthorityState:
                 descriptors.pins_from_json(pins)
             except DirectoryError as error:
                 log.warning("%s", error)
-        for document in split_upload(self._read(DESCRIPTORS_FILE) or b""):
+        for document in split_documents(self._read(DESCRIPTORS_FILE) or b""):
             try:
                 if document.startswith(b"router "):
                     descriptors.add_router(parse_router_descriptor(document), now)

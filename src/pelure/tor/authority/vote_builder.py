@@ -94,7 +94,8 @@ class VoteBuilder:
 
     def _routers(self, now: float) -> list[RouterDescriptor]:
         """Relays to vote on, by identity; of two with one Ed25519 identity only the newer."""
-        recent = [router for router in self.descriptors.routers.values() if router.published >= now - MAX_AGE]
+        known = list(self.descriptors.routers.values())  # at once: new ones come while a vote is being made
+        recent = [router for router in known if router.published >= now - MAX_AGE]
         unique: dict[bytes, RouterDescriptor] = {}
         for router in sorted(recent, key=lambda one: (one.published, one.digest)):
             unique[router.ed_id] = router

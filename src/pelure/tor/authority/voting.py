@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 
 from pelure.errors import DirectoryError
 from pelure.tor.authority.keys import AuthorityKeys
@@ -21,6 +22,14 @@ FLAVOURS = ("ns", "microdesc")
 MAX_QUEUED_SIGNATURES = 64
 _VOTE_START = b"network-status-version "
 log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Computed:
+    """Unpublished consensuses by flavour; ``times``: valid-after, fresh-until and valid-until."""
+
+    pending: dict[str, PendingConsensus]
+    times: tuple[float, float, float]
 
 
 class VotingRound:
@@ -39,23 +48,32 @@ class VotingRound:
         self._certificates: dict[tuple[bytes, bytes], KeyCertificate] = {}
         self._queued: list[bytes] = []
 
-    def add_vote(self, document: bytes, now: float, *, posted: bool) -> Vote | None:
-        """Take a vote; ``posted`` if it came by itself, not by our asking. None if it is already known.
+    def read_vote(self, document: bytes) -> Vote:
+        """Parse a vote for this round, for :meth:`add_vote`; takes seconds if it lists thousands of relays.
 
-        Raises ``DirectoryError`` if it is malformed, of no known authority, of another round, or too late:
+        It changes nothing here and may run in another thread. Raises ``DirectoryError`` if it is malformed,
+        of no known authority, or of another round.
+        """
+        return parse_vote(document, self._check_voter)
+
+    def _check_voter(self, identity: bytes, valid_after: float) -> None:
+        if identity not in self.names:
+            raise DirectoryError("the vote is not from a recognized authority")
+        if valid_after != self.when.valid_after:
+            raise DirectoryError("the vote has another valid-after time than this round")
+
+    def add_vote(self, vote: Vote, now: float, *, posted: bool) -> bool:
+        """Take a vote; ``posted`` if it came by itself, not by our asking. False if it is already known.
+
+        Raises ``DirectoryError`` if it is of no known authority, of another round, or too late:
         a vote that only some authorities have in time would split the consensus.
         """
-        vote = parse_vote(document)
-        name = self.names.get(vote.identity)
-        if name is None:
-            raise DirectoryError("the vote is not from a recognized authority")
+        self._check_voter(vote.identity, vote.valid_after)
         if not vote.certificate.valid_at(now):
             raise DirectoryError("the voting authority's certificate is not valid now")
-        if vote.valid_after != self.when.valid_after:
-            raise DirectoryError("the vote has another valid-after time than this round")
         known = self.votes.get(vote.identity)
         if known is not None and known.digest == vote.digest:
-            return None
+            return False
         if self.pending or (posted and now > self.when.fetch_votes_at):
             raise DirectoryError("the vote came too late to be counted")
         if known is not None and known.published >= vote.published:
@@ -63,7 +81,11 @@ class VotingRound:
         self.votes[vote.identity] = vote
         certificate = vote.certificate
         self._certificates[certificate.identity, certificate.signing_key_digest] = certificate
-        return vote
+        return True
+
+    def knows(self, document: bytes) -> bool:
+        """Whether ``document`` is, byte for byte, a vote that is here."""
+        return any(vote.text == document for vote in self.votes.values())
 
     @property
     def missing_votes(self) -> list[bytes]:
@@ -75,11 +97,11 @@ class VotingRound:
         """Whether any voter's signature on a computed consensus isn't here."""
         return any(len(one.signatures) < len(self.votes) for one in self.pending.values())
 
-    def compute(self, *, srv_is_fresh: bool) -> dict[str, PendingConsensus]:
+    def compute(self, *, srv_is_fresh: bool) -> Computed:
         """Compute and sign the consensus of each flavour, for :meth:`adopt`; changes nothing here.
 
         Takes long with many relays: it may run in another thread. Raises ``DirectoryError`` if too few
-        authorities voted, or none of them on who is running.
+        authorities voted, none of them on who is running, or the result is none that we would accept.
         """
         if len(self.votes) <= len(self.names) // 2:
             raise DirectoryError(f"only {len(self.votes)} of {len(self.names)} authorities voted")
@@ -92,16 +114,13 @@ class VotingRound:
             consensus = PendingConsensus(flavour, compute_consensus(votes, flavour, options))
             consensus.sign(self.keys.identity, self.keys.signing)
             pending[flavour] = consensus
-        return pending
-
-    def adopt(self, pending: dict[str, PendingConsensus]) -> bytes:
-        """Gather signatures on these consensuses from now on; returns our detached signatures.
-
-        Raises ``DirectoryError`` if what we computed is no consensus that we would accept.
-        """
         result = parse_consensus(pending["ns"].document())
-        self._times = (result.valid_after, result.fresh_until, result.valid_until)
-        self.pending = pending
+        return Computed(pending, (result.valid_after, result.fresh_until, result.valid_until))
+
+    def adopt(self, computed: Computed) -> bytes:
+        """Gather signatures on these consensuses from now on; returns our detached signatures."""
+        self._times = computed.times
+        self.pending = computed.pending
         queued, self._queued = self._queued, []
         for document in queued:
             try:

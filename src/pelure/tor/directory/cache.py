@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
-from pelure.tor.directory.consensus import Consensus, parse_consensus
+from pelure.tor.directory.consensus import Consensus
 from pelure.tor.directory.diff import make_diff
 from pelure.tor.directory.extra_info import ExtraInfo
 from pelure.tor.directory.http import DirReply, DirRequest, EncodedBody, encoded_reply
@@ -56,19 +56,17 @@ class DirectoryCache:
 
     # -- what comes in
 
-    def set_consensus(self, text: bytes) -> Consensus:
-        """Take a consensus of either flavour as the current one. Raises ``DirectoryError``."""
-        consensus = parse_consensus(text)
+    def set_consensus(self, consensus: Consensus) -> None:
+        """Take a consensus of either flavour as the current one."""
         previous = self._flavours.get(consensus.flavour)
         older = dict(previous.older) if previous else {}
         if previous and previous.current.sha3_signed != consensus.sha3_signed:
             older[previous.current.sha3_signed] = previous.current.text
         while len(older) > KEPT_FOR_DIFFS:
             del older[next(iter(older))]
-        self._flavours[consensus.flavour] = _Flavour(consensus, EncodedBody(text), older)
+        self._flavours[consensus.flavour] = _Flavour(consensus, EncodedBody(consensus.text), older)
         if consensus.flavour == "microdesc":
             self._forget_microdescriptors(consensus)
-        return consensus
 
     def consensus(self, flavour: str = "microdesc") -> Consensus | None:
         """The current consensus of ``flavour`` (``ns``, ``microdesc``), None if there is none."""

@@ -7,6 +7,7 @@ only counted and copied, such as protocol lists and policy summaries, stays text
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from itertools import pairwise
 
@@ -39,6 +40,8 @@ from pelure.tor.directory.tokenizer import (
 )
 
 MAX_VOTE_LENGTH = 64 << 20
+MAX_HEADER_LENGTH = 1 << 20
+MAX_FOOTER_LENGTH = 1 << 16
 MAX_KNOWN_FLAGS = 64
 MAX_COMMITS = 256
 MIN_DELAY = 2
@@ -137,17 +140,20 @@ class Vote:
         return self.source.identity
 
 
-def parse_vote(document: bytes) -> Vote:
+def parse_vote(document: bytes, acceptable: Callable[[bytes, float], None] | None = None) -> Vote:
     """Parse a vote and check its certificate and signature.
 
-    Whether the authority is one that may vote, and the vote's times, are the caller's to check.
-    Raises ``DirectoryError``.
+    Whether the authority is one that may vote, and the vote's times, are the caller's to check:
+    ``acceptable(identity, valid_after)`` may raise ``DirectoryError`` before thousands of entries are read
+    for nothing. Raises ``DirectoryError``.
     """
     text = decode_document(document, MAX_VOTE_LENGTH)
     footer_at = text.find("\ndirectory-footer\n") + 1
     routers_at = text.find("\nr ", 0, footer_at) + 1 or footer_at
     if footer_at == 0:
         raise DirectoryError("the vote lacks its footer")
+    if routers_at > MAX_HEADER_LENGTH or len(text) - footer_at > MAX_FOOTER_LENGTH:
+        raise DirectoryError("the vote's header or footer is too long")
     header = Section(list(tokenize(text, 0, routers_at)), "the vote header")
     footer = Section(list(tokenize(text, footer_at)), "the vote footer")
     certificate = _embedded_certificate(document, header)
@@ -159,6 +165,8 @@ def parse_vote(document: bytes) -> Vote:
     times = [parse_time(header.one(key).rest) for key in ("valid-after", "fresh-until", "valid-until")]
     if not times[0] < times[1] < times[2]:
         raise DirectoryError("the vote's times are out of order")
+    if acceptable is not None:
+        acceptable(source.identity, times[0])
     return Vote(
         methods=tuple(parse_int(word, 1, INT32_MAX) for word in header.one("consensus-methods").args),
         published=parse_time(header.one("published").rest),

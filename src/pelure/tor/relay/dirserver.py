@@ -8,7 +8,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 
 from pelure.errors import DirectoryError, ProtocolError
 from pelure.tor.circuit.stream import State, StreamEndpoint
@@ -23,7 +23,7 @@ FETCH_PATH = "/tor/hs/3/"
 PUBLISH_PATH = "/tor/hs/3/publish"
 LONG_PATH = 500  # characters: a request that names more documents than a few
 MAX_UPLOAD = 256 * 1024  # bytes of a POST to a relay; authorities take more
-WriteDocument = Callable[[DirRequest], DirReply | None]
+WriteDocument = Callable[[DirRequest], Awaitable[DirReply | None]]
 
 
 class Directory:
@@ -50,7 +50,7 @@ class Directory:
         self.requests += 1
         now = time.time()
         if self.authority is not None:
-            reply = self.authority(request)
+            reply = await self.authority(request)
             if reply is not None:
                 return reply
         if request.path.startswith(FETCH_PATH):

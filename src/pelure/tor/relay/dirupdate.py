@@ -110,7 +110,7 @@ class CacheUpdater:
         current = self._cache.consensus(consensus.flavour)
         if current is not None and current.valid_after >= consensus.valid_after:
             return
-        self._cache.set_consensus(text)
+        self._cache.set_consensus(consensus)
         if consensus.flavour == "microdesc":
             self._on_consensus(consensus)
 

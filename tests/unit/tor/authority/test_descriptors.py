@@ -89,6 +89,8 @@ def test_stored_documents_can_be_uploaded_again(relays: Sequence[MadeRelay]) -> 
         known.upload(relay.documents(extra=True), NOW)
     again = Descriptors()
     assert again.upload(known.texts(), NOW)
+    with pytest.raises(DirectoryError, match="too large"):
+        again.upload(known.texts() * 20, NOW)
     assert again.routers == known.routers and again.extra_infos == known.extra_infos
 
 

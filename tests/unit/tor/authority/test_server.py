@@ -6,8 +6,10 @@ import asyncio
 import contextlib
 import random
 import socket
+import threading
 import time
 from collections.abc import AsyncIterator, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -20,10 +22,13 @@ from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.authority.schedule import VotingTimes
 from pelure.tor.authority.server import Authority, AuthorityConfig
+from pelure.tor.authority.voting import VotingRound
 from pelure.tor.directory.consensus import parse_consensus
 from pelure.tor.directory.consensus_verify import verify_consensus
 from pelure.tor.directory.http import DirReply, DirRequest
 from pelure.tor.directory.network import Network, parse_network
+from pelure.tor.directory.router_descriptor import RouterDescriptor
+from pelure.tor.directory.vote import Vote
 from pelure.tor.net import dir_http
 from unit.tor.authority.conftest import MadeRelay
 
@@ -150,7 +155,7 @@ async def test_a_relay_that_does_not_answer_is_not_running(
         return getattr(router, "rsa_id", b"") != silent
 
     settings = config(0, folders[0], network, 3)
-    authority = Authority(AuthorityConfig(**{**_fields(settings), "probe": probe}))
+    authority = Authority(replace(settings, probe=probe))
     await authority.start()
     try:
         async with asyncio.timeout(60):
@@ -163,10 +168,6 @@ async def test_a_relay_that_does_not_answer_is_not_running(
         assert len(consensus.routers) == 3
     finally:
         await authority.close()
-
-
-def _fields(settings: AuthorityConfig) -> dict[str, object]:
-    return {name: getattr(settings, name) for name in AuthorityConfig.__dataclass_fields__}
 
 
 async def test_uploads_beyond_the_memory_for_them_are_shed(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -206,6 +207,49 @@ async def _upload_status(port: DirPort, size: int) -> int | None:
         await stream.close()
 
 
+async def test_the_port_answers_while_a_long_vote_is_read(
+    folders: list[Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answered = threading.Event()
+    reading = threading.Event()
+
+    def read_slowly(_: VotingRound, document: bytes) -> Vote:
+        reading.set()
+        assert answered.wait(60), "nothing else was answered meanwhile"
+        raise DirectoryError(document.decode())
+
+    monkeypatch.setattr(VotingRound, "read_vote", read_slowly)
+    async with asyncio.timeout(90), running(folders[:1], 99) as (authority,):
+        posting = asyncio.ensure_future(post(authority, "/tor/post/vote", b"a vote"))
+        await asyncio.to_thread(reading.wait, 60)
+        assert (await get(authority, "/tor/keys/all")).status == 200
+        answered.set()
+        assert await posting == 400
+
+
+async def test_a_probe_that_fails_does_not_end_the_others(
+    folders: list[Path], relays: Sequence[MadeRelay], caplog: pytest.LogCaptureFixture
+) -> None:
+    keys = AuthorityKeys.load(folders[0], time.time())
+
+    async def probe(router: RouterDescriptor) -> bool:
+        return 1 // (router.rsa_id != relays[0].rsa_id) == 1
+
+    settings = replace(config(0, folders[0], network_of([keys], free_ports(1)), 99), probe=probe)
+    authority = Authority(settings)
+    authority._reachable[b"gone"] = True
+    for relay in relays:
+        authority.upload(relay.documents(time.time() - 5), time.time())
+    await authority.start()
+    try:
+        async with asyncio.timeout(60):
+            await authority._until(time.time() + 60, lambda: len(authority._reachable) == 3)
+        assert authority._reachable.keys() == {one.rsa_id for one in relays[1:]}
+        assert "bug" in caplog.text
+    finally:
+        await authority.close()
+
+
 async def test_bad_requests(folders: list[Path], relays: Sequence[MadeRelay]) -> None:
     # It waits for relays that never come, so that no round ends meanwhile.
     async with asyncio.timeout(60), running(folders[:1], 99) as (authority,):
@@ -221,5 +265,5 @@ async def test_bad_requests(folders: list[Path], relays: Sequence[MadeRelay]) ->
         writer.write(b"garbage\r\n\r\n")
         assert (await reader.read()).startswith(b"HTTP/1.0 400 ")
         writer.close()
-        assert authority.answer(DirRequest("GET", "/tor/keys/all", {})) is None, "left to the cache"
+        assert await authority.answer(DirRequest("GET", "/tor/keys/all", {})) is None, "left to the cache"
         assert await post(authority, "/tor/", relays[0].documents(time.time())) == 200

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from unittest import mock
 
 import pytest
 from hypothesis import given, settings
@@ -61,10 +62,14 @@ def rounds(authority_keys: list[AuthorityKeys]) -> list[VotingRound]:
     return [VotingRound(WHEN, names, keys) for keys in authority_keys]
 
 
+def take(voting: VotingRound, vote: bytes, now: float, *, posted: bool) -> bool:
+    return voting.add_vote(voting.read_vote(vote), now, posted=posted)
+
+
 def exchange_votes(rounds: list[VotingRound], votes: list[bytes]) -> None:
     for one in rounds:
         for vote in votes:
-            assert one.add_vote(vote, NOW, posted=True)
+            assert take(one, vote, NOW, posted=True)
 
 
 # -- the vote
@@ -176,10 +181,10 @@ def test_two_of_three_suffice_and_one_does_not(
     rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
 ) -> None:
     one = rounds[0]
-    assert one.add_vote(ballot(authority_keys[0], relays), NOW, posted=False)
+    assert take(one, ballot(authority_keys[0], relays), NOW, posted=False)
     with pytest.raises(DirectoryError, match="only 1 of 3"):
         one.compute(srv_is_fresh=False)
-    one.add_vote(ballot(authority_keys[1], relays), NOW, posted=True)
+    take(one, ballot(authority_keys[1], relays), NOW, posted=True)
     one.adopt(one.compute(srv_is_fresh=False))
     assert one.publish() == {}, "our own signature alone is no majority"
 
@@ -189,18 +194,35 @@ def test_which_votes_are_refused(
 ) -> None:
     one, other = rounds[0], ballot(authority_keys[1], relays)
     with pytest.raises(DirectoryError, match="too late"):
-        one.add_vote(other, WHEN.fetch_votes_at + 1, posted=True)
-    assert one.add_vote(other, WHEN.fetch_votes_at + 1, posted=False), "one that we asked for may come later"
-    assert one.add_vote(other, NOW, posted=True) is None, "known already"
+        take(one, other, WHEN.fetch_votes_at + 1, posted=True)
+    assert take(one, other, WHEN.fetch_votes_at + 1, posted=False), "one that we asked for may come later"
+    assert not take(one, other, NOW, posted=True), "known already"
+    assert one.knows(other) and not one.knows(other + b"\n")
     wrong_round = next_round(NOW + 20, TIMES, (10, 2, 2))
     with pytest.raises(DirectoryError, match="valid-after"):
-        one.add_vote(ballot(authority_keys[2], relays, wrong_round), NOW, posted=True)
+        take(one, ballot(authority_keys[2], relays, wrong_round), NOW, posted=True)
     stranger = VotingRound(WHEN, {authority_keys[0].identity: "only"}, authority_keys[0])
     with pytest.raises(DirectoryError, match="recognized"):
-        stranger.add_vote(other, NOW, posted=True)
+        take(stranger, other, NOW, posted=True)
     damaged = other.replace(b"known-flags ", b"known-flags A ", 1)
     with pytest.raises(DirectoryError):
-        rounds[2].add_vote(damaged, NOW, posted=True)
+        take(rounds[2], damaged, NOW, posted=True)
+
+
+def test_a_vote_that_can_not_count_is_refused_before_its_entries_are_read(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    other = ballot(authority_keys[1], relays)
+    stranger = VotingRound(WHEN, {authority_keys[0].identity: "only"}, authority_keys[0])
+    wrong_round = ballot(authority_keys[2], relays, next_round(NOW + 20, TIMES, (10, 2, 2)))
+    with mock.patch("pelure.tor.directory.vote._parse_entries") as entries:
+        for one, vote in ((stranger, other), (rounds[0], wrong_round)):
+            with pytest.raises(DirectoryError):
+                one.read_vote(vote)
+        for start in (b"network-status-version 3\n", other):
+            with pytest.raises(DirectoryError, match="too long"):
+                rounds[0].read_vote(start + b"x y z\n" * 200_000 + b"directory-footer\n")
+        entries.assert_not_called()
 
 
 def test_signatures_on_another_consensus(
@@ -236,7 +258,7 @@ def test_random_documents(data: bytes) -> None:
     one = _empty_round()
     for document in (data, b"network-status-version 3\n" + data, b"consensus-digest " + data):
         with pytest.raises(DirectoryError):
-            one.add_vote(document, NOW, posted=True)
+            take(one, document, NOW, posted=True)
         try:
             one.add_signatures(document)
         except DirectoryError:
