@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import threading
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -20,15 +21,18 @@ STOP_SECONDS = 30.0
 class Command:
     """A long-running ``pelure … --json``; use as a context manager, it is asked to stop in the end."""
 
-    def __init__(self, *arguments: str, log: Path) -> None:
-        """``arguments`` without ``pelure`` and ``--json``; ``log``: where its standard error goes."""
+    def __init__(self, *arguments: str, log: Path, within: Sequence[str] = ()) -> None:
+        """``arguments`` without ``pelure`` and ``--json``; ``log``: where its standard error goes.
+
+        ``within``: a program and its arguments that runs it in its own place.
+        """
         self.arguments = arguments
         self.log = log
         self.events: list[dict[str, Any]] = []
         self._queue: queue.Queue[dict[str, Any] | None] = queue.Queue()
         with log.open("ab") as errors:
             self.process = subprocess.Popen(
-                [sys.executable, "-m", "pelure.cli.main", *arguments, "--json"],
+                [*within, sys.executable, "-m", "pelure.cli.main", *arguments, "--json"],
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=errors,
@@ -87,10 +91,12 @@ class Command:
             self.process.wait()
 
 
-def pelure(*arguments: str, timeout: float = 120) -> subprocess.CompletedProcess[str]:
-    """Run a ``pelure`` command to its end."""
+def pelure(
+    *arguments: str, timeout: float = 120, within: Sequence[str] = ()
+) -> subprocess.CompletedProcess[str]:
+    """Run a ``pelure`` command to its end, ``within`` as for :class:`Command`."""
     return subprocess.run(
-        [sys.executable, "-m", "pelure.cli.main", *arguments],
+        [*within, sys.executable, "-m", "pelure.cli.main", *arguments],
         stdin=subprocess.DEVNULL,
         capture_output=True,
         encoding="utf-8",

@@ -7,6 +7,7 @@ import json
 import os
 import random
 import subprocess
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -44,14 +45,16 @@ def digests(folder: Path) -> dict[str, str]:
 class Person:
     """Somebody with a state folder of their own on ``network``."""
 
-    def __init__(self, network: Path, home: Path) -> None:
+    def __init__(self, network: Path, home: Path, within: Sequence[str] = ()) -> None:
+        """``within``: see :class:`~interop.commands.Command`."""
         home.mkdir(parents=True, exist_ok=True)
+        self.within = within
         self.home = home
         self.base = ("--network", str(network), "--state", str(home / "state"))
 
     def run(self, *arguments: str, timeout: float = 240) -> subprocess.CompletedProcess[str]:
         """Run a command to its end."""
-        return pelure(*self.base, *arguments, timeout=timeout)
+        return pelure(*self.base, *arguments, timeout=timeout, within=self.within)
 
     def events(self, *arguments: str, timeout: float = 240) -> list[dict[str, Any]]:
         """The events of a command that has to succeed."""
@@ -61,7 +64,8 @@ class Person:
 
     def start(self, *arguments: str) -> Command:
         """Start a long-running command; a context manager."""
-        return Command(*self.base, "--verbose", *arguments, log=self.home / f"{arguments[0]}.log")
+        log = self.home / f"{arguments[0]}.log"
+        return Command(*self.base, "--verbose", *arguments, log=log, within=self.within)
 
     def share(self, folder: Path, *options: str) -> tuple[Command, dict[str, dict[str, Any]]]:
         """Share ``folder``; the running command and the ``link`` events by name, once it is published."""
