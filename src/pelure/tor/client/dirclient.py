@@ -40,6 +40,7 @@ from pelure.tor.directory.tokenizer import encode_base64
 from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.statefile import StateFolder
+from pelure.tor.net.wallclock import sleep_until
 from pelure.tor.path.guards import GuardManager
 
 CONSENSUS_PATH = "/tor/status-vote/current/consensus-microdesc"
@@ -116,10 +117,9 @@ class DirectoryClient:
         failures = 0
         while True:
             if failures:
-                pause = retry_pause(failures, testing=self.network.testing, rng=os.urandom)
+                await asyncio.sleep(retry_pause(failures, testing=self.network.testing, rng=os.urandom))
             else:
-                pause = self._seconds_to_refresh()
-            await asyncio.sleep(pause)
+                await sleep_until(time.time() + self._seconds_to_refresh())
             try:
                 before = self._consensus
                 await self.update_now()

@@ -23,6 +23,8 @@ from pelure.tor.directory.netdir import NetDir
 from pelure.tor.directory.network import Network
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.links import LinkManager
+from pelure.tor.net.lookout import fleet_of
+from pelure.tor.net.wallclock import watch_clock
 from pelure.tor.path.guards import GuardManager
 from pelure.tor.path.selection import PathSelector
 from pelure.tor.path.timeouts import BuildTimeouts
@@ -62,7 +64,7 @@ class NetworkClient:
         self._full_vanguards = full_vanguards
         self._on_event = on_event
         self._paths: PathSelector | None = None
-        self._refresher: asyncio.Task[None] | None = None
+        self._jobs: list[asyncio.Task[None]] = []
         self.started = False
 
     async def start(self, progress: Progress | None = None) -> None:
@@ -83,7 +85,10 @@ class NetworkClient:
         self.onion_circuits = OnionCircuits(self.onion_client.connect)
         reject = self.network.flag("ClientRejectInternalAddresses", not self.network.testing)
         self.streams = StreamOpener(self.pool, self.onion_circuits, reject_internal=reject)
-        self._refresher = asyncio.create_task(self.directory.refresh_loop())
+        self._jobs = [
+            asyncio.create_task(self.directory.refresh_loop()),
+            asyncio.create_task(watch_clock(self._clock_jumped)),
+        ]
         self.started = True
         if progress is not None:
             progress(1.0, "building circuits")
@@ -109,11 +114,17 @@ class NetworkClient:
             raise DirectoryError("the network's directory is not known yet")
         return self._paths
 
+    def _clock_jumped(self, seconds: float) -> None:
+        """The machine slept, as a rule: its connections may be gone without a word."""
+        log.warning("The clock jumped by %+.0f seconds. Whether circuits still work is tested.", seconds)
+        fleet_of(self.links).sound_all()
+        self.pool.network_changed()
+
     async def close(self) -> None:
         """Close streams, circuits and links, save what was learned; idempotent."""
-        if self._refresher is not None:
-            self._refresher.cancel()
-            await asyncio.gather(self._refresher, return_exceptions=True)
+        for job in self._jobs:
+            job.cancel()
+        await asyncio.gather(*self._jobs, return_exceptions=True)
         if self.started:
             self.started = False
             await self.onion_circuits.close()

@@ -8,6 +8,7 @@ extended to the relay asked for (*cannibalised*), which is what saves the waitin
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import logging
 from collections.abc import Callable, Collection, Hashable
 from typing import Protocol
@@ -323,4 +324,7 @@ def _close_when_built(entry: PooledCircuit) -> None:
 
 
 def _ip_or_none(host: str) -> str | None:
-    return host if ":" in host or host.replace(".", "").isdigit() else None
+    try:
+        return str(ipaddress.ip_address(host))
+    except ValueError:
+        return None

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pelure.errors import ConfigError
 from pelure.tor.directory.network import PUBLIC, Network, parse_network
-from pelure.tor.net.statefile import LOCK_NAME, StateFolder, private_folder
+from pelure.tor.net.statefile import LOCK_NAME, TEMPORARY_PREFIX, StateFolder, private_folder
 
 EMBEDDED_FOLDER = "embedded"
 NETWORK_FILE = "network.torrc"
@@ -59,7 +59,7 @@ class ClientState:
                 raise
             self._copy = private_folder(Path(tempfile.mkdtemp(prefix="pelure-")))
             for path in own.iterdir():
-                if path.is_file() and path.name != LOCK_NAME:
+                if path.is_file() and path.name != LOCK_NAME and not path.name.startswith(TEMPORARY_PREFIX):
                     shutil.copy(path, self._copy / path.name)
             self.folder = StateFolder(self._copy)
 

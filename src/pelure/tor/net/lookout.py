@@ -190,6 +190,11 @@ class Fleet:
         for relay in relays:
             self._suspects[relay] = reason or self._suspects.get(relay, False)
 
+    def sound_all(self) -> None:
+        """All of them may be gone: ask each for a sign of life."""
+        for circuit in list(self._circuits):
+            circuit.lookout.sound(reason=True)
+
     def _sound(self) -> None:
         suspects, self._suspects = self._suspects, {}
         for circuit in list(self._circuits):

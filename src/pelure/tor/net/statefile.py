@@ -1,13 +1,15 @@
 """State on disk: one folder of a network and role, locked by the process that uses it.
 
 Files are 0600 and replaced atomically (a reader, or a crash, sees the old or the new content, never
-half of one); the folder is 0700. DESIGN section 6.
+half of one); the folder is 0700. What is kept here can be rebuilt: where it can't be written, because the
+disk is full or the folder was made read-only, the program says so and goes on. DESIGN section 6.
 """
 
 from __future__ import annotations
 
 import fcntl
 import json
+import logging
 import os
 import tempfile
 from pathlib import Path
@@ -16,11 +18,13 @@ from typing import Any
 from pelure.errors import ConfigError
 
 LOCK_NAME = "lock"
+TEMPORARY_PREFIX = "."
+log = logging.getLogger(__name__)
 
 
 def write_private(path: Path, data: bytes) -> None:
     """Replace ``path`` by ``data`` atomically and durably, readable by this user only. Raises ``OSError``."""
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:  # mkstemp makes it 0600
             file.write(data)
@@ -47,14 +51,19 @@ class StateFolder:
     """A locked folder of small state files. ``close`` (or leaving ``with``) gives the lock back."""
 
     def __init__(self, path: Path) -> None:
-        """Make and lock ``path``. Raises ``ConfigError`` if another process holds it."""
+        """Make and lock ``path``. Raises ``ConfigError``, also if another process holds it."""
         self.path = private_folder(path)
-        self._lock: int | None = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        self._failing: set[str] = set()
+        self._lock: int | None = None
         try:
+            self._lock = os.open(self.path / LOCK_NAME, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
             fcntl.flock(self._lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
+        except BlockingIOError:
             self.close()
             raise ConfigError(f"{path} is in use by another pelure process") from None
+        except OSError as error:
+            self.close()
+            raise ConfigError(f"can't lock the state folder {path}: {error.strerror}") from error
 
     def read(self, name: str) -> bytes | None:
         """The content of file ``name``, None if there is none. Raises ``OSError``."""
@@ -63,9 +72,25 @@ class StateFolder:
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, data: bytes) -> None:
-        """Replace file ``name`` atomically. Raises ``OSError``."""
-        write_private(self.path / name, data)
+    def write(self, name: str, data: bytes) -> bool:
+        """Replace file ``name`` atomically; if that can't be, warn (once in a row) and keep what was there.
+
+        Returns whether it was written.
+        """
+        try:
+            write_private(self.path / name, data)
+        except OSError as error:
+            if name not in self._failing:
+                log.warning(
+                    "Can't save %s in %s: %s. What was there is kept.",
+                    name,
+                    self.path,
+                    error.strerror or error,
+                )
+            self._failing.add(name)
+            return False
+        self._failing.discard(name)
+        return True
 
     def read_json(self, name: str) -> Any:
         """The JSON value in file ``name``; None if it is missing or damaged (state can be rebuilt)."""
@@ -77,13 +102,9 @@ class StateFolder:
         except ValueError:
             return None
 
-    def write_json(self, name: str, value: Any) -> None:
-        """Replace file ``name`` by ``value`` as JSON. Raises ``OSError``."""
-        self.write(name, json.dumps(value, indent=1).encode() + b"\n")
-
-    def remove(self, name: str) -> None:
-        """Delete file ``name`` if it is there. Raises ``OSError``."""
-        (self.path / name).unlink(missing_ok=True)
+    def write_json(self, name: str, value: Any) -> bool:
+        """Replace file ``name`` by ``value`` as JSON; see :meth:`write`."""
+        return self.write(name, json.dumps(value, indent=1).encode() + b"\n")
 
     def close(self) -> None:
         """Give the lock back; idempotent."""

@@ -277,7 +277,8 @@ class GuardManager:
                 schedule = PRIMARY_GUARDS_RETRY_SCHED if guard in self._primary else GUARDS_RETRY_SCHED
             failing_for = now - guard.failing_since
             pause = next(pause for limit, pause in schedule if failing_for < limit)
-            if guard.last_tried is None or now - guard.last_tried >= pause:
+            waited = now - (guard.last_tried or 0.0)
+            if not 0 <= waited < pause:  # a clock that was set back does not prolong it
                 guard.reachable = Reachable.MAYBE
 
     def succeeded(self, relay: Relay, now: float) -> bool:

@@ -73,16 +73,22 @@ class IntroPoints:
         count: int,
         on_introduction: OnIntroduction,
         changed: Callable[[], Awaitable[None]],
+        back: Callable[[], None],
         emit: OnEvent,
         rng: Rng,
         dos: DosParameters | None = None,
     ) -> None:
-        """``dos``: how introduction points shall limit introductions, None for the network's own limit."""
+        """``back`` is called when the first circuit is there again after all of them were lost.
+
+        ``dos``: how introduction points shall limit introductions, None for the network's own limit.
+        """
         self.count = count
         self.listed: list[ServiceIntroPoint] = []
         self._source = source
         self._on_introduction = on_introduction
         self._changed = changed
+        self._back = back
+        self._cut_off = False
         self._emit = emit
         self._rng = rng
         self._dos = dos
@@ -244,8 +250,12 @@ class IntroPoints:
             reason = str(point.circuit.error or "the circuit was closed")
             log.info("The circuit to introduction point %s was lost: %s", point.relay.nickname, reason)
             self._emit(IntroPointLost(point.relay.nickname, reason))
+            self._cut_off |= all(one.circuit.closed.is_set() for one in self.listed)
             if not await self._return_to(point):
                 return
+            if self._cut_off:
+                self._cut_off = False
+                self._back()
 
     async def _return_to(self, point: ServiceIntroPoint) -> bool:
         """Register again at the same relay with the same keys, so that the descriptor stays true."""

@@ -17,6 +17,7 @@ from pelure.errors import OnionServiceError, PelureError
 from pelure.tor.crypto.blinding import blind_keypair, blinding_factor, subcredential
 from pelure.tor.crypto.keys import Ed25519KeyPair, Rng
 from pelure.tor.directory.relay import Relay
+from pelure.tor.net.wallclock import sleep_until
 from pelure.tor.onion.descriptor import DescriptorKeys, build_descriptor
 from pelure.tor.onion.revision import revision_counter, revision_key
 from pelure.tor.onion.ring import HsDirRing, RingParams
@@ -156,11 +157,7 @@ class Publisher:
         try:
             while True:
                 pause = REPUBLISH_SECONDS_MIN + span * int.from_bytes(self._rng(2), "big") / 0xFFFF
-                try:
-                    async with asyncio.timeout(pause):
-                        await self._wake.wait()
-                except TimeoutError:
-                    self._outdated = True
+                await self._woken_or_outdated(time.time() + pause)
                 self._wake.clear()
                 await self._bring_up_to_date()
         finally:
@@ -168,6 +165,17 @@ class Publisher:
                 self._renewal.cancel()
             for one in self._descriptors:
                 one.abandon()
+
+    async def _woken_or_outdated(self, due: float) -> None:
+        """Wait until something is to be done; at ``due`` (epoch seconds) descriptors have to be renewed."""
+        expiry = asyncio.create_task(sleep_until(due))
+        waking = asyncio.create_task(self._wake.wait())
+        try:
+            await asyncio.wait({expiry, waking}, return_when=asyncio.FIRST_COMPLETED)
+            self._outdated |= expiry.done()
+        finally:
+            expiry.cancel()
+            waking.cancel()
 
     async def _bring_up_to_date(self) -> None:
         async with self._building:

@@ -94,7 +94,14 @@ class OnionService:
         self._grace: asyncio.TimerHandle | None = None
         self._publisher = Publisher(keys, self._upload, self._emit, rng)
         self._intro = IntroPoints(
-            source, intro_points, self._introduced, self._points_changed, self._emit, rng, intro_dos
+            source,
+            intro_points,
+            self._introduced,
+            self._points_changed,
+            self._back_again,
+            self._emit,
+            rng,
+            intro_dos,
         )
         self._rendezvous = Rendezvous(source, self._joined, self._emit, rng)
         self._streams = StreamAcceptor(ports, max_streams, self._emit)
@@ -241,6 +248,11 @@ class OnionService:
             return
         self._describe()
         await self._publisher.settled()
+
+    def _back_again(self) -> None:
+        """All introduction points were out of reach: if the network was restarted, no directory knows us."""
+        log.info("The introduction points are there again; the descriptors are published anew")
+        self._publisher.renew()
 
     async def _upload(self, relay: Relay, document: bytes) -> None:
         try:

@@ -23,6 +23,7 @@ from pelure.tor.directory.tokenizer import decode_base64
 from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.net.statefile import StateFolder
 from unit.tor.directory.support import FakeNetwork, descriptor_keys, facts
+from unit.tor.net.support import FullDisk
 
 
 class Directory:
@@ -261,6 +262,30 @@ async def test_the_refresh_loop_gets_each_new_consensus(directory: Directory, fo
     await asyncio.wait_for(fetched.wait(), 60)
     task.cancel()
     assert one.netdir is not None and one.netdir.valid_after == directory.network.now + 60
+
+
+async def test_a_full_disk_stops_neither_bootstrap_nor_renewal(
+    directory: Directory,
+    folder: StateFolder,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    full_disk = FullDisk(monkeypatch)
+    full_disk.is_full = True
+    one = client(directory, folder)
+    assert (await one.bootstrap()).have_enough
+    directory.consensus = directory.network.consensus(valid_after=directory.network.now + 60)
+    assert one.netdir is not None
+    one.netdir.consensus.fresh_until = time.time() - 1
+    await one.update_now()
+    assert one.netdir.valid_after == directory.network.now + 60
+    told = [record.getMessage() for record in caplog.records if "No space left" in record.getMessage()]
+    assert sorted(line.split()[2] for line in told) == [
+        "cached-certs",
+        "cached-microdesc-consensus",
+        "cached-microdescs",
+        "guards.json",
+    ]
 
 
 def test_the_schedule() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator, Callable, Collection, Sequence
 from contextlib import asynccontextmanager
 from typing import Any, cast
@@ -175,6 +176,25 @@ async def test_exits_that_failed_a_stream_are_left_out() -> None:
         assert (first.path[-1], second.path[-1]) == (EXITS[0], EXITS[1])
         with pytest.raises(PathError):
             await pool.exit_circuit("a.example", 80, "alice", exclude=EXITS[:2])
+
+
+@pytest.mark.parametrize(
+    ("host", "ip"), [("1.2.3", None), ("1.2.3.4", "1.2.3.4"), ("::1", "::1"), ("7", None)]
+)
+async def test_only_addresses_are_taken_for_addresses(
+    host: str, ip: str | None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked: list[str | None] = []
+
+    def exit_path(self: FakePaths, port: int, ip: str | None = None, *, exclude: object = ()) -> list[Relay]:
+        asked.append(ip)
+        return [GUARD, MIDDLE, EXITS[0]]
+
+    monkeypatch.setattr(FakePaths, "exit_path", exit_path)
+    async with pooled_circuits() as (pool, _):
+        with contextlib.suppress(PathError):  # these exits take no IPv6
+            await pool.exit_circuit(host, 80, "alice")
+    assert asked[0] == ip  # circuits built ahead come later
 
 
 async def test_failed_builds_are_tried_again_a_few_times() -> None:

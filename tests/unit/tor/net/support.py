@@ -1,9 +1,12 @@
-"""Identities and managers for the tests of links."""
+"""Identities and managers for the tests of links, and a disk that is full."""
 
 from __future__ import annotations
 
+import errno
 import os
 import time
+
+import pytest
 
 from pelure.tor.cell.certs import CertType, Ed25519Cert, RsaCrossCert
 from pelure.tor.crypto.keys import Ed25519KeyPair
@@ -29,3 +32,17 @@ def make_identity(now: float | None = None) -> LinkIdentity:
 def relay_at(identity: LinkIdentity, address: tuple[str, int]) -> Relay:
     """``identity`` as a relay that clients can connect to."""
     return Relay("test", identity.rsa_public.identity, identity.ed_id, bytes(32), (address,))
+
+
+class FullDisk:
+    """A disk on which nothing can be written durably while it :attr:`is_full`."""
+
+    def __init__(self, patch: pytest.MonkeyPatch) -> None:
+        self.is_full = False
+        self._fsync = os.fsync
+        patch.setattr(os, "fsync", self._sync)
+
+    def _sync(self, handle: int) -> None:
+        if self.is_full:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        self._fsync(handle)

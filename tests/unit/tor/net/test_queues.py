@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from pelure.errors import ConfigError
 from pelure.tor.net.queues import HIGH_WATER, LOW_WATER, QUANTUM, CellQueues
 from pelure.tor.net.statefile import StateFolder
+from unit.tor.net.support import FullDisk
 
 
 def cells(circ_id: int, first: int, count: int) -> np.ndarray:
@@ -105,10 +106,25 @@ def test_a_state_folder_is_locked_and_private(tmp_path: Path) -> None:
         assert (path / "guards.json").stat().st_mode & 0o777 == 0o600
         state.write("guards.json", b"{ damaged")
         assert state.read_json("guards.json") is None
-        state.remove("guards.json")
-        state.remove("guards.json")
-        assert sorted(os.listdir(path)) == ["lock"]
+        assert sorted(os.listdir(path)) == ["guards.json", "lock"]
     StateFolder(path).close()
+
+
+def test_a_full_disk_costs_nothing_but_what_is_new(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    full_disk = FullDisk(monkeypatch)
+    with StateFolder(tmp_path / "state") as state:
+        assert state.write("guards.json", b"old")
+        full_disk.is_full = True
+        assert not state.write("guards.json", b"new") and not state.write("guards.json", b"newer")
+        assert state.read("guards.json") == b"old"
+        assert sorted(os.listdir(state.path)) == ["guards.json", "lock"]  # no half-written file stays
+        assert [record.getMessage() for record in caplog.records] == [
+            f"Can't save guards.json in {state.path}: No space left on device. What was there is kept."
+        ]
+        full_disk.is_full = False
+        assert state.write("guards.json", b"new") and state.read("guards.json") == b"new"
 
 
 def test_a_folder_that_can_not_be_made_is_told(tmp_path: Path) -> None:

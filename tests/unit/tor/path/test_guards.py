@@ -77,6 +77,13 @@ def test_4_5_primary_guards_are_tried_again_after_ten_minutes() -> None:
     assert guards.select(NOW + 7 * HOUR + 91 * MINUTE) == first
 
 
+def test_4_5_a_clock_that_was_set_back_does_not_prolong_the_pause() -> None:
+    guards = manager()
+    first = guards.primary[0]
+    guards.failed(first, NOW + 365 * 24 * HOUR)
+    assert guards.select(NOW) == first
+
+
 def test_4_8_a_circuit_by_another_guard_waits_while_a_primary_one_may_be_there() -> None:
     guards = manager()
     primary = guards.primary

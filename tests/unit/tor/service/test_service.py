@@ -14,8 +14,10 @@ from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.client import hs
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import ClientEvent
+from pelure.tor.net import wallclock
 from pelure.tor.onion.client_auth import ClientAuthKey
 from pelure.tor.onion.second_layer import IntroPoint
+from pelure.tor.relay.hsdir import DescriptorStore
 from pelure.tor.service import intro_points, publisher
 from pelure.tor.service.events import (
     DescriptorUploaded,
@@ -182,6 +184,40 @@ async def test_a_lost_circuit_leads_back_to_the_same_introduction_point(
     assert set(network.intro) == before
     assert any(isinstance(event, IntroPointLost) for event in events)
     assert sum(isinstance(event, DescriptorUploaded) for event in events) == 16  # nothing to publish
+
+
+async def test_a_network_that_was_away_gets_the_descriptors_anew(
+    network: FakeNetwork, service: OnionService
+) -> None:
+    """Directories keep descriptors in memory: after a restart of the whole network none knows the service."""
+    points = set(network.intro)
+    network.stores = {relay: DescriptorStore() for relay in network.relays}
+    for circuit in list(network.intro.values()):
+        circuit.close("the network was restarted")
+    await until(lambda: all(not circuit.closed.is_set() for circuit in network.intro.values()))
+    assert set(network.intro) == points
+    client = new_client(network)
+    async with asyncio.timeout(SECONDS):
+        while not await found(client, service):  # noqa: ASYNC110
+            await asyncio.sleep(0.005)
+
+
+async def found(client: OnionClient, service: OnionService) -> bool:
+    try:
+        (await client.connect(service.address)).close()
+    except OnionServiceError:
+        return False
+    return True
+
+
+async def test_a_machine_that_slept_publishes_anew(
+    service: OnionService, events: list[ServiceEvent], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(wallclock, "LOOK_SECONDS", 0.001)
+    await service.republish()  # from here on the look-out for its time is a short one
+    uploads = sum(isinstance(event, DescriptorUploaded) for event in events)
+    monkeypatch.setattr("time.time", lambda: NOW + 7300)
+    await until(lambda: sum(isinstance(event, DescriptorUploaded) for event in events) >= uploads + 16)
 
 
 async def test_a_dead_introduction_point_is_replaced_and_published(
