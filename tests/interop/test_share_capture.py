@@ -20,7 +20,7 @@ pytestmark = pytest.mark.timeout(420)
 LOOPBACK = "127.0.0.1"
 ELSEWHERE = ("203.0.113.5", "2001:db8:1::5")
 WITH_MOUNT = (
-    bool(os.environ.get("CI")) or os.path.exists("/dev/fuse") and shutil.which("fusermount3") is not None
+    bool(os.environ.get("CI")) or (os.path.exists("/dev/fuse") and shutil.which("fusermount3") is not None)
 )
 
 
