@@ -7,6 +7,7 @@ import os
 from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from weakref import WeakSet
 
 import platformdirs
 
@@ -35,7 +36,8 @@ class Tor:
 
     def __init__(self, client: NetworkClient) -> None:
         self.client = client
-        self._services: list[OnionService] = []
+        # The directory keeps running services alive, as listeners to its news; closed ones are let go.
+        self._services: WeakSet[OnionService] = WeakSet()
         self._proxies: list[ProxyServer] = []
 
     async def open_stream(self, host: str, port: int, isolation: Hashable = None) -> CircuitStream:
@@ -113,10 +115,14 @@ class Tor:
             targets,
             on_event=on_event,
         )
-        self._services.append(service)
-        await service.start()
-        if wait:
-            await service.published.wait()
+        self._services.add(service)
+        try:
+            await service.start()
+            if wait:
+                await service.published.wait()
+        except BaseException:
+            await service.close()
+            raise
         return service
 
     async def serve_proxy(
@@ -138,7 +144,7 @@ class Tor:
         """Close everything, proxies first; :func:`connect` does it."""
         async with AsyncExitStack() as stack:
             stack.push_async_callback(self.client.close)
-            for service in self._services:
+            for service in list(self._services):
                 stack.push_async_callback(service.close)
             for proxy in self._proxies:
                 stack.push_async_callback(proxy.close)

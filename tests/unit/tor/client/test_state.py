@@ -40,9 +40,11 @@ def test_each_network_has_its_own_folder(tmp_path: Path) -> None:
 def test_a_second_program_works_on_a_copy(tmp_path: Path) -> None:
     first = ClientState(tmp_path, PUBLIC, "client")
     first.folder.write("guards.json", b"[]")
+    (first.folder.path / ".guards.json.x7").write_bytes(b"half of")  # is being written just now
     second = ClientState(tmp_path, PUBLIC, "client")
     assert second.folder.path != first.folder.path
     assert second.folder.read("guards.json") == b"[]"
+    assert sorted(path.name for path in second.folder.path.iterdir()) == ["guards.json", "lock"]
     assert second.folder.path.stat().st_mode & 0o077 == 0
     second.folder.write("guards.json", b"other")
     second.close()
