@@ -33,6 +33,13 @@ def relay(
     address: Annotated[str | None, typer.Option(help="IPv4 address that others reach the relay at.")] = None,
     orport: Annotated[str | None, typer.Option(help="[ADDRESS:]PORT to listen on.")] = None,
     contact: Annotated[str | None, typer.Option(help="How to reach you; it is published.")] = None,
+    bandwidth_rate: Annotated[
+        str | None,
+        typer.Option(help="Carry no more a second in the long run, each way: such as `5 MBytes`."),
+    ] = None,
+    bandwidth_burst: Annotated[
+        str | None, typer.Option(help="Carry no more at once, each way. Not given: as the rate.")
+    ] = None,
     exit_policy: Annotated[
         list[str] | None,
         typer.Option(help="Let traffic out: a rule such as `accept *:80`, repeated. Not given: no exit."),
@@ -50,6 +57,8 @@ def relay(
         "address": address,
         "orport": orport,
         "contactinfo": contact,
+        "relaybandwidthrate": bandwidth_rate,
+        "relaybandwidthburst": bandwidth_burst,
         "datadirectory": str(directory.expanduser().absolute()) if directory else None,
     }
     overrides = {name: [value] for name, value in given.items() if value is not None}

@@ -14,7 +14,7 @@ import socket
 from typing import Protocol, cast
 
 from pelure.errors import LinkError, PelureError, ProtocolError
-from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand, DestroyReason
+from pelure.tor.cell.commands import CELL_LEN, CIRC_ID_HIGH_BIT, CellCommand, DestroyReason
 from pelure.tor.cell.framing import Cell, CellReader, Run, encode
 from pelure.tor.cell.linkspec import RelayIds
 from pelure.tor.cell.messages import Destroy, PaddingNegotiate
@@ -22,6 +22,7 @@ from pelure.tor.net import narrow
 from pelure.tor.net.handshake import WIDE_VERSION, Handshake, PeerIdentity
 from pelure.tor.net.narrow import NarrowReader
 from pelure.tor.net.queues import CellQueues
+from pelure.tor.net.throttle import LEAST_SHARE, Throttle
 from pelure.tor.net.tls import TlsConnection
 
 log = logging.getLogger(__name__)
@@ -76,11 +77,18 @@ class Link(asyncio.BufferedProtocol):
     """One link. It is an asyncio protocol; use it from the event loop's thread only."""
 
     def __init__(
-        self, owner: LinkOwner, read_buffer: memoryview, *, initiator: bool, expected: RelayIds | None = None
+        self,
+        owner: LinkOwner,
+        read_buffer: memoryview,
+        *,
+        initiator: bool,
+        expected: RelayIds | None = None,
+        throttle: Throttle | None = None,
     ) -> None:
         """``read_buffer`` (``READ_SIZE`` bytes) is shared by the links of a loop: it is used within one call.
 
-        ``expected``: who an initiator wants to find at the other end.
+        ``expected``: who an initiator wants to find at the other end. ``throttle``: limits the bytes a second
+        of all links that share it.
         """
         self._owner = owner
         self._buffer = read_buffer
@@ -92,6 +100,8 @@ class Link(asyncio.BufferedProtocol):
         self._handlers: dict[int, CircuitHandler] = {}
         self._queues = CellQueues()
         self._flush_pending = False
+        self._throttle = throttle
+        self._throttled = False  # the flush that is pending waits for its turn at the throttle
         self._paused = False
         self.initiator = initiator
         self._high_ids = initiator
@@ -189,7 +199,10 @@ class Link(asyncio.BufferedProtocol):
         self._flush_pending = False
         if self._paused or self._transport is None or self._tls is None or not self.opened:
             return
-        chunks, relieved = self._queues.take(FLUSH_CELLS)
+        limit = FLUSH_CELLS if self._throttle is None else self._cells_allowed(self._throttle)
+        if not limit:
+            return
+        chunks, relieved = self._queues.take(limit)
         if chunks:
             data = b"".join(chunks)
             try:
@@ -206,11 +219,27 @@ class Link(asyncio.BufferedProtocol):
             if handler is not None:
                 handler.writable()
 
+    def _cells_allowed(self, throttle: Throttle) -> int:
+        """How many cells may leave now; if none, :meth:`_flush` will be called when some may."""
+        limit = -(-throttle.writing.share(FLUSH_CELLS * CELL_LEN) // CELL_LEN)
+        if not limit:
+            self._flush_pending = True
+            if not self._throttled:
+                self._throttled = True
+                throttle.writing.wait(self._flush_in_turn)
+        return limit
+
+    def _flush_in_turn(self) -> None:
+        self._throttled = False
+        self._flush()
+
     def _write_wire(self, plain_length: int) -> None:
         assert self._tls is not None and self._transport is not None
         limit = plain_length + (plain_length // 16384 + 1) * RECORD_OVERHEAD + 4096
         while wire := self._tls.take(limit):
             self.bytes_written += len(wire)
+            if self._throttle is not None:
+                self._throttle.writing.spend(len(wire))
             self._transport.write(wire)
             if len(wire) < limit:
                 return
@@ -237,12 +266,17 @@ class Link(asyncio.BufferedProtocol):
             self._write_wire(0)
 
     def get_buffer(self, sizehint: int) -> memoryview:
+        if self._throttle is not None:
+            # At least something: asyncio takes an empty buffer for a bug.
+            return self._buffer[: self._throttle.reading.share(READ_SIZE) or LEAST_SHARE]
         return self._buffer
 
     def buffer_updated(self, nbytes: int) -> None:
         if self.closed:
             return
         self.bytes_read += nbytes
+        if self._throttle is not None:
+            self._throttle_reading(self._throttle, nbytes)
         try:
             if self._tls is None:
                 self._tls = self._owner.session(self)
@@ -259,6 +293,16 @@ class Link(asyncio.BufferedProtocol):
         except Exception as error:
             log.exception("bug: link to %s", self.address[0])
             self.close("internal error", error)
+
+    def _throttle_reading(self, throttle: Throttle, nbytes: int) -> None:
+        throttle.reading.spend(nbytes)
+        if self._transport is not None and not throttle.reading.share(READ_SIZE):
+            self._transport.pause_reading()
+            throttle.reading.wait(self._read_on)
+
+    def _read_on(self) -> None:
+        if self._transport is not None and not self._transport.is_closing():
+            self._transport.resume_reading()
 
     def eof_received(self) -> bool:
         self.close("the peer closed the connection")

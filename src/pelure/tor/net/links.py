@@ -28,6 +28,7 @@ from pelure.tor.net.handshake import (
 )
 from pelure.tor.net.identity import LinkIdentity
 from pelure.tor.net.link import READ_SIZE, Link
+from pelure.tor.net.throttle import Throttle
 from pelure.tor.net.tls import Scratch, TlsConnection, client_context, random_hostname, server_context
 
 log = logging.getLogger(__name__)
@@ -57,9 +58,11 @@ class LinkManager:
         idle_seconds: float = IDLE_SECONDS,
         handshake_seconds: float = HANDSHAKE_SECONDS,
         max_half_open: int = MAX_HALF_OPEN,
+        throttle: Throttle | None = None,
     ) -> None:
         """``identity``: a relay's, None for a client. ``on_create`` gets CREATE2 and CREATE_FAST cells;
         ``on_link`` hears of each link once it is open, ``on_lost`` of each that was open and is not any more.
+        ``throttle``: how many bytes a second all links together may read and write; None: no limit.
         """
         self._loop = asyncio.get_running_loop()
         self._buffer = memoryview(bytearray(READ_SIZE))
@@ -71,6 +74,7 @@ class LinkManager:
         self._idle_seconds = idle_seconds
         self._handshake_seconds = handshake_seconds
         self._max_half_open = max_half_open
+        self._throttle = throttle
         self._open: dict[Link, None] = {}
         self._half_open: dict[Link, None] = {}
         self._by_rsa: dict[bytes, list[Link]] = {}
@@ -145,7 +149,7 @@ class LinkManager:
     async def _connect_to(self, host: str, port: int, expected: RelayIds) -> Link:
         if self._closed:
             raise LinkError("the links are being closed")
-        link = Link(self, self._buffer, initiator=True, expected=expected)
+        link = Link(self, self._buffer, initiator=True, expected=expected, throttle=self._throttle)
         opening = self._loop.create_future()
         self._opening[link] = opening
         self._half_open[link] = None
@@ -170,7 +174,7 @@ class LinkManager:
         return name[0], name[1]
 
     def _incoming(self) -> Link:
-        link = Link(self, self._buffer, initiator=False)
+        link = Link(self, self._buffer, initiator=False, throttle=self._throttle)
         half_open = len(self._half_open)
         full = half_open + len(self._open) >= self._max_links
         if full or half_open >= self._max_half_open:

@@ -27,7 +27,8 @@ DEFAULT_EXIT_POLICY = (
     "accept *:*",
 )
 REJECT_PRIVATE = "reject private:*"
-DEFAULT_RATE = 1 << 30  # bytes a second: no limit worth the name
+UNLIMITED = 1 << 30  # bytes a second: no limit worth the name
+LEAST_RATE = 75 * 1024  # bytes a second: below it a relay helps nobody (C tor demands it too)
 _NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
 
 
@@ -36,7 +37,8 @@ class RelayConfig:
     """What :class:`~pelure.tor.relay.server.RelayServer` needs to know.
 
     ``address``: the IP address others reach the relay at; ``bind``: the one to listen on; ``orport`` 0 takes
-    any free port. ``assume_reachable``: publish without asking oneself whether it can be reached.
+    any free port. ``bandwidth_rate`` (bytes a second) and ``bandwidth_burst`` (bytes) limit what all links
+    together read, and what they write.
     """
 
     network: Network
@@ -51,8 +53,8 @@ class RelayConfig:
     family: tuple[str, ...] = ()
     directory_cache: bool = True
     allow_private_addresses: bool = False
-    bandwidth_rate: int = DEFAULT_RATE
-    bandwidth_burst: int = DEFAULT_RATE
+    bandwidth_rate: int = UNLIMITED
+    bandwidth_burst: int = UNLIMITED
     memory_limit: int = field(default_factory=default_limit)
     publish: bool = True
 
@@ -64,6 +66,10 @@ class RelayConfig:
             ipaddress.ip_address(self.bind)
         except ValueError:
             raise ConfigError("a relay needs the IPv4 address that others reach it at (Address)") from None
+        if self.bandwidth_rate < LEAST_RATE:
+            raise ConfigError(f"a relay carries {LEAST_RATE >> 10} KBytes a second at least")
+        if self.bandwidth_burst < self.bandwidth_rate:
+            raise ConfigError("BandwidthBurst is at least as much as BandwidthRate")
         if not 0 <= self.orport <= 65535:
             raise ConfigError(f"ORPort {self.orport} is not a port")
 
@@ -73,6 +79,7 @@ class RelayConfig:
         reader = _Options(options)
         address = reader.text("address", "127.0.0.1" if network.testing else "")
         bind, port = reader.endpoint("orport", "0.0.0.0", 9001)
+        rate, burst = reader.bandwidth()
         return cls(
             network=network,
             data_directory=Path(reader.text("datadirectory", str(data))),
@@ -86,8 +93,8 @@ class RelayConfig:
             family=tuple(word for line in reader.all("myfamily") for word in line.replace(",", " ").split()),
             directory_cache=reader.flag("dircache", True),
             allow_private_addresses=reader.flag("extendallowprivateaddresses", network.testing),
-            bandwidth_rate=reader.size("bandwidthrate", DEFAULT_RATE),
-            bandwidth_burst=reader.size("bandwidthburst", DEFAULT_RATE),
+            bandwidth_rate=rate,
+            bandwidth_burst=burst,
             memory_limit=reader.size("maxmeminqueues", default_limit()),
             publish=reader.text("publishserverdescriptor", "1") != "0",
         )
@@ -122,6 +129,15 @@ class _Options:
         if not number.isdigit() or factor is None:
             raise ConfigError(f"{name} is a number of bytes such as '100 MBytes'")
         return int(number) * factor
+
+    def bandwidth(self) -> tuple[int, int]:
+        """Rate and burst: the lesser of what holds for all traffic and for relayed traffic, which is all."""
+        rate, burst = self.size("bandwidthrate", UNLIMITED), self.size("bandwidthburst", UNLIMITED)
+        relay_rate = self.size("relaybandwidthrate", 0)
+        relay_burst = self.size("relaybandwidthburst", 0)
+        if relay_rate or relay_burst:  # one that is not given is as the other
+            rate, burst = min(rate, relay_rate or relay_burst), min(burst, relay_burst or relay_rate)
+        return rate, burst
 
     def endpoint(self, name: str, host: str, port: int) -> tuple[str, int]:
         """``[ADDRESS:]PORT``; the flags behind it are C tor's."""

@@ -27,10 +27,11 @@ from pelure.tor.directory.relay import Relay
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager, raise_file_limit
 from pelure.tor.net.statefile import StateFolder, write_private
+from pelure.tor.net.throttle import Throttle
 from pelure.tor.relay import memory
 from pelure.tor.relay.bandwidth import BandwidthMeter
 from pelure.tor.relay.circuit import RelayCircuit, Stream
-from pelure.tor.relay.config import RelayConfig
+from pelure.tor.relay.config import UNLIMITED, RelayConfig
 from pelure.tor.relay.creation import CircuitCreator
 from pelure.tor.relay.dirserver import Directory, DirStream, WriteDocument
 from pelure.tor.relay.dirupdate import CacheUpdater
@@ -113,8 +114,12 @@ class RelayServer:
             max_connections=raise_file_limit() // 2,
         )
         self._identity = await asyncio.to_thread(self._make_link_identity)
+        limited = config.bandwidth_rate < UNLIMITED
         self.links = LinkManager(
-            self._identity, on_create=self._creator.create_requested, on_lost=self._link_lost
+            self._identity,
+            on_create=self._creator.create_requested,
+            on_lost=self._link_lost,
+            throttle=Throttle(config.bandwidth_rate, config.bandwidth_burst) if limited else None,
         )
         host, self.orport = await self.links.listen(config.bind, config.orport)
         self._event("listening", address=host, port=self.orport, fingerprint=self.fingerprint)

@@ -261,3 +261,39 @@ async def test_joined_circuits_carry_a_stream_from_end_to_end() -> None:
         client.close()
         await service.closed.wait()
         await until(lambda: not any(server.circuits for server in relays.servers))
+
+
+@pytest.mark.parametrize("downwards", [True, False])
+async def test_a_limited_relay_carries_no_more_than_its_rate(downwards: bool) -> None:
+    rate, burst, size = 400_000, 400_000, 1_000_000
+    async with Relays(bandwidth_rate=rate, bandwidth_burst=burst) as relays:
+        received = asyncio.Event()
+
+        async def serve(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            if downwards:
+                writer.write(bytes(size))
+            else:
+                await reader.readexactly(size)
+                received.set()
+            await writer.drain()
+
+        server = await asyncio.start_server(serve, "127.0.0.1", 0)
+        circuit = await relays.circuit()
+        stream = await circuit.begin("127.0.0.1", server.sockets[0].getsockname()[1])
+        loop = asyncio.get_running_loop()
+        began = loop.time()
+        if downwards:
+            left = size
+            while left:
+                left -= len(await stream.read())
+        else:
+            await stream.write(bytes(size))
+            await received.wait()
+        elapsed = loop.time() - began
+        # Cells and TLS add to the payload; the first second's worth may come at once. No upper bound: this
+        # machine may be busy. That the rate is reached, too, is for the virtual clock to show.
+        assert elapsed > (size - burst) / rate * 0.9
+        descriptor = relays.servers[0]._build_documents()
+        assert f"\nbandwidth {rate} {burst} ".encode() in descriptor
+        await stream.close()
+        server.close()

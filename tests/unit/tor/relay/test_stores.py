@@ -195,6 +195,21 @@ def test_torrc_settings() -> None:
     assert not config.exit_policy.allows("192.0.2.7", 443), "its own address is as private"
 
 
+@pytest.mark.parametrize(
+    ("text", "rate", "burst"),
+    [
+        ("", 1 << 30, 1 << 30),
+        ("BandwidthRate 5 MBytes", 5 << 20, 1 << 30),
+        ("RelayBandwidthRate 200 KBytes", 200 << 10, 200 << 10),
+        ("RelayBandwidthBurst 200 KBytes", 200 << 10, 200 << 10),
+        ("RelayBandwidthRate 4 MB\nRelayBandwidthBurst 9 MB\nBandwidthBurst 8 MB", 4 << 20, 8 << 20),
+    ],
+)
+def test_bandwidth_limits_of_torrc(text: str, rate: int, burst: int) -> None:
+    config = RelayConfig.from_torrc(parse_network(TORRC), torrc_options(text), Path("data"))
+    assert (config.bandwidth_rate, config.bandwidth_burst) == (rate, burst)
+
+
 def test_a_relay_is_no_exit_unless_it_says_so() -> None:
     for text in ("", "ExitRelay 0\nExitPolicy accept *:*"):
         config = RelayConfig.from_torrc(parse_network(TORRC), torrc_options(text), Path("data"))
@@ -212,6 +227,8 @@ def test_a_relay_is_no_exit_unless_it_says_so() -> None:
         "ORPort 70000",
         "ExitPolicy permit *:80",
         "BandwidthRate fast",
+        "RelayBandwidthRate 10 KBytes",
+        "RelayBandwidthRate 2 MBytes\nRelayBandwidthBurst 1 MByte",
         "DirCache maybe",
     ],
 )
