@@ -18,6 +18,7 @@ from pelure.errors import StreamError
 from pelure.tor.client.httpx_transport import TorTransport
 
 TIMEOUT = httpx.Timeout(60.0, connect=180.0)
+PROGRESS_SECONDS = 0.25
 
 
 def register(app: typer.Typer) -> None:
@@ -86,9 +87,12 @@ async def _copy(response: httpx.Response, file: BinaryIO, output: Output) -> int
     length = response.headers.get("content-length", "")
     total = int(length) if length.isdigit() else None
     size = 0
+    next_told = 0.0
     async for data in response.aiter_bytes():
         file.write(data)
         size += len(data)
-        output.progress("download", size, total)
+        if time.monotonic() >= next_told:
+            output.progress("download", size, total)
+            next_told = time.monotonic() + PROGRESS_SECONDS
     file.flush()
     return size
