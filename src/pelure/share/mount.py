@@ -30,6 +30,8 @@ WAIT_SECONDS = 60.0
 AHEAD_FIRST, AHEAD_MAX = 256 << 10, 8 << 20
 """Bytes fetched ahead of a reader: at its first read, and at most when it reads on and on."""
 BLOCK_SIZE = 65536
+INDEX_MAX = 512 << 20
+"""Bytes of the largest index that is fetched whole."""
 
 log = logging.getLogger(__name__)
 T = TypeVar("T")
@@ -210,16 +212,32 @@ class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
             raise mfusepy.FuseOSError(errno.EIO) from None
 
 
+async def _keep_index(drive: Drive) -> None:
+    """Hold the whole index here, now and as it grows: `find` then needs no round trip for each name."""
+    core = drive.core
+    while core.byte_length <= INDEX_MAX:
+        try:
+            await core.download([(0, core.length)])
+        except PelureError as error:
+            log.info("The index of the mounted drive: %s", error)
+            return
+        await core.changed()
+
+
 class Mounted:
     """A mounted drive; :func:`mount` makes one, :meth:`unmount` ends it."""
 
-    def __init__(self, folder: Path, thread: threading.Thread, ended: asyncio.Event) -> None:
+    def __init__(
+        self, folder: Path, thread: threading.Thread, ended: asyncio.Event, index: asyncio.Task[None]
+    ) -> None:
         self.folder = folder
         self.ended = ended
         self._thread = thread
+        self._index = index
 
     async def unmount(self) -> None:
         """Take the folder away; programs with open files on it get errors from then on."""
+        self._index.cancel()
         process = await asyncio.create_subprocess_exec(
             "fusermount3", "-u", "-z", str(self.folder), stderr=asyncio.subprocess.DEVNULL
         )
@@ -265,4 +283,4 @@ async def mount(drive: Drive, folder: Path) -> Mounted:
         raise ConfigError(
             f"can't mount at {folder} ({problem[0]}); is FUSE there (Debian: apt-get install fuse3)?"
         )
-    return Mounted(folder, thread, ended)
+    return Mounted(folder, thread, ended, asyncio.ensure_future(_keep_index(drive)))

@@ -1,0 +1,113 @@
+"""A mounted share as the usual tools see it: searching, checking, seeking, changes, a publisher that dies."""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pytest
+
+from interop.commands import Command
+from interop.sharing import Person, make_folder
+
+pytestmark = [
+    pytest.mark.timeout(420),
+    pytest.mark.skipif(
+        not os.environ.get("CI") and not (os.path.exists("/dev/fuse") and shutil.which("fusermount3")),
+        reason="FUSE is not there (Debian: apt-get install fuse3)",
+    ),
+]
+FILM_SIZE = 24_000_000
+SUMS = "find . -type f -print0 | sort -z | xargs -0 sha256sum"
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("mount-network")
+    with Command("net", "up", "--dir", str(folder / "net"), log=folder / "log") as up:
+        yield Path(up.wait("up")["network"])
+
+
+def _tool(folder: Path, command: str) -> list[str]:
+    """The sorted lines that a shell command prints in ``folder``; it has to succeed."""
+    done = subprocess.run(
+        ["sh", "-c", command], cwd=folder, capture_output=True, text=True, timeout=200, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, ""), done
+    return sorted(done.stdout.splitlines())
+
+
+def _on_disk(folder: Path) -> int:
+    return sum(path.stat().st_blocks * 512 for path in folder.rglob("*") if path.is_file())
+
+
+def _until(true: Callable[[], bool]) -> None:
+    """Wait until another process has made it ``true``."""
+    ends = time.monotonic() + 120
+    while not true():
+        assert time.monotonic() < ends, "it did not happen"
+        time.sleep(0.05)
+
+
+def test_usual_tools(network: Path, tmp_path: Path) -> None:
+    publisher, reader = Person(network, tmp_path / "publisher"), Person(network, tmp_path / "reader")
+    folder = make_folder(tmp_path / "folder", big=FILM_SIZE, small=60)
+    (folder / "deep" / "er" / "hay").write_text("hay\n" * 5000 + "a needle\n")
+    film = (folder / "big.bin").read_bytes()
+    command, links = publisher.share(folder, "--to", "alice", "--live")
+    mounted = tmp_path / "mounted"
+    with command, reader.start("mount", links["alice"]["link"], str(mounted)) as mount:
+        mount.wait("mounted")
+        assert _tool(mounted, "find . -type f -o -type l") == _tool(folder, "find . -type f -o -type l")
+        assert _tool(mounted, "find . -type d") == _tool(folder, "find . -type d")
+
+        before = _on_disk(reader.home / "state")
+        with (mounted / "big.bin").open("rb", buffering=0) as file:
+            for place in (20_000_000, 1_234_567, FILM_SIZE - 100, 9_999_999):
+                assert os.pread(file.fileno(), 1000, place) == film[place : place + 1000]
+        assert _on_disk(reader.home / "state") - before < FILM_SIZE / 4
+
+        found = _tool(mounted, "grep -rn needle deep")
+        assert found == ["deep/er/hay:5001:a needle"]
+        assert _tool(mounted, SUMS) == _tool(folder, SUMS)
+
+        (folder / "hay").write_text("new")
+        (folder / "deep" / "er" / "hay").unlink()
+        _until(lambda: (mounted / "hay").exists() and not (mounted / "deep" / "er" / "hay").exists())
+        assert (mounted / "hay").read_text() == "new"
+
+
+def test_a_publisher_that_dies_and_comes_back(network: Path, tmp_path: Path) -> None:
+    publisher, reader = Person(network, tmp_path / "publisher"), Person(network, tmp_path / "reader")
+    folder = make_folder(tmp_path / "folder", big=6_000_000, small=3)
+    film = (folder / "big.bin").read_bytes()
+    command, links = publisher.share(folder, "--to", "alice")
+    mounted = tmp_path / "mounted"
+    with reader.start("mount", links["alice"]["link"], str(mounted)) as mount:
+        mount.wait("mounted")
+        with (mounted / "big.bin").open("rb", buffering=0) as file:
+            begun = os.pread(file.fileno(), 1000, 0)
+            command.process.send_signal(signal.SIGKILL)
+            command.process.wait()
+            outcomes: list[bytes | OSError] = []
+
+            def read_on() -> None:
+                try:
+                    outcomes.append(os.pread(file.fileno(), 1_000_000, 5_000_000))
+                except OSError as error:
+                    outcomes.append(error)
+
+            reading = threading.Thread(target=read_on)
+            reading.start()
+            command, _ = publisher.share(folder, "--to", "alice")
+            with command:
+                reading.join(200)
+                assert begun == film[:1000]
+                assert outcomes == [film[5_000_000:]]  # it has waited
+                assert _tool(mounted, SUMS) == _tool(folder, SUMS)
