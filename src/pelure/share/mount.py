@@ -25,6 +25,7 @@ from pelure.errors import ConfigError, DriveError, PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
+from pelure.share.readahead import FilesAhead, download
 
 WAIT_SECONDS = 60.0
 AHEAD_FIRST, AHEAD_MAX = 256 << 10, 8 << 20
@@ -56,6 +57,7 @@ class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
         self._drive = drive
         self._loop = loop
         self._files: dict[int, _OpenFile] = {}
+        self._files_ahead = FilesAhead(WAIT_SECONDS)
         self._next_handle = 1
         self._lock = threading.Lock()
         self._mounted_at = time.time()
@@ -173,6 +175,9 @@ class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
         if end + held.ahead // 2 > held.ahead_until and (held.fetching is None or held.fetching.done()):
             held.ahead_until = min(end + held.ahead, held.size)
             held.fetching = asyncio.ensure_future(self._fetch(held.entry, offset, held.ahead_until))
+        blob, blobs = held.entry.blob, self._drive.local_blobs()
+        if offset == 0 and blob is not None and not blob.block_map and blobs is not None:
+            self._files_ahead.reads(blobs.core, blob)
         parts = self._drive.read(held.entry, offset, end, timeout=WAIT_SECONDS)
         return b"".join([part async for part in parts])
 
@@ -186,9 +191,10 @@ class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
             first, _ = await blobs.core.seek(entry.blob.byte_offset + start, timeout=WAIT_SECONDS)
             last = entry.blob.block_offset + entry.blob.block_length
             count = -(-(end - start) // BLOCK_SIZE) + 1
-            await asyncio.wait_for(blobs.core.download([(first, min(first + count, last))]), WAIT_SECONDS)
-        except (PelureError, TimeoutError) as error:
+        except PelureError as error:
             log.info("Reading ahead: %s", error)
+            return
+        await download(blobs.core, first, min(first + count, last), WAIT_SECONDS)
 
     def release(self, path: str, fh: int) -> int:
         """Forget an open file."""
@@ -196,6 +202,13 @@ class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
         if held is not None and held.fetching is not None:
             self._loop.call_soon_threadsafe(held.fetching.cancel)
         return 0
+
+    def stop(self) -> None:
+        """Fetch nothing ahead any more; called on the loop."""
+        self._files_ahead.stop()
+        for held in self._files.values():
+            if held.fetching is not None:
+                held.fetching.cancel()
 
     # -- running on the loop --
 
@@ -228,16 +241,23 @@ class Mounted:
     """A mounted drive; :func:`mount` makes one, :meth:`unmount` ends it."""
 
     def __init__(
-        self, folder: Path, thread: threading.Thread, ended: asyncio.Event, index: asyncio.Task[None]
+        self,
+        folder: Path,
+        thread: threading.Thread,
+        ended: asyncio.Event,
+        operations: DriveOperations,
+        index: asyncio.Task[None],
     ) -> None:
         self.folder = folder
         self.ended = ended
         self._thread = thread
+        self._operations = operations
         self._index = index
 
     async def unmount(self) -> None:
         """Take the folder away; programs with open files on it get errors from then on."""
         self._index.cancel()
+        self._operations.stop()
         process = await asyncio.create_subprocess_exec(
             "fusermount3", "-u", "-z", str(self.folder), stderr=asyncio.subprocess.DEVNULL
         )
@@ -283,4 +303,4 @@ async def mount(drive: Drive, folder: Path) -> Mounted:
         raise ConfigError(
             f"can't mount at {folder} ({problem[0]}); is FUSE there (Debian: apt-get install fuse3)?"
         )
-    return Mounted(folder, thread, ended, asyncio.ensure_future(_keep_index(drive)))
+    return Mounted(folder, thread, ended, operations, asyncio.ensure_future(_keep_index(drive)))

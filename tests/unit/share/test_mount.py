@@ -5,14 +5,20 @@ import errno
 import hashlib
 import os
 import shutil
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from pelure.errors import ConfigError
 from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.drive.drive import Drive
+from pelure.hyper.wire.noise import KeyPair
 from pelure.share.mount import mount
+from pelure.share.readahead import FilesAhead
+from pelure.streams import memory_pipe
 
 needs_fuse = pytest.mark.skipif(
     not os.environ.get("CI") and not (os.path.exists("/dev/fuse") and shutil.which("fusermount3")),
@@ -67,3 +73,70 @@ async def test_a_folder_that_is_not_empty_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ConfigError, match="not empty"):
         await mount(Drive(store), tmp_path / "full")
     store.close()
+
+
+@asynccontextmanager
+async def _connected(theirs: Corestore, ours: Corestore) -> AsyncIterator[None]:
+    left, right = memory_pipe()
+    async with (
+        Replication(left, False, theirs, KeyPair.from_seed(bytes(32))),
+        Replication(right, True, ours, KeyPair.from_seed(bytes(31) + b"\1")),
+    ):
+        yield
+
+
+@needs_fuse
+async def test_a_publisher_that_is_gone_is_an_input_output_error(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    theirs, ours = Corestore(tmp_path / "theirs"), Corestore(tmp_path / "ours")
+    published, film = Drive(theirs), os.urandom(3_000_000)
+    await published.put("/film.bin", film)
+    drive, folder = Drive(ours, published.key), tmp_path / "mounted"
+
+    def read(start: int, size: int) -> bytes:
+        with (folder / "film.bin").open("rb", buffering=0) as file:
+            return os.pread(file.fileno(), size, start)
+
+    async with _connected(theirs, ours):
+        await drive.update(wait=True)
+        mounted = await mount(drive, folder)
+        assert await asyncio.to_thread(read, 0, 1000) == film[:1000]
+    try:
+        with monkeypatch.context() as patched:
+            patched.setattr("pelure.share.mount.WAIT_SECONDS", 0.2)
+            with pytest.raises(OSError) as failed:
+                await asyncio.to_thread(read, 2_900_000, 1000)
+            assert failed.value.errno == errno.EIO
+        assert await asyncio.to_thread(read, 0, 1000) == film[:1000]
+        async with _connected(theirs, ours):
+            assert await asyncio.to_thread(read, 2_900_000, 1000) == film[2_900_000:2_901_000]
+    finally:
+        await mounted.unmount()
+        ours.close()
+        theirs.close()
+
+
+async def test_who_reads_file_after_file_has_the_next_ones_fetched(tmp_path: Path) -> None:
+    theirs, ours = Corestore(tmp_path / "theirs"), Corestore(tmp_path / "ours")
+    published = Drive(theirs)
+    for number in range(100, 400):
+        await published.put(f"/{number}", b"x")
+    drive = Drive(ours, published.key)
+    async with _connected(theirs, ours):
+        await drive.update(wait=True)
+        core = (await drive.blobs()).core
+        await core.get(0)
+        await core.get(250)
+        ahead = FilesAhead(60)
+        for number in (0, 250, 7, 8, 9):
+            entry = await drive.entry(f"/{100 + number}")
+            assert entry is not None
+            assert entry.blob is not None
+            ahead.reads(core, entry.blob)
+        while not core.has_range(9, 13):
+            await core.changed()
+        assert not core.has(20)
+        ahead.stop()
+    ours.close()
+    theirs.close()
