@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from pathlib import Path
 
 import pytest
 
 from interop.commands import Command, pelure
-from interop.ctor import Client, CTorNetwork, curl
+from interop.ctor import Client, CTorNetwork, FileServer, curl, payload
 from interop.ctor.programs import Fetched
+from interop.onion_support import fetch, http_get, pelure_node
+from pelure.errors import OnionServiceError
+from pelure.tor.client import hs
+from pelure.tor.client.hs import OnionClient
+from pelure.tor.onion.client_auth import ClientAuthKey
 from pelure.tor.service.keys import ServiceKeys
 
 pytestmark = [pytest.mark.ctor, pytest.mark.timeout(300)]
@@ -45,6 +52,41 @@ def test_a_folder_is_served_and_access_changes_live(
         assert busy.returncode == 1
         assert "in use" in busy.stderr
         assert serving.stop() == 0
+
+
+async def test_a_removed_client_is_refused_and_the_others_go_on(
+    ctor_network: CTorNetwork, file_server: FileServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """``onion clients`` beside a running ``onion serve``; the descriptor that a client has is of no use."""
+    # C tor relays may pass an introduction on for a while to a circuit that is closed: don't wait for long.
+    monkeypatch.setattr(hs, "ANSWER_SECONDS", (2.0, *hs.ANSWER_SECONDS))
+    folder = tmp_path / "service"
+    keys = ServiceKeys.create(folder, os.urandom)
+    secrets = {name: ClientAuthKey.generate(os.urandom) for name in ("alice", "bob")}
+    for name, key in secrets.items():
+        keys.add_client(name, key.public)
+    common = ["--network", str(ctor_network.network_file), "--state", str(tmp_path / "state")]
+    arguments = [*common, "onion", "serve", "--port", f"80:{file_server.port}", "--dir", str(folder)]
+    async with pelure_node(ctor_network, tmp_path / "client") as node:
+        with Command(*arguments, log=tmp_path / "log") as serving:
+            address = (await asyncio.to_thread(serving.wait, "published"))["address"]
+            clients = {}
+            for name, key in secrets.items():
+                clients[name] = OnionClient(node.circuits, node.directory)
+                clients[name].client_keys[keys.identity.public] = [key]
+                assert await fetch(clients[name], address, 1000) == payload(1000)[1]
+            circuit = await clients["bob"].connect(address)
+
+            listed = await asyncio.to_thread(pelure, "onion", "clients", "list", "--dir", str(folder))
+            assert [line.split()[0] for line in listed.stdout.splitlines()] == ["alice", "bob"]
+            await asyncio.to_thread(pelure, "onion", "clients", "remove", "alice", "--dir", str(folder))
+            assert (await asyncio.to_thread(serving.wait, "clients"))["names"] == ["bob"]
+            with pytest.raises(OnionServiceError) as refused:
+                await clients["alice"].connect(address)
+            assert refused.value.code == 0xF5
+            assert await http_get(await circuit.begin("", 80), 1000) == payload(1000)[1]
+            assert await fetch(clients["bob"], address, 1000) == payload(1000)[1]
+            await asyncio.to_thread(serving.stop)
 
 
 def wait_for_access(address: str, client: Client, attempts: int = 10) -> Fetched:

@@ -29,6 +29,7 @@ from pelure.tor.service.targets import Target, UnixTarget, parse_ports
 
 SITE_PORT = 80
 DEBOUNCE_MILLISECONDS = 200
+LOOK_MILLISECONDS = 5000
 log = logging.getLogger(__name__)
 
 onion = typer.Typer(no_args_is_help=True, help="Publish onion services; manage their keys and clients.")
@@ -99,7 +100,7 @@ async def _serve(
 
         async with _site(site, ports), session(settings, output, role="service") as tor:
             service = await tor.serve_onion(ports, keys=keys, on_event=tell, wait=False)
-            await _follow_clients(service, folder)
+            await _follow_clients(service, folder, output)
 
 
 @contextlib.asynccontextmanager
@@ -117,20 +118,29 @@ async def _site(folder: Path | None, ports: dict[int, Target]) -> AsyncIterator[
         await site.close()
 
 
-async def _follow_clients(service: OnionService, folder: Path | None) -> None:
-    """Take up changes of the authorized clients until cancelled; removed ones lose access at once."""
+async def _follow_clients(service: OnionService, folder: Path | None, output: Output) -> None:
+    """Take up changes of the authorized clients until cancelled; removed ones lose access at once.
+
+    The folder is also looked at now and then without news of it: for what changed before the watch began, and
+    where the file system tells no news.
+    """
     if folder is None:
         await asyncio.Event().wait()
         return
     watched = private_folder(folder / CLIENTS_FOLDER)
-    async for _ in awatch(watched, debounce=DEBOUNCE_MILLISECONDS):
-        before = set(service.keys.clients.values())
+    complaint = ""
+    async for _ in awatch(
+        watched, debounce=DEBOUNCE_MILLISECONDS, rust_timeout=LOOK_MILLISECONDS, yield_on_timeout=True
+    ):
         try:
-            await service.reload_clients()
-            if before - set(service.keys.clients.values()):
-                await service.rotate_intro_points()
+            if await service.reload_clients():
+                names = sorted(name for name in service.keys.clients if name != NOBODY)
+                output.event("clients", f"Authorized clients now: {', '.join(names) or 'none'}.", names=names)
+            complaint = ""
         except PelureError as error:
-            log.warning("The changed authorized clients can't be used: %s", error)
+            if str(error) != complaint:
+                log.warning("The changed authorized clients can't be used: %s", error)
+            complaint = str(error)
 
 
 def _tell(output: Output, settings: Settings, event: ServiceEvent) -> None:

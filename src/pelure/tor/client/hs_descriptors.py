@@ -102,6 +102,13 @@ class DescriptorClient:
         except (DirectoryError, CryptoError) as error:
             self._cache.pop(blinded_key, None)
             raise OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID) from error
+        work = content.pow_params
+        if work is not None and work.effort and work.expires > time.time():
+            log.warning(
+                "The onion service is busy and lets clients pass first that prove work (effort %d). "
+                "That is not done here: connecting may take long.",
+                work.effort,
+            )
         return ServiceDescriptor(content, subcred, outer.revision_counter)
 
     async def _fetch_shared(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> _Cached:

@@ -166,10 +166,21 @@ class OnionService:
         self.keys.remove_client(name, self._rng)
         await self.republish()
 
-    async def reload_clients(self) -> None:
-        """Take up changes made in the folder ``authorized_clients``. Raises :class:`ConfigError`."""
-        if self.keys.reload_clients():
+    async def reload_clients(self) -> bool:
+        """Take up changes made in the folder ``authorized_clients``; return whether there were any.
+
+        Where somebody lost access, by a key's removal or because the service was open to all before, the
+        introduction points are replaced, so that a descriptor at hand is of no use either. Returns when it is
+        all published. Raises :class:`ConfigError`.
+        """
+        before = set(self.keys.clients.values())
+        if not self.keys.reload_clients():
+            return False
+        if before and before <= set(self.keys.clients.values()):
             await self.republish()
+        else:
+            await self.rotate_intro_points()
+        return True
 
     async def rotate_intro_points(self) -> None:
         """Move to new introduction points; returns when the old ones are gone and the new ones published."""

@@ -15,7 +15,7 @@ from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.dir_http import DirResponse
-from pelure.tor.onion.second_layer import SecondLayer
+from pelure.tor.onion.second_layer import PowParams, SecondLayer
 from pelure.tor.onion.time_periods import PeriodSchedule
 from pelure.tor.service.publisher import Descriptor
 from unit.tor.service.fake_network import NOW, FakeNetwork
@@ -75,6 +75,21 @@ async def test_a_descriptor_is_fetched_once_and_kept(scene: Scene) -> None:
     scene.client.forget()
     await scene.get()
     assert len(scene.asked) == 2
+
+
+@pytest.mark.parametrize(("effort", "expires", "lines"), [(0, 60, 0), (7, 60, 1), (7, -60, 0)])
+async def test_a_service_that_wants_work_is_tried_without_and_the_user_told(
+    scene: Scene,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    effort: int,
+    expires: float,
+    lines: int,
+) -> None:
+    content = SecondLayer((), pow_params=PowParams(bytes(32), effort, NOW + expires))
+    monkeypatch.setattr(hs_descriptors, "open_descriptor", lambda *_: content)
+    assert (await scene.get()).content == (await scene.get()).content == content
+    assert sum("prove work (effort 7)" in record.getMessage() for record in caplog.records) == lines
 
 
 async def test_it_expires(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

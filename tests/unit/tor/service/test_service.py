@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
+from pathlib import Path
 
 import pytest
 
@@ -173,6 +174,42 @@ async def test_clients_are_authorized_live(network: FakeNetwork, service: OnionS
     with pytest.raises(ConfigError):
         await service.add_clients({"good": alice.public, "../bad": alice.public})
     assert list(service.keys.clients) == ["alice"]
+
+
+async def test_whoever_loses_access_can_not_use_the_descriptor_at_hand(
+    network: FakeNetwork, tmp_path: Path
+) -> None:
+    alice, bob = ClientAuthKey.generate(os.urandom), ClientAuthKey.generate(os.urandom)
+    service = OnionService(
+        network,  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
+        ServiceKeys.create(tmp_path / "hs", os.urandom),
+        {},
+    )
+    await service.start()
+    await service.published.wait()
+    anybody = new_client(network)
+    await connect(anybody, service)
+    elsewhere = ServiceKeys.load(tmp_path / "hs")  # another process
+
+    elsewhere.add_client("alice", alice.public)
+    assert await service.reload_clients() and not await service.reload_clients()
+    assert await refused(anybody, service.address) == 0xF4
+    client = new_client(network)
+    client.client_keys[service.keys.identity.public] = [alice]
+    await connect(client, service)
+
+    points = set(network.intro)
+    elsewhere.add_client("bob", bob.public)
+    assert await service.reload_clients()
+    assert set(network.intro) == points  # nobody lost anything
+
+    elsewhere.remove_client("alice", os.urandom)
+    assert await service.reload_clients()
+    assert await refused(client, service.address) == 0xF5
+    client.client_keys[service.keys.identity.public] = [bob]
+    await connect(client, service)
+    await service.close()
 
 
 async def test_a_lost_circuit_leads_back_to_the_same_introduction_point(
