@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -21,11 +22,13 @@ T = TypeVar("T")
 class PelureRelays:
     """``count`` relays of the network that ``torrc`` describes; use as a context manager."""
 
-    def __init__(self, torrc: str, folder: Path, count: int, prefix: str = "pelure") -> None:
+    def __init__(self, torrc: str, folder: Path, count: int, prefix: str = "pelure", **settings: Any) -> None:
+        """``settings``: of :class:`RelayConfig`."""
         self.servers: list[RelayServer] = []
         self.events: list[tuple[str, dict[str, Any]]] = []
         self._network = parse_network(torrc)
         self._folder = folder
+        self._settings = settings
         self._names = [f"{prefix}{index}" for index in range(count)]
         self._loop = uvloop.new_event_loop()
         self._thread = threading.Thread(target=self._loop.run_forever, name="pelure relays", daemon=True)
@@ -57,7 +60,9 @@ class PelureRelays:
             orport=0,
             exit_policy=ExitPolicy.parse(["accept *:*"]),
             allow_private_addresses=True,
+            assume_reachable=True,
         )
+        config = replace(config, **self._settings)
         server = RelayServer(config, on_event=on_event)
         await server.start()
         self.servers.append(server)

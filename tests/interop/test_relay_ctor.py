@@ -145,3 +145,22 @@ def test_a_client_bootstraps_from_pelure_directory_caches(mixed: tuple[CTorNetwo
         assert "malformed" not in client.node.log().lower()
     finally:
         client.stop()
+
+
+def test_relays_of_c_tor_let_a_new_relay_find_out_that_it_can_be_reached(
+    mixed: tuple[CTorNetwork, PelureRelays],
+) -> None:
+    """The last test of this file: its relay is gone afterwards, and clients must not choose it."""
+    network = mixed[0]
+    torrc, folder = network.network_torrc, network.folder
+    with PelureRelays(torrc, folder, 1, prefix="tested", assume_reachable=False) as relays:
+        deadline = time.monotonic() + 200
+        names: list[str] = []
+        while "reachable" not in names and time.monotonic() < deadline:
+            time.sleep(0.2)
+            names = [event for event, _ in relays.events]
+        assert "published" not in names[: names.index("reachable")]
+        while "published" not in names and time.monotonic() < deadline:
+            time.sleep(0.2)
+            names = [event for event, _ in relays.events]
+        assert "published" in names

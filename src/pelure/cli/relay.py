@@ -30,8 +30,14 @@ def relay(
         Path | None, typer.Option(help="Read the relay's settings from this torrc.", dir_okay=False)
     ] = None,
     nickname: Annotated[str | None, typer.Option(help="1 to 19 letters and digits.")] = None,
-    address: Annotated[str | None, typer.Option(help="IPv4 address that others reach the relay at.")] = None,
-    orport: Annotated[str | None, typer.Option(help="[ADDRESS:]PORT to listen on.")] = None,
+    address: Annotated[
+        list[str] | None,
+        typer.Option(help="Address that others reach the relay at: one of IPv4, and one of IPv6 if any."),
+    ] = None,
+    orport: Annotated[
+        list[str] | None,
+        typer.Option(help="[ADDRESS:]PORT to listen on. IPv6 is the same port unless it is given its own."),
+    ] = None,
     contact: Annotated[str | None, typer.Option(help="How to reach you; it is published.")] = None,
     bandwidth_rate: Annotated[
         str | None,
@@ -54,14 +60,16 @@ def relay(
     settings = settings_of(context)
     given = {
         "nickname": nickname,
-        "address": address,
-        "orport": orport,
         "contactinfo": contact,
         "relaybandwidthrate": bandwidth_rate,
         "relaybandwidthburst": bandwidth_burst,
         "datadirectory": str(directory.expanduser().absolute()) if directory else None,
     }
     overrides = {name: [value] for name, value in given.items() if value is not None}
+    if address:
+        overrides["address"] = address
+    if orport:
+        overrides["orport"] = orport
     if exit_policy:
         overrides |= {"exitrelay": ["1"], "exitpolicy": exit_policy}
     run(_serve(settings, torrc, overrides, as_json), settings)
@@ -100,7 +108,11 @@ async def _serve(
 def _sentence(name: str, fields: dict[str, Any]) -> str | None:
     """What a person reads of an event."""
     if name == "listening":
-        return f"Relay {fields['fingerprint']} listens on {fields['address']}:{fields['port']}."
+        return f"Relay {fields['fingerprint']} listens on {_endpoint(fields)}."
+    if name == "reachable":
+        return f"Others reach this relay at {_endpoint(fields)}."
+    if name == "unreachable":
+        return f"Nobody reaches this relay at {_endpoint(fields)}: {fields['hint']}"
     if name == "published":
         return f"Authority {fields['authority']} has the descriptor."
     if name == "consensus":
@@ -113,3 +125,8 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
             f"{fields['relayed_cells']} cells relayed, {fields['bytes_written'] >> 20} MiB written."
         )
     return None
+
+
+def _endpoint(fields: dict[str, Any]) -> str:
+    host, port = fields["address"], fields["port"]
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -35,6 +35,8 @@ class AuthorityNode:
         if test_reachability:
             config = replace(config, probe=self._reaches)
         self.authority = Authority(config, cache)
+        # An authority is where relays begin: it can't wait for others to reach it.
+        relay_config = replace(relay_config, assume_reachable=True)
         self.relay = RelayServer(
             relay_config, authority=self.authority.answer, cache=cache, on_event=on_event
         )

@@ -26,6 +26,7 @@ DEFAULT_EXIT_POLICY = (
     "reject *:6881-6999",
     "accept *:*",
 )
+ANY, ANY6 = "0.0.0.0", "::"
 REJECT_PRIVATE = "reject private:*"
 UNLIMITED = 1 << 30  # bytes a second: no limit worth the name
 LEAST_RATE = 75 * 1024  # bytes a second: below it a relay helps nobody (C tor demands it too)
@@ -36,9 +37,11 @@ _NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
 class RelayConfig:
     """What :class:`~pelure.tor.relay.server.RelayServer` needs to know.
 
-    ``address``: the IP address others reach the relay at; ``bind``: the one to listen on; ``orport`` 0 takes
-    any free port. ``bandwidth_rate`` (bytes a second) and ``bandwidth_burst`` (bytes) limit what all links
-    together read, and what they write.
+    ``address``: the IPv4 address others reach the relay at; ``bind``: the one to listen on; ``orport``: 0
+    takes any free port. ``address6``, ``bind6``, ``orport6``: the same for IPv6; without ``address6`` the
+    relay has none. ``assume_reachable``: publish without testing whether others reach these addresses.
+    ``bandwidth_rate`` (bytes a second) and ``bandwidth_burst`` (bytes) limit what all links together read,
+    and what they write.
     """
 
     network: Network
@@ -47,6 +50,9 @@ class RelayConfig:
     address: str = "127.0.0.1"
     bind: str = "0.0.0.0"
     orport: int = 9001
+    address6: str = ""
+    bind6: str = "::"
+    orport6: int = 9001
     contact: str = ""
     exit_policy: ExitPolicy = field(default_factory=lambda: ExitPolicy.parse(["reject *:*"]))
     ipv6_exit: bool = False
@@ -57,6 +63,7 @@ class RelayConfig:
     bandwidth_burst: int = UNLIMITED
     memory_limit: int = field(default_factory=default_limit)
     publish: bool = True
+    assume_reachable: bool = False
 
     def __post_init__(self) -> None:
         if not _NICKNAME.fullmatch(self.nickname):
@@ -66,29 +73,44 @@ class RelayConfig:
             ipaddress.ip_address(self.bind)
         except ValueError:
             raise ConfigError("a relay needs the IPv4 address that others reach it at (Address)") from None
+        try:
+            ipaddress.IPv6Address(self.address6 or "::1")
+            ipaddress.IPv6Address(self.bind6)
+        except ValueError:
+            raise ConfigError(f"{self.address6!r} or {self.bind6!r} is no IPv6 address") from None
         if self.bandwidth_rate < LEAST_RATE:
             raise ConfigError(f"a relay carries {LEAST_RATE >> 10} KBytes a second at least")
         if self.bandwidth_burst < self.bandwidth_rate:
             raise ConfigError("BandwidthBurst is at least as much as BandwidthRate")
-        if not 0 <= self.orport <= 65535:
-            raise ConfigError(f"ORPort {self.orport} is not a port")
+        for port in (self.orport, self.orport6):
+            if not 0 <= port <= 65535:
+                raise ConfigError(f"ORPort {port} is not a port")
 
     @classmethod
     def from_torrc(cls, network: Network, options: Mapping[str, Sequence[str]], data: Path) -> RelayConfig:
         """Read torrc ``options`` (lower-case names, as ``Network.options``). Raises ``ConfigError``."""
         reader = _Options(options)
-        address = reader.text("address", "127.0.0.1" if network.testing else "")
-        bind, port = reader.endpoint("orport", "0.0.0.0", 9001)
+        addresses, ports = reader.addresses(), reader.endpoints("orport")
+        bind, port = ports.get(4, (ANY, 9001))
+        address = addresses.get(4) or ("127.0.0.1" if network.testing else "")
+        address = address or (bind if bind != ANY else "")
+        bind6, port6 = ports.get(6, (ANY6, port))
+        address6 = addresses.get(6) or (bind6 if bind6 != ANY6 else "")
+        if 6 in ports and not address6:
+            raise ConfigError("an IPv6 ORPort needs the IPv6 address that others reach it at (Address)")
         rate, burst = reader.bandwidth()
         return cls(
             network=network,
             data_directory=Path(reader.text("datadirectory", str(data))),
             nickname=reader.text("nickname", "Unnamed"),
-            address=address or (bind if bind != "0.0.0.0" else ""),
+            address=address,
             bind=bind,
             orport=port,
+            address6=address6,
+            bind6=bind6,
+            orport6=port6,
             contact=reader.text("contactinfo", ""),
-            exit_policy=reader.exit_policy(address),
+            exit_policy=reader.exit_policy([one for one in (address, address6) if one]),
             ipv6_exit=reader.flag("ipv6exit", False),
             family=tuple(word for line in reader.all("myfamily") for word in line.replace(",", " ").split()),
             directory_cache=reader.flag("dircache", True),
@@ -97,6 +119,7 @@ class RelayConfig:
             bandwidth_burst=burst,
             memory_limit=reader.size("maxmeminqueues", default_limit()),
             publish=reader.text("publishserverdescriptor", "1") != "0",
+            assume_reachable=reader.flag("assumereachable", network.testing),
         )
 
 
@@ -139,20 +162,35 @@ class _Options:
             rate, burst = min(rate, relay_rate or relay_burst), min(burst, relay_burst or relay_rate)
         return rate, burst
 
-    def endpoint(self, name: str, host: str, port: int) -> tuple[str, int]:
-        """``[ADDRESS:]PORT``; the flags behind it are C tor's."""
-        words = self.text(name, str(port)).split()
-        where, colon, number = words[0].rpartition(":") if words else ("", "", "")
-        if number == "auto":
-            number = "0"
-        if not number.isdigit():
-            raise ConfigError(f"{name} is a port or ADDRESS:PORT")
-        return (where.strip("[]") if colon else host), int(number)
+    def addresses(self) -> dict[int, str]:
+        """The ``Address`` lines by IP version."""
+        found: dict[int, str] = {}
+        for line in self.all("address"):
+            text = line.strip().strip("[]")
+            try:
+                found[ipaddress.ip_address(text).version] = text
+            except ValueError:
+                raise ConfigError(f"Address {text!r} is no IP address") from None
+        return found
 
-    def exit_policy(self, own: str) -> ExitPolicy:
+    def endpoints(self, name: str) -> dict[int, tuple[str, int]]:
+        """``[ADDRESS:]PORT`` lines by IP version; the flags behind them are C tor's."""
+        found: dict[int, tuple[str, int]] = {}
+        for line in self.all(name):
+            words = line.split()
+            where, colon, number = words[0].rpartition(":") if words else ("", "", "")
+            if number == "auto":
+                number = "0"
+            if not number.isdigit():
+                raise ConfigError(f"{name} is a port or ADDRESS:PORT")
+            version = 6 if ":" in where else 4
+            found[version] = (where.strip("[]") if colon else ANY, int(number))
+        return found
+
+    def exit_policy(self, own: Sequence[str]) -> ExitPolicy:
         """An exit is a relay that says so: without ``ExitRelay 1`` or a policy nothing is let out.
 
-        ``own``: this machine's address, which counts among the private ones: firewalls trust it.
+        ``own``: this machine's addresses, which count among the private ones: firewalls trust them.
         """
         lines = [part.strip() for line in self.all("exitpolicy") for part in line.split(",") if part.strip()]
         if not self.flag("exitrelay", bool(lines)):
@@ -161,7 +199,8 @@ class _Options:
             if not any(line.split(None, 1)[-1].startswith("*:*") for line in lines):
                 lines += DEFAULT_EXIT_POLICY
             if self.flag("exitpolicyrejectprivate", True):
-                lines[:0] = [REJECT_PRIVATE, f"reject {own}:*"] if own else [REJECT_PRIVATE]
+                names = [f"[{one}]" if ":" in one else one for one in own]
+                lines[:0] = [REJECT_PRIVATE, *(f"reject {one}:*" for one in names)]
         try:
             return ExitPolicy.parse(lines)
         except DirectoryError as error:

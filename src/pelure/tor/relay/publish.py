@@ -37,14 +37,25 @@ UPLOAD_SECONDS = 60.0
 
 
 def build_documents(
-    config: RelayConfig, keys: RelayKeys, orport: int, observed: int, uptime: float, now: float
+    config: RelayConfig,
+    keys: RelayKeys,
+    orport: int,
+    ipv6: tuple[str, int] | None,
+    observed: int,
+    uptime: float,
+    now: float,
 ) -> tuple[bytes, bytes]:
-    """The signed descriptor and extra-info. ``observed``: bytes a second; ``uptime``: seconds."""
+    """The signed descriptor and extra-info.
+
+    ``ipv6``: the address and ORPort to tell beside the IPv4 ones; ``observed``: bytes a second; ``uptime``:
+    seconds.
+    """
     descriptor_keys = keys.descriptor_keys
     facts = DescriptorFacts(
         nickname=config.nickname,
         ip=config.address,
         orport=orport,
+        ipv6=ipv6,
         platform=PLATFORM,
         protocols=PROTOCOLS,
         published=now,

@@ -18,6 +18,7 @@ from typing import Any
 
 from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import EndReason, RelayCommand
+from pelure.tor.cell.framing import Cell
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.handshakes import HopSecrets
 from pelure.tor.circuit.params import CircuitParams
@@ -40,6 +41,7 @@ from pelure.tor.relay.hsdir import DescriptorStore
 from pelure.tor.relay.introduction import IntroductionPoints
 from pelure.tor.relay.keys import RelayKeys
 from pelure.tor.relay.publish import Publisher, build_documents
+from pelure.tor.relay.reachability import HINT, ReachabilityTest
 from pelure.tor.relay.rendezvous import RendezvousPoints
 from pelure.tor.relay.resolver import Resolver
 
@@ -90,6 +92,7 @@ class RelayServer:
         self.bandwidth = BandwidthMeter()
         self.bandwidth.restore(self._folder.read_json(STATE_FILE), time.time())
         self.orport = config.orport
+        self._orport6 = config.orport6
         self._fills_cache = cache is None
         self._past_bytes = [0, 0]
         self._tasks: list[asyncio.Task[None]] = []
@@ -117,12 +120,17 @@ class RelayServer:
         limited = config.bandwidth_rate < UNLIMITED
         self.links = LinkManager(
             self._identity,
-            on_create=self._creator.create_requested,
+            on_create=self._create_requested,
             on_lost=self._link_lost,
             throttle=Throttle(config.bandwidth_rate, config.bandwidth_burst) if limited else None,
         )
         host, self.orport = await self.links.listen(config.bind, config.orport)
         self._event("listening", address=host, port=self.orport, fingerprint=self.fingerprint)
+        if config.address6:
+            host, self._orport6 = await self.links.listen(config.bind6, config.orport6 or self.orport)
+            self._event("listening", address=host, port=self._orport6, fingerprint=self.fingerprint)
+        self._tells_ipv6 = bool(config.address6) and config.assume_reachable
+        self._reachability = ReachabilityTest(self.links, self.cache, self.params, self._reached)
         self._build_documents()
         self._publisher = Publisher(config.network, self._build_documents, self._accepted)
         work: list[Coroutine[Any, Any, None]] = [
@@ -131,7 +139,7 @@ class RelayServer:
             self._renew_keys(),
         ]
         if config.publish:
-            work.append(self._publisher.run())
+            work.append(self._publish())
         if self._fills_cache:
             work.append(CacheUpdater(config.network, self.cache, self.consensus_changed).run())
         self._tasks = [asyncio.ensure_future(self._guarded(one)) for one in work]
@@ -156,9 +164,53 @@ class RelayServer:
             log.exception("bug: a background job of the relay has ended")
 
     def _make_link_identity(self) -> Any:
-        return self.keys.link_identity((self.config.address,), self.rng, time.time())
+        addresses = tuple(one for one in (self.config.address, self.config.address6) if one)
+        return self.keys.link_identity(addresses, self.rng, time.time())
+
+    # ---- publishing ----
+
+    async def _publish(self) -> None:
+        """Publish once others reach the relay; an IPv6 address is told only once it, too, is reached."""
+        config = self.config
+        if config.assume_reachable:
+            await self._publisher.run()
+        keys = self.keys
+        me = Relay(
+            config.nickname,
+            keys.rsa.public.identity,
+            keys.identity.public,
+            keys.onion.public,
+            ((config.address, self.orport),),
+        )
+        work = [self._publish_when_reached(me)]
+        if config.address6:
+            work.append(self._tell_ipv6(replace(me, addresses=((config.address6, self._orport6),))))
+        await asyncio.gather(*work)
+
+    async def _publish_when_reached(self, me: Relay) -> None:
+        await self._reachability.reach(me)
+        await self._publisher.run()
+
+    async def _tell_ipv6(self, me: Relay) -> None:
+        await self._reachability.reach(me)
+        self._tells_ipv6 = True
+        self._publisher.publish()
+
+    def _reached(self, version: int, reachable: bool) -> None:
+        config = self.config
+        address, port = (config.address, self.orport) if version == 4 else (config.address6, self._orport6)
+        if reachable:
+            self._event("reachable", address=address, port=port)
+        else:
+            log.warning("nobody reaches this relay at %s, port %d: %s", address, port, HINT)
+            self._event("unreachable", address=address, port=port, hint=HINT)
 
     # ---- links and circuits ----
+
+    def _create_requested(self, link: Link, cell: Cell) -> None:
+        if not self.config.assume_reachable and self._may_connect(link.address[0].partition("%")[0]):
+            self._reachability.create_came(link)
+        self._creator.create_requested(link, cell)
 
     def has_room(self, link: Link) -> bool:
         """False if no more circuits are to be taken on any link, or on this client's."""
@@ -240,14 +292,21 @@ class RelayServer:
             flags=sorted(listed.flags) if listed else None,
         )
         margin = 2 * (consensus.fresh_until - consensus.valid_after)
-        if listed is None and time.time() > self._publisher.published_at + margin:
+        published_at = self._publisher.published_at
+        if listed is None and published_at and time.time() > published_at + margin:
             log.info("this relay is not in the consensus: publishing its descriptor again")
             self._publisher.publish()
 
     def _build_documents(self) -> bytes:
         uptime = self._loop.time() - self._started
         descriptor, extra_info = build_documents(
-            self.config, self.keys, self.orport, self.bandwidth.observed, uptime, time.time()
+            self.config,
+            self.keys,
+            self.orport,
+            (self.config.address6, self._orport6) if self._tells_ipv6 else None,
+            self.bandwidth.observed,
+            uptime,
+            time.time(),
         )
         self.cache.own_descriptor, self.cache.own_extra_info = descriptor, extra_info
         return descriptor + extra_info

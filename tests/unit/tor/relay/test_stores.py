@@ -89,10 +89,10 @@ def test_the_descriptor_is_one_that_an_authority_parses(tmp_path: Path) -> None:
     config = RelayConfig.from_torrc(
         parse_network(TORRC), torrc_options("Nickname tester\nExitPolicy accept *:80,reject *:*"), tmp_path
     )
-    descriptor, extra_info = build_documents(config, keys, 9001, 5000, 60, NOW)
+    descriptor, extra_info = build_documents(config, keys, 9001, ("2001:db8::7", 443), 5000, 60, NOW)
     parsed = parse_router_descriptor(descriptor)
     assert (parsed.nickname, parsed.orport, parsed.ed_id) == ("tester", 9001, keys.identity.public)
-    assert parsed.protocols == PROTOCOLS
+    assert parsed.protocols == PROTOCOLS and parsed.ipv6 == ("2001:db8::7", 443)
     assert parsed.exit_policy.allows("8.8.8.8", 80) and not parsed.exit_policy.allows("8.8.8.8", 81)
     assert not parsed.exit_policy.allows("10.0.0.1", 80)
     assert extra_info.startswith(b"extra-info tester ")
@@ -196,6 +196,23 @@ def test_torrc_settings() -> None:
 
 
 @pytest.mark.parametrize(
+    ("text", "address6", "bind6", "orport6"),
+    [
+        ("ORPort 443", "", "::", 443),
+        ("ORPort 443\nAddress 2001:db8::7", "2001:db8::7", "::", 443),
+        ("ORPort 443\nORPort [2001:db8::7]:9001", "2001:db8::7", "2001:db8::7", 9001),
+        ("ORPort 443\nORPort [::]:9001\nAddress [2001:db8::7]", "2001:db8::7", "::", 9001),
+    ],
+)
+def test_ipv6_settings_of_torrc(text: str, address6: str, bind6: str, orport6: int) -> None:
+    options = torrc_options(f"Address 192.0.2.7\n{text}\nExitRelay 1")
+    config = RelayConfig.from_torrc(parse_network(TORRC), options, Path("data"))
+    assert (config.address, config.bind, config.orport) == ("192.0.2.7", "0.0.0.0", 443)
+    assert (config.address6, config.bind6, config.orport6) == (address6, bind6, orport6)
+    assert not config.exit_policy.allows("2001:db8::7" if address6 else "192.0.2.7", 80)
+
+
+@pytest.mark.parametrize(
     ("text", "rate", "burst"),
     [
         ("", 1 << 30, 1 << 30),
@@ -226,6 +243,8 @@ def test_a_relay_is_no_exit_unless_it_says_so() -> None:
         "ORPort http",
         "ORPort 70000",
         "ExitPolicy permit *:80",
+        "ORPort [::]:9001",
+        "ORPort [2001:db8::xyz]:9001",
         "BandwidthRate fast",
         "RelayBandwidthRate 10 KBytes",
         "RelayBandwidthRate 2 MBytes\nRelayBandwidthBurst 1 MByte",
