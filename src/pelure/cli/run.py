@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import logging
 import signal
 import sys
@@ -18,6 +19,10 @@ from typing import Any
 import typer
 
 from pelure.errors import PelureError
+
+_TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
+_KEPT_BYTES = 16 << 20
+_HEAP_BYTES = 8 << 20
 
 
 @dataclass
@@ -44,6 +49,7 @@ def fail(message: str) -> typer.Exit:
 
 def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
     """Run ``work`` until it ends or SIGINT/SIGTERM asks it to stop; it is cancelled then and cleans up."""
+    keep_freed_memory()
     try:
         import uvloop
 
@@ -59,6 +65,18 @@ def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
         raise fail(str(error) or type(error).__name__) from None
     if interrupted:
         raise typer.Exit(130)
+
+
+def keep_freed_memory() -> None:
+    """Have the C library keep some freed memory for the next buffers, where it can be told so (glibc).
+
+    By default it hands most buffers of a data plane back to the kernel and gets them anew, page by page,
+    which costs a sixth of the processor time of receiving a drive.
+    """
+    tune = getattr(ctypes.CDLL(None), "mallopt", None)
+    if tune is not None:
+        tune(_TRIM_THRESHOLD, _KEPT_BYTES)
+        tune(_MMAP_THRESHOLD, _HEAP_BYTES)
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
