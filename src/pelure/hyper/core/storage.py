@@ -274,8 +274,12 @@ class Store:
 
     def _release(self) -> None:
         releases, self._releasing = self._releasing, []
+        by_file: dict[BlockFile, list[tuple[int, int]]] = {}
         for file, position, size in releases:
-            file.release(position, size)
+            by_file.setdefault(file, []).append((position, position + size))
+        for file, spans in by_file.items():
+            for start, end in _joined(spans):
+                file.release(start, end - start)
 
     @contextmanager
     def _telling_errors(self) -> Iterator[None]:
@@ -318,6 +322,17 @@ class Store:
                 file.close()
             self.open_files.close()
             os.close(self._lock)
+
+
+def _joined(spans: list[tuple[int, int]]) -> list[tuple[int, int]]:
+    """The same bytes in as few spans as possible: each costs the file system a transaction."""
+    joined: list[tuple[int, int]] = []
+    for start, end in sorted(spans):
+        if joined and start <= joined[-1][1]:
+            joined[-1] = (joined[-1][0], max(end, joined[-1][1]))
+        else:
+            joined.append((start, end))
+    return joined
 
 
 def _lock_folder(path: Path) -> int:
