@@ -36,7 +36,6 @@ from benchmarks.support.pinned import circuit, pinned_client
 MB = 1_000_000
 AUTHORITIES = 3
 RELAYS = 5
-VOTING_SECONDS = 20
 STREAMS = (1, 4)
 ONION_HOPS = 6
 EXIT_HOPS = 3
@@ -64,16 +63,11 @@ def main() -> None:
 
 
 def measure(plan: Plan) -> None:
-    """Whole paths, then one relay in the same C tor network; and report."""
+    """Whole paths, then one relay; and report."""
     figures = Figures("relay")
-    with ExitStack() as stack:
-        port = stack.enter_context(file_server(SMALL, *(plan.size // streams for streams in STREAMS)))
-        say(f"starting {AUTHORITIES} authorities and {RELAYS} relays of C tor")
-        network = stack.enter_context(
-            CTorNetwork(fast=True, authorities=AUTHORITIES, relays=RELAYS, interval=VOTING_SECONDS)
-        )
-        whole_paths(figures, plan, network, port)
-        one_relay(figures, plan, network, port)
+    with file_server(SMALL, *(plan.size // streams for streams in STREAMS)) as port:
+        whole_paths(figures, plan, port)
+        one_relay(figures, plan, port)
     figures.report()
 
 
@@ -95,13 +89,15 @@ class Whole:
         return f"{self.relays} relays, {self.client.kind} ends"
 
 
-def whole_paths(figures: Figures, plan: Plan, network: CTorNetwork, port: int) -> None:
+def whole_paths(figures: Figures, plan: Plan, port: int) -> None:
     """All four combinations of relays and ends, in turns."""
     with ExitStack() as stack:
-        say("starting a network of pelure, and the clients and services")
+        say(f"starting {AUTHORITIES} authorities and {RELAYS} relays of C tor, and as many of pelure")
+        network = stack.enter_context(CTorNetwork(fast=True, authorities=AUTHORITIES, relays=RELAYS))
         relays = [*network.authorities, *network.relays]
         places = [(CTOR, Place(network, network.network_file), [one.node.pid for one in relays])]
         places.append((PELURE, *stack.enter_context(embedded_network())))
+        say("starting the clients and services")
         wholes = [
             Whole(
                 *(name, pids, place),
@@ -169,55 +165,72 @@ def through(figures: Figures, row: str, whole: Whole, host: str, sizes: Sequence
 # -- one middle relay
 
 
-def one_relay(figures: Figures, plan: Plan, network: CTorNetwork, port: int) -> None:
-    """A relay of pelure joins; it and a C tor relay take turns as the middle of a pinned circuit."""
-    first, last, ctor_middle = network.relays[:3]
-    say("a relay of pelure joins the network of C tor")
-    with pelure_relay(network) as (fingerprint, pid):
-        middles = [
-            ("C tor middle relay", ctor_middle.fingerprint, ctor_middle.node.pid),
-            ("pelure middle relay", fingerprint, pid),
-        ]
-        with pinned_client(network) as client:
-            for number in range(plan.rounds):
-                say(f"one middle relay, round {number + 1} of {plan.rounds}")
-                for name, middle, pid in middles:
-                    with circuit(client, [first.fingerprint, middle, last.fingerprint]) as via:
-                        through_middle(figures, name, pid, via, f"127.0.0.1:{port}", plan.size)
-        for name, middle, pid in middles:
-            say(f"{plan.idle} idle circuits through the {name}")
-            row = f"memory with {plan.idle:,} idle circuits"
-            path = [middle, last.fingerprint]
-            figures.add("memory before them", name, accounting.memory(pid), "MB")
-            memory = with_idle_circuits(
-                network.network_file, path, plan.idle, lambda pid=pid: accounting.memory(pid)
-            )
-            figures.add(row, name, memory, "MB")
+@dataclass(frozen=True)
+class Middle:
+    """A relay in a process of its own."""
+
+    kind: str
+    fingerprint: str
+    pid: int
+
+    @property
+    def name(self) -> str:
+        return f"{self.kind} middle relay"
+
+
+def one_relay(figures: Figures, plan: Plan, port: int) -> None:
+    """Relays of both kinds in one C tor network take turns in the middle; fresh ones for idle circuits."""
+    say("starting an authority and 4 relays of C tor, and 2 relays of pelure")
+    network = CTorNetwork(fast=True, authorities=1, relays=4)
+    with ExitStack() as stack:
+        stack.callback(network.stop)
+        ours = [stack.enter_context(pelure_relay(network, f"pelure{number}")) for number in range(2)]
+        network.measure(*(one.fingerprint for one in ours))
+        network.start()
+        network.wait_ready([one.fingerprint for one in ours])
+        first, last, *theirs = [Middle(CTOR, one.fingerprint, one.node.pid) for one in network.relays]
+        client = stack.enter_context(pinned_client(network))
+        for number in range(plan.rounds):
+            say(f"one middle relay, round {number + 1} of {plan.rounds}")
+            for middle in (theirs[0], ours[0]):
+                with circuit(client, [one.fingerprint for one in (first, middle, last)]) as via:
+                    through_middle(figures, middle, via, f"127.0.0.1:{port}", plan.size)
+        for middle in (theirs[1], ours[1]):
+            idle_memory(figures, plan, network, middle, last)
 
 
 @contextmanager
-def pelure_relay(network: CTorNetwork) -> Iterator[tuple[str, int]]:
-    """A relay of pelure in the C tor network, once it is listed; its fingerprint and process."""
+def pelure_relay(network: CTorNetwork, name: str) -> Iterator[Middle]:
+    """A relay of pelure, to be in the C tor network when that is up."""
     with TemporaryDirectory(prefix="pelure-bench-") as folder:
         base = ("--network", str(network.network_file), "--state", folder)
-        options = ("--nickname", "pelure", "--orport", f"127.0.0.1:{free_port()}", "--dir", f"{folder}/relay")
+        options = ("--nickname", name, "--orport", f"127.0.0.1:{free_port()}", "--dir", f"{folder}/relay")
         with Command(*base, "relay", *options, log=Path(folder, "log")) as command:
-            fingerprint = str(command.wait("listening")["fingerprint"])
-            network.measure(fingerprint)
-            network.wait_ready([fingerprint])
-            yield fingerprint, command.process.pid
+            yield Middle(PELURE, str(command.wait("listening")["fingerprint"]), command.process.pid)
 
 
-def through_middle(figures: Figures, name: str, pid: int, via: Via, host: str, size: int) -> None:
+def idle_memory(figures: Figures, plan: Plan, network: CTorNetwork, middle: Middle, last: Middle) -> None:
+    """Memory of a relay that has carried nothing yet, before and with idle circuits through it."""
+    figures.add("memory of a fresh relay", middle.name, accounting.memory(middle.pid), "MB")
+    memory = with_idle_circuits(
+        network.network_file,
+        [middle.fingerprint, last.fingerprint],
+        plan.idle,
+        lambda: accounting.memory(middle.pid),
+    )
+    figures.add(f"memory with {plan.idle:,} idle circuits", middle.name, memory, "MB")
+
+
+def through_middle(figures: Figures, middle: Middle, via: Via, host: str, size: int) -> None:
     """One download through the circuit of ``via``; what it cost the middle relay."""
     first_byte(via, host)
-    accounting.reset_peak(pid)
-    before = accounting.cpu_seconds([pid])
+    accounting.reset_peak(middle.pid)
+    before = accounting.cpu_seconds([middle.pid])
     seconds = download(via, host, [size])
-    micros = accounting.micros_per_cell(accounting.cpu_seconds([pid]) - before, size)
-    figures.add("exit stream through one middle relay", name, size / MB / seconds, "MB/s")
-    figures.add("CPU of the middle relay", name, micros, "µs per cell")
-    figures.add("memory under this load", name, accounting.memory(pid, "VmHWM"), "MB")
+    micros = accounting.micros_per_cell(accounting.cpu_seconds([middle.pid]) - before, size)
+    figures.add("exit stream through one middle relay", middle.name, size / MB / seconds, "MB/s")
+    figures.add("CPU of the middle relay", middle.name, micros, "µs per cell")
+    figures.add("memory under this load", middle.name, accounting.memory(middle.pid, "VmHWM"), "MB")
 
 
 if __name__ == "__main__":
