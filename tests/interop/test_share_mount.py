@@ -83,6 +83,20 @@ def test_usual_tools(network: Path, tmp_path: Path) -> None:
         assert (mounted / "hay").read_text() == "new"
 
 
+def _write_as_owner(owner: Person, link: str, place: Path, folder: Path, seen: Path) -> None:
+    """The owner's mount of a share that is not ``--live``: readers see what is done in it."""
+    with owner.start("mount", link, str(place)) as mount:
+        assert mount.wait("mounted")["writable"]
+        (place / "letters").mkdir()
+        (place / "letters" / "first.txt").write_text("dear reader\n")
+        _until((seen / "letters" / "first.txt").exists)
+        assert (seen / "letters" / "first.txt").read_text() == "dear reader\n"
+        (place / "letters" / "first.txt").rename(place / "last.txt")
+        (place / "big.bin").unlink()
+        _until(lambda: (seen / "last.txt").exists() and not (seen / "big.bin").exists())
+    assert _tool(seen, SUMS) == _tool(folder, SUMS)
+
+
 def test_a_publisher_that_dies_and_comes_back(network: Path, tmp_path: Path) -> None:
     publisher, reader = Person(network, tmp_path / "publisher"), Person(network, tmp_path / "reader")
     folder = make_folder(tmp_path / "folder", big=6_000_000, small=3)
@@ -111,3 +125,4 @@ def test_a_publisher_that_dies_and_comes_back(network: Path, tmp_path: Path) -> 
                 assert begun == film[:1000]
                 assert outcomes == [film[5_000_000:]]  # it has waited
                 assert _tool(mounted, SUMS) == _tool(folder, SUMS)
+                _write_as_owner(publisher, links["alice"]["link"], tmp_path / "own", folder, mounted)

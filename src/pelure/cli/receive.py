@@ -24,10 +24,14 @@ from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.metadata import mtime_of
 from pelure.hyper.drive.mirror import MirrorOptions
 from pelure.share.fetch import Fetch
+from pelure.share.fuse import Mounted
 from pelure.share.link import PrivateLink, printable, split_path
 from pelure.share.mount import mount as mount_drive
+from pelure.share.node import SHARES_NAME, publisher_folder
+from pelure.share.owner_mount import mount_own
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.share.received import cache_folder, find_link, folder_name, remember
+from pelure.share.record import find_own
 from pelure.tor.service.app_server import AppServer
 from pelure.web.listing import readable_size
 from pelure.web.page import DrivePage
@@ -192,25 +196,48 @@ def mount(
     context: typer.Context,
     link: LinkArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="An empty folder; made if missing.")],
+    read_only: Annotated[
+        bool, typer.Option("--read-only", help="See a share of your own as its readers do.")
+    ] = False,
     circuits: Circuits = CIRCUITS,
     as_json: Json = False,
 ) -> None:
-    """Show what a link gives as a folder, until interrupted. Content is fetched when it is read."""
+    """Show what a link gives as a folder, until interrupted. Content is fetched when it is read.
+
+    A share of your own (its name, or one of its links) can be written to: that changes the shared folder.
+    """
     settings = settings_of(context)
 
     async def work() -> None:
-        private, _ = _read_link(settings, link)
+        node_folder = publisher_folder(settings.state, settings.network)
+        own = None if read_only or _is_received(settings, link) else find_own(node_folder / SHARES_NAME, link)
+        target = folder.expanduser().absolute()
         with Output(as_json) as output:
+            if own is not None:
+                await _until_unmounted(output, await mount_own(own, node_folder, target), writable=True)
+                return
+            private, _ = _read_link(settings, link)
             async with _connected(settings, output, private, circuits) as remote:
                 await remote.drive.update(wait=True)
-                mounted = await mount_drive(remote.drive, folder.expanduser().absolute())
-                output.event("mounted", f"Mounted at {mounted.folder}.", folder=str(mounted.folder))
-                try:
-                    await mounted.ended.wait()
-                finally:
-                    await mounted.unmount()
+                await _until_unmounted(output, await mount_drive(remote.drive, target), writable=False)
 
     run(work(), settings)
+
+
+def _is_received(settings: Settings, name: str) -> bool:
+    with open_book(settings) as book:
+        return any(entry.name == name for entry in book.entries(""))
+
+
+async def _until_unmounted(output: Output, mounted: Mounted, *, writable: bool) -> None:
+    how = "to read and write" if writable else "to read"
+    output.event(
+        "mounted", f"Mounted {how} at {mounted.folder}.", folder=str(mounted.folder), writable=writable
+    )
+    try:
+        await mounted.ended.wait()
+    finally:
+        await mounted.unmount()
 
 
 def sync(

@@ -21,10 +21,11 @@ from typing import Any, TypeVar
 
 import mfusepy
 
-from pelure.errors import ConfigError, DriveError, PelureError
+from pelure.errors import DriveError, PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
+from pelure.share.fuse import FileSystem, Mounted, mount_at
 from pelure.share.readahead import FilesAhead, download
 
 WAIT_SECONDS = 60.0
@@ -48,12 +49,11 @@ class _OpenFile:
     fetching: asyncio.Task[None] | None = field(default=None, repr=False)
 
 
-class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
+class DriveOperations(FileSystem):
     """The file system calls. ``loop`` runs the drive; calls come from other threads."""
 
-    use_ns = True
-
     def __init__(self, drive: Drive, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__()
         self._drive = drive
         self._loop = loop
         self._files: dict[int, _OpenFile] = {}
@@ -61,11 +61,6 @@ class DriveOperations(mfusepy.Operations):  # type: ignore[misc]
         self._next_handle = 1
         self._lock = threading.Lock()
         self._mounted_at = time.time()
-        self.ready = threading.Event()
-
-    def init(self, path: str) -> None:
-        """Called once the folder is mounted."""
-        self.ready.set()
 
     # -- names --
 
@@ -237,70 +232,17 @@ async def _keep_index(drive: Drive) -> None:
         await core.changed()
 
 
-class Mounted:
-    """A mounted drive; :func:`mount` makes one, :meth:`unmount` ends it."""
-
-    def __init__(
-        self,
-        folder: Path,
-        thread: threading.Thread,
-        ended: asyncio.Event,
-        operations: DriveOperations,
-        index: asyncio.Task[None],
-    ) -> None:
-        self.folder = folder
-        self.ended = ended
-        self._thread = thread
-        self._operations = operations
-        self._index = index
-
-    async def unmount(self) -> None:
-        """Take the folder away; programs with open files on it get errors from then on."""
-        self._index.cancel()
-        self._operations.stop()
-        process = await asyncio.create_subprocess_exec(
-            "fusermount3", "-u", "-z", str(self.folder), stderr=asyncio.subprocess.DEVNULL
-        )
-        await process.wait()
-        await asyncio.to_thread(self._thread.join, 10)
-
-
 async def mount(drive: Drive, folder: Path) -> Mounted:
-    """Mount ``drive`` at the empty ``folder``.
+    """Mount ``drive`` at the empty ``folder``. Raises as :func:`~pelure.share.fuse.mount_at` does."""
+    operations = DriveOperations(drive, asyncio.get_running_loop())
+    index = asyncio.ensure_future(_keep_index(drive))
 
-    Raises ``ConfigError`` if the folder can't be used, or if this machine has no FUSE (package ``fuse3``).
-    """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; mount at an empty folder")
-    loop = asyncio.get_running_loop()
-    operations = DriveOperations(drive, loop)
-    ended, problem = asyncio.Event(), []
+    async def stop() -> None:
+        index.cancel()
+        operations.stop()
 
-    def serve() -> None:
-        try:
-            mfusepy.FUSE(
-                operations,
-                str(folder),
-                foreground=True,
-                ro=True,
-                nosuid=True,
-                nodev=True,
-                fsname="pelure",
-                attr_timeout=1,
-                entry_timeout=1,
-            )
-        except (RuntimeError, OSError) as error:
-            problem.append(str(error))
-        finally:
-            operations.ready.set()
-            loop.call_soon_threadsafe(ended.set)
-
-    thread = threading.Thread(target=serve, name="pelure-fuse", daemon=True)
-    thread.start()
-    await asyncio.to_thread(operations.ready.wait)
-    if problem:
-        raise ConfigError(
-            f"can't mount at {folder} ({problem[0]}); is FUSE there (Debian: apt-get install fuse3)?"
-        )
-    return Mounted(folder, thread, ended, operations, asyncio.ensure_future(_keep_index(drive)))
+    try:
+        return await mount_at(folder, operations, stop, ro=True)
+    except BaseException:
+        await stop()
+        raise

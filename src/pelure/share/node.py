@@ -90,6 +90,7 @@ class Node:
         self._starting = asyncio.Lock()
         operations = {
             "share": self._op_share,
+            "share-update": self._op_update,
             "stop": self._op_stop,
             "shares": self._op_shares,
             "link-add": self._op_add,
@@ -265,6 +266,11 @@ class Node:
         if not asked["forget"]:
             folder = self._folder / SHARES_NAME / share
             replace(ShareRecord.load(folder), detached=False).save(folder)
+        return {"share": share}
+
+    async def _op_update(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
+        share = self._known(asked["share"])
+        await self._need_running(share).update()
         return {"share": share}
 
     async def _op_shares(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:

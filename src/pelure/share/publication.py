@@ -64,6 +64,14 @@ class Publication:
             self.record.drive_key = self.drive.key.hex()
         self.record.save(self._folder)
 
+    async def update(self) -> None:
+        """Take over now what has changed in the shared paths, unless they are watched anyway.
+
+        Raises as :meth:`prepare` does.
+        """
+        if not self.record.live:
+            await self._importer.update(on_change=self._changed)
+
     # ---- links ----
 
     def mint(

@@ -12,7 +12,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pelure.errors import ConfigError
+from pelure.errors import ConfigError, LinkFormatError
+from pelure.share.link import PrivateLink
 from pelure.tor.net.statefile import private_folder, write_private
 
 RECORD_NAME = "share.json"
@@ -100,3 +101,15 @@ def load_all(shares: Path) -> dict[str, ShareRecord]:
                 continue
             found[record.id] = record
     return found
+
+
+def find_own(shares: Path, text: str) -> ShareRecord | None:
+    """The share in folder ``shares`` that ``text`` names, by its id or by one of its links; or None."""
+    records = load_all(shares)
+    if text in records:
+        return records[text]
+    try:
+        key = PrivateLink.decode(text).drive_key.hex()
+    except LinkFormatError:
+        return None
+    return next((record for record in records.values() if record.drive_key == key), None)
