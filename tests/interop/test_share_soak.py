@@ -1,0 +1,150 @@
+"""Private links under load: hundreds of links, hostile readers, killed processes, dying relays, large shares."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import time
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from interop.commands import Command
+from interop.sharing import Person, make_folder
+from pelure.errors import AccessDenied
+from pelure.share.control import request as request_node
+from pelure.share.link import PrivateLink
+from pelure.share.node import publisher_folder
+from pelure.share.reader import RemoteDrive, open_remote
+from pelure.tor.api import connect
+
+pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
+
+LINKS = 230
+BIG = 40_000_000
+MINT_SECONDS = 10.0
+AT_ONCE = 4
+PATIENCE = 300.0
+
+
+@pytest.fixture(scope="module")
+def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    folder = tmp_path_factory.mktemp("share-soak-network")
+    with Command("net", "up", "--dir", str(folder / "net"), log=folder / "log") as up:
+        yield Path(up.wait("up")["network"])
+
+
+@pytest.fixture
+def publisher(network: Path, tmp_path: Path) -> Person:
+    return Person(network, tmp_path / "publisher")
+
+
+@pytest.fixture
+def reader(network: Path, tmp_path: Path) -> Person:
+    return Person(network, tmp_path / "reader")
+
+
+@asynccontextmanager
+async def reading(network: Path, state: Path, link: str, circuits: int = 1) -> AsyncIterator[RemoteDrive]:
+    """Somebody who has ``link``, with a Tor client of their own, connected to the share."""
+    private = PrivateLink.decode(link)
+    async with (
+        connect(network, state=state) as tor,
+        open_remote(private, tor, state / "cache", circuits=circuits) as remote,
+    ):
+        await remote.connected()
+        yield remote
+
+
+async def download_in_progress(remote: RemoteDrive) -> asyncio.Task[None]:
+    """Begin to fetch the whole drive; returns once a good part has come."""
+    await remote.drive.update(wait=True)
+    before = remote.bytes_read
+    task = asyncio.ensure_future(remote.drive.download())
+    await until(lambda: remote.bytes_read > before + 500_000, "the first blocks")
+    return task
+
+
+async def until(condition: Callable[[], bool], what: str) -> None:
+    """Wait for what other processes do."""
+    deadline = time.monotonic() + PATIENCE
+    while not condition():
+        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
+        await asyncio.sleep(0.01)
+
+
+async def revoke(publisher: Person, network: Path, name: str) -> dict[str, Any]:
+    """What ``pelure link revoke`` asks of the running share, without the time that Python takes to start."""
+    folder = publisher_folder(publisher.home / "state", str(network))
+    events = [event async for event in request_node(folder, "link-revoke", name=name, share=None)]
+    return events[-1]
+
+
+def say(request: pytest.FixtureRequest, text: str) -> None:
+    """A figure for whoever runs the soak tests."""
+    with request.getfixturevalue("capsys").disabled():
+        print(f"\n{request.node.name}: {text}")
+
+
+async def test_230_links_one_revoked(
+    publisher: Person, network: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """One of 230 links is revoked in mid-transfer: it is cut and stays out; every other one goes on."""
+    folder = make_folder(tmp_path / "folder", big=BIG, small=5)
+    command = publisher.start("share", str(folder), "--links", str(LINKS))
+    with command:
+        await asyncio.to_thread(command.wait, "bootstrapped")
+        began = time.monotonic()
+        links: dict[str, str] = {}
+        while len(links) < LINKS:
+            event = await asyncio.to_thread(command.wait, "link")
+            links[event["name"]] = event["link"]
+        minted = time.monotonic() - began
+        await asyncio.to_thread(command.wait, "published")
+        assert len(set(links.values())) == LINKS
+        assert minted < MINT_SECONDS
+        say(request, f"imported and minted in {minted:.2f} s, published {time.monotonic() - began:.1f} s")
+        template = tmp_path / "template"
+        async with connect(network, state=template):
+            pass
+
+        def state(name: str) -> Path:
+            return Path(shutil.copytree(template, tmp_path / "readers" / name))
+
+        async with (
+            reading(network, state("link-117"), links.pop("link-117")) as revoked,
+            reading(network, state("a-neighbour"), links["link-118"]) as neighbour,
+            reading(network, state("far-away"), links["link-1"]) as far,
+        ):
+            transfer = await download_in_progress(revoked)
+            others = [await download_in_progress(neighbour), await download_in_progress(far)]
+            began = time.monotonic()
+            revoking = asyncio.create_task(revoke(publisher, network, "link-117"))
+            await until(lambda: not revoked.open_circuits, "the transfer to be cut")
+            cut = time.monotonic() - began
+            at = revoked.bytes_read
+            assert (await revoking)["cut"]
+            done = time.monotonic() - began
+            # This reader has the descriptor that the revoked link could read, and goes on trying.
+            await until(lambda: isinstance(revoked.last_error, AccessDenied), "the refusal")
+            assert not transfer.done()
+            transfer.cancel()
+            await asyncio.gather(*others)
+            assert not revoked.open_circuits and revoked.bytes_read == at
+        say(request, f"cut {cut:.3f} s after the request, new introduction points after {done:.1f} s")
+        began = time.monotonic()
+        gate = asyncio.Semaphore(AT_ONCE)
+
+        async def listing(name: str, link: str) -> None:
+            async with gate:
+                folder = await asyncio.to_thread(state, name)
+                async with reading(network, folder, link) as remote:
+                    await remote.drive.update(wait=True)
+                    assert await remote.drive.get("/run.sh") == b"#!/bin/sh\n"
+                await asyncio.to_thread(shutil.rmtree, folder)
+
+        await asyncio.gather(*(listing(name, link) for name, link in links.items()))
+        say(request, f"the other {len(links)} links read the drive in {time.monotonic() - began:.0f} s")
