@@ -1,15 +1,12 @@
-"""Private links on the embedded network: sharing, fetching, revoking, following, browsing, mounting."""
+"""Private links on the embedded network: sharing, fetching, revoking, following, browsing."""
 
 from __future__ import annotations
 
 import dataclasses
 import json
 import os
-import shutil
 import signal
 import subprocess
-import threading
-import time
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -184,33 +181,6 @@ def test_browser_links(publisher: Person, reader: Person, tmp_path: Path) -> Non
             with zipfile.ZipFile(tmp_path / "all.zip") as archive:
                 assert archive.read("big.bin") == whole
                 assert archive.testzip() is None
-
-
-@pytest.mark.skipif(
-    not os.environ.get("CI") and not (os.path.exists("/dev/fuse") and shutil.which("fusermount3")),
-    reason="FUSE is not there (Debian: apt-get install fuse3)",
-)
-def test_mount_follows_changes(publisher: Person, reader: Person, tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "folder", big=2_000_000, small=5)
-    command, links = publisher.share(folder, "--to", "alice", "--live")
-    mounted = tmp_path / "mounted"
-    with command, reader.start("mount", links["alice"]["link"], str(mounted)) as mount:
-        mount.wait("mounted")
-        assert digests(mounted) == digests(folder)
-        with (mounted / "big.bin").open("rb") as file:
-            file.seek(1_234_567)
-            assert file.read(100) == (folder / "big.bin").read_bytes()[1_234_567:1_234_667]
-        (folder / "news.txt").write_text("news")
-        appeared = threading.Event()
-
-        def look() -> None:
-            while not (mounted / "news.txt").exists():
-                time.sleep(0.1)
-            appeared.set()
-
-        threading.Thread(target=look, daemon=True).start()
-        assert appeared.wait(120)
-        assert (mounted / "news.txt").read_text() == "news"
 
 
 def test_bad_links_and_names(publisher: Person, reader: Person, tmp_path: Path) -> None:

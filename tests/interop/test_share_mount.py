@@ -82,6 +82,12 @@ def test_usual_tools(network: Path, tmp_path: Path) -> None:
         _until(lambda: (mounted / "hay").exists() and not (mounted / "deep" / "er" / "hay").exists())
         assert (mounted / "hay").read_text() == "new"
 
+        mount.process.send_signal(signal.SIGKILL)  # what it leaves mounted does not stop the next one
+        mount.process.wait()
+        with reader.start("mount", links["alice"]["link"], str(mounted)) as again:
+            again.wait("mounted")
+            assert (mounted / "hay").read_text() == "new"
+
 
 def _write_as_owner(owner: Person, link: str, place: Path, folder: Path, seen: Path) -> None:
     """The owner's mount of a share that is not ``--live``: readers see what is done in it."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import errno
+import os
 import threading
 from collections.abc import Awaitable, Callable
 from pathlib import Path
@@ -52,12 +53,33 @@ class Mounted:
 
     async def unmount(self) -> None:
         """Take the folder away; programs with open files on it get errors from then on."""
-        process = await asyncio.create_subprocess_exec(
-            "fusermount3", "-u", "-z", str(self.folder), stderr=asyncio.subprocess.DEVNULL
-        )
-        await process.wait()
+        await _take_away(self.folder)
         await asyncio.to_thread(self._thread.join, 10)
         await self._afterwards()
+
+
+async def _take_away(folder: Path) -> None:
+    process = await asyncio.create_subprocess_exec(
+        "fusermount3", "-u", "-z", str(folder), stderr=asyncio.subprocess.DEVNULL
+    )
+    await process.wait()
+
+
+async def _make_ready(folder: Path) -> None:
+    """Make ``folder`` where it is missing; free it from what a killed process left mounted there."""
+    try:
+        try:
+            folder.mkdir(parents=True, exist_ok=True)
+            names = os.listdir(folder)
+        except OSError as error:
+            if error.errno != errno.ENOTCONN:
+                raise
+            await _take_away(folder)
+            names = os.listdir(folder)
+    except OSError as error:
+        raise ConfigError(f"can't mount at {folder}: {error.strerror}") from error
+    if names:
+        raise ConfigError(f"{folder} is not empty; mount at an empty folder")
 
 
 async def mount_at(
@@ -67,9 +89,7 @@ async def mount_at(
 
     Raises ``ConfigError`` if the folder can't be used, or if this machine has no FUSE (package ``fuse3``).
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    if any(folder.iterdir()):
-        raise ConfigError(f"{folder} is not empty; mount at an empty folder")
+    await _make_ready(folder)
     loop = asyncio.get_running_loop()
     ended, problem = asyncio.Event(), []
 
