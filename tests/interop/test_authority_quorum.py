@@ -55,6 +55,9 @@ async def running_quorum(folder: Path, *, seed: bool) -> AsyncIterator[Quorum]:
     )
     if not seed:
         (ctor.authorities[0].node.data / "sr-state").unlink()
+    marked = ctor.relays[0].fingerprint
+    for one in prepared:
+        (one.data / "approved-routers").write_text(f"!middleonly {marked}\n")
     pelure = [one.authority(ctor.network_torrc) for one in prepared]
     try:
         for authority in pelure:
@@ -82,8 +85,11 @@ async def test_two_pelure_and_one_c_tor_authority_agree(tmp_path: Path) -> None:
             for flavour in ("ns", "microdesc"):
                 found = await quorum.agreed(flavour)
                 assert_agreement(found, quorum)
+                marked = bytes.fromhex(quorum.ctor.relays[0].fingerprint)
                 for one in found:
                     assert one.shared_rand_current is not None and one.shared_rand_previous is not None
+                    [flags] = [router.flags for router in one.routers if router.rsa_id == marked]
+                    assert {"MiddleOnly", "BadExit"} <= flags and flags.isdisjoint({"Exit", "Guard", "HSDir"})
         for node in quorum.ctor.nodes:
             assert node.document_warnings() == []
 

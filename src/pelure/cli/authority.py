@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -14,7 +13,7 @@ import typer
 from pelure.cli.output import Output
 from pelure.cli.run import run, settings_of
 from pelure.errors import ConfigError
-from pelure.tor.authority.config import authority_config, reachability_is_tested, rejected_identities
+from pelure.tor.authority.config import authority_config, reachability_is_tested
 from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.directory.consensus import Consensus
 from pelure.tor.directory.network import Network, parse_network
@@ -22,7 +21,6 @@ from pelure.tor.embedded.authority_node import AuthorityNode
 from pelure.tor.relay.config import RelayConfig
 from pelure.tor.relay.keys import RelayKeys
 
-APPROVED_ROUTERS = "approved-routers"
 authority = typer.Typer(help="Run a directory authority of a private network.", no_args_is_help=True)
 Data = Annotated[Path, typer.Option("--dir", help="The authority's data folder.", file_okay=False)]
 Json = Annotated[bool, typer.Option("--json", help="One event a line.")]
@@ -82,7 +80,6 @@ def run_authority(
 async def _run(data: Path, torrc: Path, output: Output) -> None:
     network = _read_network(torrc)
     config = authority_config(network, network.options, data)
-    config = replace(config, rejected=rejected_identities(config.data / APPROVED_ROUTERS))
 
     def event(name: str, **fields: Any) -> None:
         output.event(name, None, **fields)

@@ -17,7 +17,6 @@ Options = Mapping[str, Sequence[str]]
 _SECONDS = {"": 1, "second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
 _AMOUNT = re.compile(r"(\d{1,9})\s*([a-z]*)", re.IGNORECASE)
 _BYTES = {"": 1, "byte": 1, "kbyte": 1 << 10, "kb": 1 << 10, "mbyte": 1 << 20, "mb": 1 << 20, "gb": 1 << 30}
-_HEX_IDENTITY = re.compile(r"[0-9A-Fa-f]{40}")
 
 
 def authority_config(network: Network, options: Options, data: Path) -> AuthorityConfig:
@@ -25,7 +24,7 @@ def authority_config(network: Network, options: Options, data: Path) -> Authorit
     dir_port = _port(options, "dirport")
     if not dir_port:
         raise ConfigError("an authority needs a DirPort")
-    address = _text(options, "address", "127.0.0.1" if network.testing else "")
+    address = _ipv4(options, "address") or ("127.0.0.1" if network.testing else "")
     if not address:
         raise ConfigError("an authority needs the IPv4 address that others reach it at (Address)")
     bandwidths = _text(options, "v3bandwidthsfile", "")
@@ -41,6 +40,7 @@ def authority_config(network: Network, options: Options, data: Path) -> Authorit
         params=_params(options),
         contact=_text(options, "contactinfo", "(none)"),
         bandwidth_file=Path(bandwidths) if bandwidths else None,
+        has_ipv6=_flag(options, "authdirhasipv6connectivity", False),
         allow_private_addresses=_flag(options, "dirallowprivateaddresses", network.testing),
     )
 
@@ -48,23 +48,6 @@ def authority_config(network: Network, options: Options, data: Path) -> Authorit
 def reachability_is_tested(network: Network, options: Options) -> bool:
     """``AuthDirTestReachability``; C tor does not test where it assumes that it is reachable itself."""
     return _flag(options, "authdirtestreachability", not network.testing)
-
-
-def rejected_identities(path: Path) -> frozenset[bytes]:
-    """RSA identities marked ``!reject`` in an ``approved-routers`` file. Raises ``ConfigError``."""
-    try:
-        lines = path.read_text("utf-8", "replace").splitlines()
-    except FileNotFoundError:
-        return frozenset()
-    except OSError as error:
-        raise ConfigError(f"can't read {path}: {error.strerror}") from error
-    found = set()
-    for line in lines:
-        mark, _, identity = line.strip().partition(" ")
-        compact = identity.replace(" ", "").lstrip("$")
-        if mark.lower() == "!reject" and _HEX_IDENTITY.fullmatch(compact):
-            found.add(bytes.fromhex(compact))
-    return frozenset(found)
 
 
 def _times(options: Options, testing: bool) -> VotingTimes:
@@ -126,6 +109,12 @@ def _text(options: Options, name: str, default: str) -> str:
     return values[-1].strip() if values else default
 
 
+def _ipv4(options: Options, name: str) -> str:
+    """The last value that names no IPv6 address: ``Address`` and ``ORPort`` may have one of each kind."""
+    values = [value.strip() for value in options.get(name, ()) if value.count(":") < 2]
+    return values[-1] if values else ""
+
+
 def _flag(options: Options, name: str, default: bool) -> bool:
     text = _text(options, name, "1" if default else "0")
     if text not in ("0", "1"):
@@ -141,7 +130,7 @@ def _number(options: Options, name: str, default: int) -> int:
 
 
 def _port(options: Options, name: str) -> int:
-    word = _text(options, name, "0").split(" ")[0].rpartition(":")[2]
+    word = (_ipv4(options, name) or "0").split(" ")[0].rpartition(":")[2]
     if not word.isdigit() or int(word) > 65535:
         raise ConfigError(f"{name} is a port or ADDRESS:PORT")
     return int(word)

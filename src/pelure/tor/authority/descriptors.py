@@ -41,6 +41,18 @@ class Descriptors:
         self._pins: dict[bytes, bytes] = {}
         self._pinned_to: dict[bytes, bytes] = {}
 
+    def reject(self, identities: frozenset[bytes]) -> bool:
+        """Accept no descriptors of these from now on, and forget those that are here; whether any were."""
+        self.rejected = identities
+        gone = [one.rsa_id for one in self.routers.values() if self._is_rejected(one)]
+        for key in gone:
+            del self.routers[key]
+            self.extra_infos.pop(key, None)
+        return bool(gone)
+
+    def _is_rejected(self, router: RouterDescriptor) -> bool:
+        return router.rsa_id in self.rejected or router.ed_id in self.rejected
+
     def upload(self, body: bytes, now: float) -> bool:
         """Take an upload of router descriptors and extra-info documents; returns whether anything was new.
 
@@ -79,7 +91,7 @@ class Descriptors:
         return True
 
     def _check_acceptable(self, router: RouterDescriptor, now: float) -> None:
-        if router.rsa_id in self.rejected or router.ed_id in self.rejected:
+        if self._is_rejected(router):
             raise DirectoryError("this relay's identity is rejected by the authority")
         _check_platform(router.platform)
         if router.published > now + MAX_SKEW:

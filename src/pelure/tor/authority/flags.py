@@ -14,6 +14,9 @@ MIN_BANDWIDTH_CONSIDERED = 4
 FAST_TOO_LOW = 38
 """Half of what a relay must offer: a lower 12.5th percentile is not taken for "fast"."""
 STALE_AFTER = 18 * 3600
+BAD_EXIT, MIDDLE_ONLY = "BadExit", "MiddleOnly"
+"""Voted on only by an authority whose operator marks relays so: silence must not count as a vote against."""
+NOT_FOR_MIDDLE_ONLY = frozenset({"Exit", "Guard", "HSDir", "V2Dir"})
 KNOWN_FLAGS = (
     "Authority",
     "Exit",
@@ -79,7 +82,7 @@ class Candidate:
     ``observed_uptime`` (of an authority that runs long enough to know, else ``real_uptime``), ``mtbf``,
     ``fractional_uptime``, ``time_known``: of :mod:`.history`; ``bandwidth``: measured, else advertised;
     ``capacity``: it observed any bandwidth; ``exits``: its policy makes it an exit; ``dir_cache``: answers
-    ``BEGIN_DIR``.
+    ``BEGIN_DIR``; ``bad_exit``, ``middle_only``: the operator says so.
     """
 
     rsa_id: bytes
@@ -96,6 +99,8 @@ class Candidate:
     exits: bool = False
     dir_cache: bool = False
     wants_hsdir: bool = False
+    bad_exit: bool = False
+    middle_only: bool = False
     observed_uptime: float = 0.0
     mtbf: float = 0.0
     fractional_uptime: float = 0.0
@@ -219,6 +224,7 @@ def assign_flags(
     fast = one.credible_bandwidth(thresholds.measured_only) >= thresholds.fast
     rules: dict[str, Callable[[], bool]] = {
         "Authority": lambda: one.authority,
+        BAD_EXIT: lambda: one.bad_exit or one.middle_only,
         "Exit": lambda: one.exits or (options.testing and options.vote_exit_all),
         "Fast": lambda: fast,
         "Guard": lambda: (
@@ -228,13 +234,15 @@ def assign_flags(
         "HSDir": lambda: (
             _is_hsdir(one, options, stable=stable, fast=fast) or (options.testing and options.vote_hsdir_all)
         ),
+        MIDDLE_ONLY: lambda: one.middle_only,
         "Running": lambda: one.running,
         "Stable": lambda: stable,
         "StaleDesc": lambda: one.age > STALE_AFTER,
         "V2Dir": lambda: one.dir_cache,
         "Valid": lambda: one.valid,
     }
-    return frozenset(flag for flag, holds in rules.items() if holds())
+    flags = frozenset(flag for flag, holds in rules.items() if holds())
+    return flags - NOT_FOR_MIDDLE_ONLY if one.middle_only else flags
 
 
 def _is_stable(one: Candidate, thresholds: Thresholds, options: FlagOptions) -> bool:

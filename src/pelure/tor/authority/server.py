@@ -16,13 +16,15 @@ from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pelure.errors import DirectoryError
+from pelure.errors import ConfigError, DirectoryError
 from pelure.tor.authority.bandwidth_file import parse_bandwidth_file
 from pelure.tor.authority.descriptors import Descriptors
 from pelure.tor.authority.dirport import DirPort
 from pelure.tor.authority.exchange import Exchange, hex_paths
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.keys import AuthorityKeys
+from pelure.tor.authority.relay_list import FILE_NAME as RELAY_LIST_FILE
+from pelure.tor.authority.relay_list import RelayList, read_relay_list
 from pelure.tor.authority.requests import AuthorityRequests
 from pelure.tor.authority.schedule import Round, VotingTimes, next_round
 from pelure.tor.authority.state import AuthorityState
@@ -47,7 +49,8 @@ EXCHANGE_SECONDS = 15.0
 HURRIED_WAIT = 10.0
 MAX_PROBES = 50
 log = logging.getLogger(__name__)
-Probe = Callable[[RouterDescriptor], Awaitable[bool]]
+Probe = Callable[[RouterDescriptor], Awaitable[frozenset[int]]]
+"""Tells by which IP versions (4, 6) a relay answers at the ORPorts of its descriptor."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,7 +58,9 @@ class AuthorityConfig:
     """One authority of ``network``, the one with v3 identity of its keys under ``data``.
 
     ``expected_relays``: once so many relays run the first consensus is made at once, not at the next
-    interval (0: never); ``probe``: tells whether a relay answers; None: all are taken to run.
+    interval (0: never); ``probe``: tells whether a relay answers; None: all are taken to run. ``has_ipv6``:
+    this machine reaches IPv6 addresses, so that it can vote on them. The folder may hold an
+    ``approved-routers`` file (:mod:`.relay_list`), which is read anew for each vote.
     """
 
     nickname: str
@@ -70,7 +75,7 @@ class AuthorityConfig:
     contact: str = "(none)"
     bandwidth_file: Path | None = None
     allow_private_addresses: bool = False
-    rejected: frozenset[bytes] = frozenset()
+    has_ipv6: bool = False
     expected_relays: int = 0
     probe: Probe | None = None
 
@@ -85,8 +90,9 @@ class Authority:
         self.keys = AuthorityKeys.load(config.data, now)
         self.cache = cache or DirectoryCache()
         self.state = AuthorityState(config.data)
+        marks = read_relay_list(config.data / RELAY_LIST_FILE)
         self.descriptors = Descriptors(
-            allow_private_addresses=config.allow_private_addresses, rejected=config.rejected
+            allow_private_addresses=config.allow_private_addresses, rejected=marks.rejected
         )
         self.published = asyncio.Event()
         self.on_consensus: list[Callable[[Consensus], None]] = []
@@ -95,15 +101,15 @@ class Authority:
         self._names.setdefault(self.keys.identity, config.nickname)
         others = [one for one in voters if one.v3ident != self.keys.identity]
         self.exchange = Exchange(others, EXCHANGE_SECONDS)
-        self._reachable: dict[bytes, bool] = {}
+        self._reachable: dict[bytes, frozenset[int]] = {}
         self._changed = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
-        self._load(now)
+        self._load(now, marks)
         self.round = VotingRound(next_round(now, config.times, None), self._names, self.keys)
         self._requests = AuthorityRequests(self)
         self.dir_port = DirPort(config.ip, config.dir_port, self._answer_dir_port)
 
-    def _load(self, now: float) -> None:
+    def _load(self, now: float, marks: RelayList) -> None:
         self.history = self.state.load_history(now)
         self.state.load_descriptors(self.descriptors, now)
         self._refresh_cache(now)
@@ -131,6 +137,8 @@ class Authority:
             descriptors=self.descriptors,
             history=self.history,
             running=self._is_running,
+            ipv6_works=self._ipv6_works,
+            marks=marks,
             authorities=frozenset(one.rsa_id for one in config.network.authorities),
             params=config.params,
         )
@@ -308,6 +316,7 @@ class Authority:
     async def _vote(self) -> None:
         now = time.time()
         self._read_bandwidths(now)
+        self._read_relay_list()
         self.descriptors.expire(now)
         for rsa_id in self.descriptors.routers:
             self.history.note(rsa_id, self._is_running(rsa_id), now)
@@ -330,6 +339,16 @@ class Authority:
             log.warning("the bandwidth file is not used: %s", error)
             return
         self._builder.measured = measured.bandwidths if measured.fresh(now) else {}
+
+    def _read_relay_list(self) -> None:
+        """What the operator wrote since the last vote counts in this one."""
+        try:
+            self._builder.marks = read_relay_list(self.config.data / RELAY_LIST_FILE)
+        except ConfigError as error:
+            log.warning("the list of marked relays stays as it was: %s", error)
+            return
+        if self.descriptors.reject(self._builder.marks.rejected):
+            self._descriptors_changed()
 
     async def _fetch_missing_votes(self) -> None:
         missing = self.round.missing_votes
@@ -435,7 +454,18 @@ class Authority:
             self._descriptors_changed()
 
     def _is_running(self, rsa_id: bytes) -> bool:
-        return self.config.probe is None or self._reachable.get(rsa_id, False)
+        """Whether the relay answers by IPv4 and, as far as we can tell, at its IPv6 address if it has one."""
+        if self.config.probe is None:
+            return True
+        reached = self._reachable.get(rsa_id, frozenset())
+        router = self.descriptors.routers.get(rsa_id)
+        needed = {4, 6} if self.config.has_ipv6 and router is not None and router.ipv6 else {4}
+        return needed <= reached
+
+    def _ipv6_works(self, rsa_id: bytes) -> bool:
+        if not self.config.has_ipv6:
+            return False
+        return self.config.probe is None or 6 in self._reachable.get(rsa_id, frozenset())
 
     async def _probe_forever(self, probe: Probe) -> None:
         """Try every relay once an interval, new ones as they come."""

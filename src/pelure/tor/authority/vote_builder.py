@@ -8,7 +8,9 @@ from dataclasses import dataclass, field
 
 from pelure.tor.authority.descriptors import MAX_AGE, Descriptors
 from pelure.tor.authority.flags import (
+    BAD_EXIT,
     KNOWN_FLAGS,
+    MIDDLE_ONLY,
     Candidate,
     FlagOptions,
     assign_flags,
@@ -16,6 +18,7 @@ from pelure.tor.authority.flags import (
     find_sybils,
 )
 from pelure.tor.authority.history import History
+from pelure.tor.authority.relay_list import RelayList
 from pelure.tor.authority.schedule import VotingTimes
 from pelure.tor.authority.shared_random import SharedRandomState
 from pelure.tor.directory.consensus import DirSource
@@ -45,7 +48,8 @@ _WEB_PORTS = (80, 443)
 @dataclass(slots=True)
 class VoteBuilder:
     """What a vote is made from. ``running``: whether a relay answers (True where nobody tests);
-    ``authorities``: RSA identities of the authorities' relays; ``measured``: kilobytes a second."""
+    ``ipv6_works``: whether it does at its IPv6 address; ``marks``: the operator's; ``authorities``: RSA
+    identities of the authorities' relays; ``measured``: kilobytes a second."""
 
     source: DirSource
     certificate: KeyCertificate
@@ -54,6 +58,8 @@ class VoteBuilder:
     descriptors: Descriptors
     history: History
     running: Callable[[bytes], bool]
+    ipv6_works: Callable[[bytes], bool] = field(default=lambda _: False)
+    marks: RelayList = field(default_factory=RelayList)
     authorities: frozenset[bytes] = frozenset()
     params: Mapping[str, int] = field(default_factory=dict)
     measured: Mapping[bytes, int] = field(default_factory=dict)
@@ -79,7 +85,7 @@ class VoteBuilder:
             fresh_until=valid_after + times.interval,
             valid_until=valid_after + times.interval * times.intervals_valid,
             voting_delay=(times.vote_delay, times.dist_delay),
-            known_flags=KNOWN_FLAGS,
+            known_flags=self._known_flags(),
             source=self.source,
             certificate=self.certificate,
             entries=entries,
@@ -91,6 +97,12 @@ class VoteBuilder:
             shared_rand_previous=shared_random.previous,
             shared_rand_current=shared_random.current,
         )
+
+    def _known_flags(self) -> tuple[str, ...]:
+        marks = self.marks
+        extra = [BAD_EXIT] if marks.bad_exits or marks.middle_only else []
+        extra += [MIDDLE_ONLY] if marks.middle_only else []
+        return tuple(sorted([*KNOWN_FLAGS, *extra]))
 
     def _routers(self, now: float) -> list[RouterDescriptor]:
         """Relays to vote on, by identity; of two with one Ed25519 identity only the newer."""
@@ -118,6 +130,8 @@ class VoteBuilder:
             exits=is_general_exit(router.exit_policy),
             dir_cache=router.tunnelled_dir_server,
             wants_hsdir=router.hidden_service_dir,
+            bad_exit=self.marks.is_bad_exit(router),
+            middle_only=self.marks.is_middle_only(router),
             mtbf=history.mean_time_between_failures(rsa_id, now),
             fractional_uptime=history.fractional_uptime(rsa_id, now),
             time_known=history.time_known(rsa_id, now),
@@ -141,6 +155,7 @@ class VoteBuilder:
             orport=router.orport,
             dirport=router.dirport,
             flags=flags,
+            ipv6=router.ipv6 if self.ipv6_works(router.rsa_id) else None,
             version=version_of_platform(router.platform),
             protocols=router.protocols.text,
             bandwidth=self._bandwidth(router) // 1000,

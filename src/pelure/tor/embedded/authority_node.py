@@ -33,7 +33,7 @@ class AuthorityNode:
         """Raises ``ConfigError`` for unusable keys."""
         cache = DirectoryCache()
         if test_reachability:
-            config = replace(config, probe=self._reaches)
+            config = replace(config, probe=self._probe)
         self.authority = Authority(config, cache)
         # An authority is where relays begin: it can't wait for others to reach it.
         relay_config = replace(relay_config, assume_reachable=True)
@@ -56,16 +56,24 @@ class AuthorityNode:
         if consensus.flavour == "microdesc":
             self.relay.consensus_changed(consensus)
 
-    async def _reaches(self, router: RouterDescriptor) -> bool:
-        """Whether a link to the relay comes up and proves both of its identities."""
+    async def _probe(self, router: RouterDescriptor) -> frozenset[int]:
+        """By which IP versions a new link to the relay comes up and proves both of its identities."""
         if router.rsa_id == self.relay.keys.rsa.public.identity:
-            return True
-        address = ((router.ip, router.orport),)
-        relay = Relay(router.nickname, router.rsa_id, router.ed_id, router.ntor_key, address)
+            return frozenset({4, 6})
+        places = {4: (router.ip, router.orport)}
+        if router.ipv6 is not None and self.authority.config.has_ipv6:
+            places[6] = router.ipv6
+        answers = await asyncio.gather(*(self._reaches(router, place) for place in places.values()))
+        return frozenset(version for version, reached in zip(places, answers, strict=True) if reached)
+
+    async def _reaches(self, router: RouterDescriptor, place: tuple[str, int]) -> bool:
+        relay = Relay(router.nickname, router.rsa_id, router.ed_id, router.ntor_key, (place,))
         try:
             async with asyncio.timeout(PROBE_SECONDS):
-                link = await self.relay.links.get(relay)
+                link = await self.relay.links.connect(relay)
         except (PelureError, OSError, TimeoutError) as error:
-            log.info("%s does not answer: %s", router.nickname, str(error) or "no answer in time")
+            log.info(
+                "%s does not answer at %s: %s", router.nickname, place[0], str(error) or "no answer in time"
+            )
             return False
         return not link.closed

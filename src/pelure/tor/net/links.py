@@ -110,7 +110,7 @@ class LinkManager:
         key = (relay.rsa_id, relay.ed_id)
         task = self._connecting.get(key)
         if task is None:
-            task = asyncio.ensure_future(self._connect(relay))
+            task = asyncio.ensure_future(self.connect(relay))
             self._connecting[key] = task
             task.add_done_callback(lambda done: self._connected(key, done))
         # Others may wait for the same connection: cancelling one of them must not cancel it.
@@ -129,7 +129,8 @@ class LinkManager:
         if not task.cancelled():
             task.exception()  # whoever waited has it; nobody may have
 
-    async def _connect(self, relay: Relay) -> Link:
+    async def connect(self, relay: Relay) -> Link:
+        """Open a link to ``relay`` whether there is one or not. Raises ``LinkError`` (``WrongIdentity``)."""
         expected = RelayIds(relay.rsa_id, relay.ed_id)
         failure = LinkError(f"relay {relay.nickname} has no address")
         for host, port in relay.addresses:

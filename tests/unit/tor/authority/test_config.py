@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import base64
 from pathlib import Path
 
 import pytest
 
 from pelure.errors import ConfigError
-from pelure.tor.authority.config import authority_config, reachability_is_tested, rejected_identities
+from pelure.tor.authority.config import authority_config, reachability_is_tested
+from pelure.tor.authority.relay_list import RelayList, read_relay_list
 from pelure.tor.directory.network import parse_network
 
 AUTHORITY = f"DirAuthority test orport=9001 v3ident={'ab' * 20} 127.0.0.1:9030 {'cd' * 20}\n"
@@ -61,8 +63,27 @@ def test_wrong_settings(tmp_path: Path, lines: str) -> None:
         authority_config(network, network.options, tmp_path)
 
 
+def test_ipv6_beside_ipv4(tmp_path: Path) -> None:
+    text = "Address 192.0.2.1\nAddress 2001:db8::1\nORPort [2001:db8::1]:443\nAuthDirHasIPv6Connectivity 1\n"
+    network = parse_network(TESTING + text)
+    config = authority_config(network, network.options, tmp_path)
+    assert (config.ip, config.or_port, config.has_ipv6) == ("192.0.2.1", 9001, True)
+
+
 def test_approved_routers(tmp_path: Path) -> None:
     path = tmp_path / "approved-routers"
-    assert rejected_identities(path) == frozenset()
-    path.write_text(f"!reject {'AB' * 20}\n!badexit {'CD' * 20}\n!reject $ABCD EF\n\nname {'EF' * 20}\n")
-    assert rejected_identities(path) == {bytes([0xAB]) * 20}
+    assert read_relay_list(path) == RelayList()
+    ed25519 = base64.b64encode(bytes(32)).decode().rstrip("=")
+    path.write_text(
+        f"!reject {'AB' * 20} # spam\n!badexit {'CD' * 20}\n!reject $ABCD EF\n\nname {'EF' * 20}\n"
+        f"!MiddleOnly {ed25519}\n!middleonly {'01' * 20}\n!invalid {'02' * 20}\n!badexit rubbish=\n"
+    )
+    assert read_relay_list(path) == RelayList(
+        rejected=frozenset({bytes([0xAB]) * 20}),
+        bad_exits=frozenset({bytes([0xCD]) * 20}),
+        middle_only=frozenset({bytes(32), bytes([1]) * 20}),
+    )
+    path.unlink()
+    path.mkdir()
+    with pytest.raises(ConfigError):
+        read_relay_list(path)

@@ -151,8 +151,8 @@ async def test_a_relay_that_does_not_answer_is_not_running(
     network = network_of([keys], free_ports(1))
     silent = relays[2].rsa_id
 
-    async def probe(router: object) -> bool:
-        return getattr(router, "rsa_id", b"") != silent
+    async def probe(router: RouterDescriptor) -> frozenset[int]:
+        return frozenset({4}) if router.rsa_id != silent else frozenset()
 
     settings = config(0, folders[0], network, 3)
     authority = Authority(replace(settings, probe=probe))
@@ -232,12 +232,12 @@ async def test_a_probe_that_fails_does_not_end_the_others(
 ) -> None:
     keys = AuthorityKeys.load(folders[0], time.time())
 
-    async def probe(router: RouterDescriptor) -> bool:
-        return 1 // (router.rsa_id != relays[0].rsa_id) == 1
+    async def probe(router: RouterDescriptor) -> frozenset[int]:
+        return frozenset({4, 1 // (router.rsa_id != relays[0].rsa_id)})
 
     settings = replace(config(0, folders[0], network_of([keys], free_ports(1)), 99), probe=probe)
     authority = Authority(settings)
-    authority._reachable[b"gone"] = True
+    authority._reachable[b"gone"] = frozenset({4})
     for relay in relays:
         authority.upload(relay.documents(time.time() - 5), time.time())
     await authority.start()
@@ -246,6 +246,52 @@ async def test_a_probe_that_fails_does_not_end_the_others(
             await authority._until(time.time() + 60, lambda: len(authority._reachable) == 3)
         assert authority._reachable.keys() == {one.rsa_id for one in relays[1:]}
         assert "bug" in caplog.text
+    finally:
+        await authority.close()
+
+
+async def test_marks_and_ipv6_addresses_reach_the_consensus(
+    folders: list[Path], relays: Sequence[MadeRelay]
+) -> None:
+    """Three relays have an IPv6 address, at which the first answers, the second does not."""
+    keys = AuthorityKeys.load(folders[0], time.time())
+
+    async def probe(router: RouterDescriptor) -> frozenset[int]:
+        return frozenset({4}) if router.rsa_id == relays[1].rsa_id else frozenset({4, 6})
+
+    settings = replace(
+        config(0, folders[0], network_of([keys], free_ports(1)), 3), probe=probe, has_ipv6=True
+    )
+    marks = folders[0] / "approved-routers"
+    marks.write_text(f"!middleonly {relays[0].rsa_id.hex()}\n!badexit {relays[2].rsa_id.hex()}\n")
+    authority = Authority(settings)
+    for relay in relays:
+        ipv6 = ("2001:db8::7", 9000 + relay.number) if relay.number < 4 else None
+        authority.upload(relay.documents(time.time() - 5, ipv6=ipv6), time.time())
+    await authority.start()
+    try:
+        async with asyncio.timeout(60):
+            await authority.published.wait()
+        consensus = authority.cache.consensus("microdesc")
+        assert consensus is not None
+        listed = {router.rsa_id: router for router in consensus.routers}
+        assert listed.keys() == {relays[n].rsa_id for n in (0, 2, 3)}, "it must answer at all its addresses"
+        assert [listed[relays[n].rsa_id].ipv6 for n in (0, 2, 3)] == [
+            ("2001:db8::7", 9001),
+            ("2001:db8::7", 9003),
+            None,
+        ]
+        flags = listed[relays[0].rsa_id].flags
+        assert flags >= {"MiddleOnly", "BadExit", "Running", "Valid"}
+        assert flags.isdisjoint({"Guard", "Exit", "HSDir", "V2Dir"})
+        assert "BadExit" in listed[relays[2].rsa_id].flags and "BadExit" not in listed[relays[3].rsa_id].flags
+        # What the operator writes while it runs counts with the next vote.
+        marks.write_text(f"!reject {relays[3].rsa_id.hex()}\n")
+        authority._read_relay_list()
+        assert relays[3].rsa_id not in authority.descriptors.routers
+        with pytest.raises(DirectoryError, match="rejected"):
+            authority.upload(relays[3].documents(time.time()), time.time())
+        assert "BadExit" not in authority._builder._known_flags()
     finally:
         await authority.close()
 
