@@ -89,21 +89,31 @@ class Editor:
             self.root = TreeNode([], [])
         node = self.root
         path: list[TreeNode] = []
+        pointers: list[Child] = []
         while True:
-            node.changed = True
             at, found = self._search(node, key)
             if found:
                 node.keys[at] = (seq, key)
                 break
             if not node.children:
-                self._insert(path, node, at, (seq, key))
+                node.keys.insert(at, (seq, key))
                 break
             path.append(node)
+            pointers.append(node.children[at])
             node = self._child(node, at)
-        self._finish(seq, key, value)
+        if len(node.keys) > MAX_KEYS:
+            self._split_up(path, node)
+            self._finish(seq, key, value)
+            return
+        for level, pointer in enumerate(pointers, 1):  # what _finish would do, the path being all that changed
+            pointer.seq, pointer.level = seq, level
+        self._entries.append(_Entry(key, value, [Child(seq, 0, self.root), *pointers]))
 
-    def _insert(self, path: list[TreeNode], node: TreeNode, at: int, key: Key) -> None:
-        node.keys.insert(at, key)
+    def _split_up(self, path: list[TreeNode], node: TreeNode) -> None:
+        """Split ``node``, and those above it in ``path`` as far as this makes them too long."""
+        node.changed = True
+        for above in path:
+            above.changed = True
         while len(node.keys) > MAX_KEYS:
             median, right = _split(node)
             if not path:
