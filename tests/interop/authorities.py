@@ -49,6 +49,7 @@ class PreparedAuthority:
                 flags=FlagOptions.for_testing(),
                 contact=f"{self.nickname}@example.net",
                 allow_private_addresses=True,
+                has_ipv6=True,
                 expected_relays=expected_relays,
             )
         )

@@ -17,6 +17,9 @@ from pelure.tor.authority.server import Authority
 from pelure.tor.authority.shared_random import ROUNDS_A_RUN
 from pelure.tor.directory.consensus import Consensus, parse_consensus
 from pelure.tor.directory.consensus_verify import check_signatures
+from pelure.tor.directory.network import parse_network
+from pelure.tor.relay.config import RelayConfig
+from pelure.tor.relay.server import RelayServer
 
 pytestmark = pytest.mark.ctor
 
@@ -36,13 +39,13 @@ class Quorum:
         found = [authority.cache.consensus(flavour) for authority in self.pelure]
         return [parse_consensus(text), *(one for one in found if one is not None)]
 
-    async def agreed(self, flavour: str) -> list[Consensus]:
-        """Wait until all three have a consensus of the same round that lists every relay."""
+    async def agreed(self, flavour: str, more: int = 0) -> list[Consensus]:
+        """Wait until all three have a consensus of the same round that lists every relay, ``more`` too."""
         while True:
             with contextlib.suppress(OSError, DirectoryError):
                 found = await self.consensuses(flavour)
                 same_round = len({one.valid_after for one in found}) == 1
-                if len(found) == 3 and same_round and all(len(one.routers) > RELAYS for one in found):
+                if len(found) == 3 and same_round and all(len(one.routers) > RELAYS + more for one in found):
                     return found
             await asyncio.sleep(0.5)
 
@@ -79,16 +82,37 @@ def assert_agreement(found: list[Consensus], quorum: Quorum) -> None:
         assert check_signatures(one, identities, certificates).good == frozenset(identities)
 
 
+@contextlib.asynccontextmanager
+async def dual_stack_relay(torrc: str, folder: Path) -> AsyncIterator[RelayServer]:
+    """A relay with an IPv6 ORPort, of the network described by ``torrc``."""
+    options = {
+        "nickname": ["dualstack"],
+        "address": ["127.0.0.1", "::1"],
+        "orport": ["127.0.0.1:0", "[::1]:0"],
+    }
+    server = RelayServer(RelayConfig.from_torrc(parse_network(torrc), options, folder))
+    await server.start()
+    try:
+        yield server
+    finally:
+        await server.close()
+
+
 async def test_two_pelure_and_one_c_tor_authority_agree(tmp_path: Path) -> None:
-    async with running_quorum(tmp_path, seed=True) as quorum:
+    async with (
+        running_quorum(tmp_path, seed=True) as quorum,
+        dual_stack_relay(quorum.ctor.network_torrc, tmp_path / "dualstack") as dual,
+    ):
         async with asyncio.timeout(100):
             for flavour in ("ns", "microdesc"):
-                found = await quorum.agreed(flavour)
+                found = await quorum.agreed(flavour, more=1)
                 assert_agreement(found, quorum)
                 marked = bytes.fromhex(quorum.ctor.relays[0].fingerprint)
                 for one in found:
                     assert one.shared_rand_current is not None and one.shared_rand_previous is not None
                     [flags] = [router.flags for router in one.routers if router.rsa_id == marked]
+                    [ipv6] = [one.ipv6 for one in one.routers if one.rsa_id.hex().upper() == dual.fingerprint]
+                    assert ipv6 == ("::1", dual.orport6)
                     assert {"MiddleOnly", "BadExit"} <= flags and flags.isdisjoint({"Exit", "Guard", "HSDir"})
         for node in quorum.ctor.nodes:
             assert node.document_warnings() == []

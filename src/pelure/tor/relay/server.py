@@ -92,7 +92,7 @@ class RelayServer:
         self.bandwidth = BandwidthMeter()
         self.bandwidth.restore(self._folder.read_json(STATE_FILE), time.time())
         self.orport = config.orport
-        self._orport6 = config.orport6
+        self.orport6 = config.orport6
         self._fills_cache = cache is None
         self._past_bytes = [0, 0]
         self._tasks: list[asyncio.Task[None]] = []
@@ -127,8 +127,8 @@ class RelayServer:
         host, self.orport = await self.links.listen(config.bind, config.orport)
         self._event("listening", address=host, port=self.orport, fingerprint=self.fingerprint)
         if config.address6:
-            host, self._orport6 = await self.links.listen(config.bind6, config.orport6 or self.orport)
-            self._event("listening", address=host, port=self._orport6, fingerprint=self.fingerprint)
+            host, self.orport6 = await self.links.listen(config.bind6, config.orport6 or self.orport)
+            self._event("listening", address=host, port=self.orport6, fingerprint=self.fingerprint)
         self._tells_ipv6 = bool(config.address6) and config.assume_reachable
         self._reachability = ReachabilityTest(self.links, self.cache, self.params, self._reached)
         self._build_documents()
@@ -184,7 +184,7 @@ class RelayServer:
         )
         work = [self._publish_when_reached(me)]
         if config.address6:
-            work.append(self._tell_ipv6(replace(me, addresses=((config.address6, self._orport6),))))
+            work.append(self._tell_ipv6(replace(me, addresses=((config.address6, self.orport6),))))
         await asyncio.gather(*work)
 
     async def _publish_when_reached(self, me: Relay) -> None:
@@ -198,7 +198,7 @@ class RelayServer:
 
     def _reached(self, version: int, reachable: bool) -> None:
         config = self.config
-        address, port = (config.address, self.orport) if version == 4 else (config.address6, self._orport6)
+        address, port = (config.address, self.orport) if version == 4 else (config.address6, self.orport6)
         if reachable:
             self._event("reachable", address=address, port=port)
         else:
@@ -303,7 +303,7 @@ class RelayServer:
             self.config,
             self.keys,
             self.orport,
-            (self.config.address6, self._orport6) if self._tells_ipv6 else None,
+            (self.config.address6, self.orport6) if self._tells_ipv6 else None,
             self.bandwidth.observed,
             uptime,
             time.time(),

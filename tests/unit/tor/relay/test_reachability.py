@@ -38,7 +38,7 @@ needs_ipv6 = pytest.mark.skipif(not has_ipv6(), reason="this machine has no IPv6
 
 def by_ipv6(relays: Relays, index: int) -> Relay:
     """The relay as one that has only an IPv6 address."""
-    return replace(relays.path[index], addresses=(("::1", relays.servers[index]._orport6),))
+    return replace(relays.path[index], addresses=(("::1", relays.servers[index].orport6),))
 
 
 @asynccontextmanager
