@@ -19,7 +19,7 @@ from typing import Any
 
 import uvloop
 
-from pelure.cli.run import keep_freed_memory
+from pelure.cli.run import tune_memory
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.drive.drive import Drive
@@ -183,5 +183,5 @@ async def main() -> None:
 
 
 if __name__ == "__main__":
-    keep_freed_memory()  # as the command does
+    tune_memory()  # as the command does
     uvloop.run(main())

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import ctypes
+import gc
 import logging
 import signal
 import sys
@@ -23,6 +24,7 @@ from pelure.errors import PelureError
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
 _KEPT_BYTES = 16 << 20
 _HEAP_BYTES = 8 << 20
+_COLLECT_AFTER = (20_000, 20, 20)
 
 
 @dataclass
@@ -49,7 +51,7 @@ def fail(message: str) -> typer.Exit:
 
 def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
     """Run ``work`` until it ends or SIGINT/SIGTERM asks it to stop; it is cancelled then and cleans up."""
-    keep_freed_memory()
+    tune_memory()
     try:
         import uvloop
 
@@ -67,16 +69,20 @@ def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
         raise typer.Exit(130)
 
 
-def keep_freed_memory() -> None:
-    """Have the C library keep some freed memory for the next buffers, where it can be told so (glibc).
+def tune_memory() -> None:
+    """Have less time go into getting memory and giving it back.
 
-    By default it hands most buffers of a data plane back to the kernel and gets them anew, page by page,
-    which costs a sixth of the processor time of receiving a drive.
+    The C library (glibc) hands most buffers of a data plane back to the kernel and gets them anew, page by
+    page, unless it is told to keep some: a sixth of the processor time of receiving a drive. The garbage
+    collector looks at everything that was imported again and again, and every 700 new objects at the
+    youngest, which a batch of entries makes in a moment: a fifth of the time of making one.
     """
     tune = getattr(ctypes.CDLL(None), "mallopt", None)
     if tune is not None:
         tune(_TRIM_THRESHOLD, _KEPT_BYTES)
         tune(_MMAP_THRESHOLD, _HEAP_BYTES)
+    gc.freeze()
+    gc.set_threshold(*_COLLECT_AFTER)
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:

@@ -10,6 +10,8 @@ from pelure.errors import ProtocolError
 from pelure.hyper.bee.bee import Entry
 from pelure.hyper.blobs.blob_id import BlobId
 
+_JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
 
 @dataclass(frozen=True, slots=True)
 class DriveEntry:
@@ -33,7 +35,7 @@ class DriveEntry:
             "blob": self.blob.to_json() if self.blob is not None else None,
             "metadata": self.metadata,
         }
-        return json.dumps(value, ensure_ascii=False, separators=(",", ":"), allow_nan=False).encode()
+        return _JSON.encode(value).encode()
 
     @classmethod
     def decode(cls, entry: Entry) -> DriveEntry:
