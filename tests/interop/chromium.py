@@ -107,7 +107,7 @@ class Chromium:
 
     def _watch(self, session: str) -> None:
         """Hear of the requests of a page or frame that has come up."""
-        for method in ("Network.enable", "Log.enable", "Audits.enable"):
+        for method in ("Network.enable", "Audits.enable"):
             self._send(method, {}, session)
 
     def _send(self, method: str, parameters: Event, session: str | None) -> int:
@@ -170,10 +170,10 @@ class Chromium:
         sent = [event["params"] for event in self.events if event["method"] == "Network.requestWillBeSent"]
         return {found["request"]["url"] for found in sent if not found["request"]["url"].startswith("data:")}
 
-    def complaints(self) -> list[Event]:
-        """What the browser blocked or found wrong: console entries, violated policies."""
-        kinds = ("Log.entryAdded", "Audits.issueAdded")
-        return [event["params"] for event in self.events if event["method"] in kinds]
+    def violations(self) -> list[Event]:
+        """What the pages' Content-Security-Policy has blocked."""
+        issues = [event["params"] for event in self.events if event["method"] == "Audits.issueAdded"]
+        return [issue for issue in issues if is_violation(issue)]
 
     def download(self, page: Page, expression: str, folder: Path) -> Path:
         """The file that running ``expression`` in a page downloads."""
@@ -214,6 +214,11 @@ class Chromium:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def is_violation(issue: Event) -> bool:
+    """Whether an ``Audits.issueAdded`` is about a Content-Security-Policy."""
+    return bool(issue["issue"]["code"] == "ContentSecurityPolicyIssue")
 
 
 class Page:

@@ -19,8 +19,8 @@ from pelure.tor.embedded.plan import NetworkPlan
 pytestmark = pytest.mark.timeout(420)
 LOOPBACK = "127.0.0.1"
 ELSEWHERE = ("203.0.113.5", "2001:db8:1::5")
-WITH_MOUNT = (
-    bool(os.environ.get("CI")) or (os.path.exists("/dev/fuse") and shutil.which("fusermount3") is not None)
+WITH_MOUNT = bool(os.environ.get("CI")) or (
+    os.path.exists("/dev/fuse") and shutil.which("fusermount3") is not None
 )
 
 
@@ -62,7 +62,9 @@ def test_packets_go_to_relays_and_authorities_only(tmp_path: Path) -> None:
                     mount.wait("mounted")
                     assert digests(mounted) == digests(folder)
         seen = set(capture.packets)
-        assert len({packet for packet in seen if packet.target_port in ports}) > 20
+        used = {packet.target_port for packet in seen} & ports
+        assert port in used
+        assert len(used) > 3  # the authority and relays
         strangers = {
             packet
             for packet in seen

@@ -72,7 +72,7 @@ class DrivePage:
             if query == "icon":
                 return Response(ICON, media_type="image/svg+xml", headers=STYLE_HEADERS)
             if path.endswith("/"):
-                return await self._folder(path, query)
+                return await self._folder(request, path, query)
             entry = await self._drive.entry(path, timeout=READ_SECONDS)
             if entry is not None and entry.linkname is None:
                 return await self._file(request, entry, query)
@@ -97,13 +97,13 @@ class DrivePage:
             return True
         return False
 
-    async def _folder(self, path: str, query: str) -> Response:
+    async def _folder(self, request: Request, path: str, query: str) -> Response:
         if path != "/" and not await self._is_folder(path):
             return self._error("There is no such folder.", 404)
         if query == "zip":
             name = path.rstrip("/").rsplit("/", 1)[-1] or self._title
             return StreamingResponse(
-                zip_folder(self._drive, path),
+                zip_folder(self._drive, path) if request.method == "GET" else _nothing(),
                 media_type="application/zip",
                 headers={**COMMON_HEADERS, "Content-Disposition": _attachment(f"{name}.zip")},
             )

@@ -126,6 +126,7 @@ async def test_zip(client: httpx.AsyncClient) -> None:
     assert archive.read("one.png") == bytes(range(256)) * 1000
     assert archive.getinfo("deep/é ü.bin").external_attr >> 16 & 0o777 == 0o755
     assert "photos.zip" in got.headers["content-disposition"]
+    assert (await client.head("/photos/?zip")).content == b""
 
 
 async def test_below_a_token(tmp_path: Path) -> None:
