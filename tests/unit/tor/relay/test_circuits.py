@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from dataclasses import replace
+from unittest import mock
 
 import pytest
 
@@ -202,14 +203,41 @@ async def test_an_introduction_reaches_the_service() -> None:
         assert await introduce(relays, bytes(32), 1, 0, 2) == IntroduceStatus.UNKNOWN_ID
 
 
-async def test_introductions_are_limited_as_the_service_asks() -> None:
+@pytest.mark.parametrize("asks", ["the service", "the consensus"])
+async def test_introductions_are_limited_as_somebody_asks(asks: str) -> None:
     async with Relays() as relays:
-        auth_key = Ed25519KeyPair.generate(os.urandom)
-        await establish_intro(await relays.circuit(0, 1, 2), auth_key, rate=1, burst=2)
+        server, auth_key = relays.servers[2], Ed25519KeyPair.generate(os.urandom)
+        now = 1000.0
+        server._loop = mock.Mock(time=lambda: now)
+        if asks == "the consensus":
+            server.introductions.params = {
+                "HiddenServiceEnableIntroDoSDefense": 1,
+                "HiddenServiceEnableIntroDoSRatePerSec": 1,
+                "HiddenServiceEnableIntroDoSBurstPerSec": 2,
+            }
+        limits = {"rate": 1, "burst": 2} if asks == "the service" else {}
+        await establish_intro(await relays.circuit(0, 1, 2), auth_key, **limits)
         statuses = [await introduce(relays, auth_key.public, 1, 0, 2) for _ in range(3)]
-        assert statuses[:2] == [IntroduceStatus.SUCCESS] * 2
-        # A slow machine may have earned the third one meanwhile; the bucket itself is tested by the clock.
-        assert statuses[2] in (IntroduceStatus.SUCCESS, IntroduceStatus.CANNOT_RELAY)
+        assert statuses == [
+            IntroduceStatus.SUCCESS,
+            IntroduceStatus.SUCCESS,
+            IntroduceStatus.CANNOT_RELAY,
+        ]
+        now += 1.0
+        assert await introduce(relays, auth_key.public, 1, 0, 2) == IntroduceStatus.SUCCESS
+
+
+async def test_a_service_may_ask_for_no_limit_where_the_consensus_has_one() -> None:
+    async with Relays() as relays:
+        server, auth_key = relays.servers[2], Ed25519KeyPair.generate(os.urandom)
+        server.introductions.params = {
+            "HiddenServiceEnableIntroDoSDefense": 1,
+            "HiddenServiceEnableIntroDoSRatePerSec": 1,
+            "HiddenServiceEnableIntroDoSBurstPerSec": 1,
+        }
+        await establish_intro(await relays.circuit(0, 1, 2), auth_key, rate=0, burst=0)
+        statuses = {await introduce(relays, auth_key.public, 1, 0, 2) for _ in range(3)}
+        assert statuses == {IntroduceStatus.SUCCESS}
 
 
 async def test_a_service_that_comes_back_replaces_its_older_circuit() -> None:

@@ -14,10 +14,17 @@ import pytest
 
 from pelure.errors import CircuitError, LinkError, ProtocolError, StreamError
 from pelure.tor.cell.commands import CellCommand, DestroyReason, EndReason, RelayCommand
+from pelure.tor.cell.extensions import Extension
 from pelure.tor.cell.framing import Cell, Run, encode
 from pelure.tor.cell.linkspec import LinkSpecifier
 from pelure.tor.cell.messages import Create2, CreateFast, Destroy, Versions
-from pelure.tor.cell.onion_messages import EstablishIntro, Introduce1, Rendezvous1
+from pelure.tor.cell.onion_messages import (
+    EstablishIntro,
+    Introduce1,
+    IntroduceAck,
+    IntroduceStatus,
+    Rendezvous1,
+)
 from pelure.tor.cell.relay_messages import Extend2
 from pelure.tor.crypto import ntor
 from pelure.tor.crypto.keys import Ed25519KeyPair
@@ -252,6 +259,46 @@ async def test_malformed_messages_end_their_circuit(size: int) -> None:
             circuit = await relays.circuit(0, 1)
             circuit.send(command, os.urandom(size))
             assert await closed_for(circuit) is not None
+
+
+@pytest.mark.parametrize("damage", ["key", "extensions", "signature", "huge extension"])
+async def test_oversized_establish_intro(damage: str) -> None:
+    """Lengths that reach beyond the message, and a message as long as a cell allows."""
+    async with attacked() as (relays, _, _):
+        circuit = await relays.circuit(0, 1)
+        auth_key = Ed25519KeyPair.generate(os.urandom)
+        filler = [Extension(0xEE, bytes(250)), Extension(0xEF, bytes(40))]
+        message = bytearray(EstablishIntro.create(auth_key, circuit.kh(), filler).encode())
+        assert len(message) > 400
+        if damage == "key":
+            message[1:3] = b"\xff\xff"
+        elif damage == "extensions":
+            message[35] = 0xFF  # so many of them are announced
+        elif damage == "signature":
+            message[-66:-64] = b"\xff\xff"
+        circuit.send(RelayCommand.ESTABLISH_INTRO, bytes(message))
+        if damage == "huge extension":  # unknown ones are no fault
+            await circuit.expect(RelayCommand.INTRO_ESTABLISHED, timeout=SECONDS)
+            assert len(relays.servers[1].introductions) == 1
+        else:
+            assert await closed_for(circuit) == DestroyReason.PROTOCOL
+            assert len(relays.servers[1].introductions) == 0
+
+
+@pytest.mark.parametrize("size", [0, 1, 20, 22, 490])
+async def test_malformed_and_oversized_introduce1_is_answered_and_goes_nowhere(size: int) -> None:
+    async with attacked() as (relays, _, _):
+        service, client = await relays.circuit(0, 1), await relays.circuit(2, 1)
+        auth_key = Ed25519KeyPair.generate(os.urandom)
+        service.send(RelayCommand.ESTABLISH_INTRO, EstablishIntro.create(auth_key, service.kh()).encode())
+        await service.expect(RelayCommand.INTRO_ESTABLISHED, timeout=SECONDS)
+        message = bytearray(Introduce1(auth_key.public, (), bytes(400)).encode().ljust(490, b"x"))
+        message[21:23] = b"\xff\xff"  # the length of the authentication key
+        client.send(RelayCommand.INTRODUCE1, bytes(message[:size]))
+        answer = await client.expect(RelayCommand.INTRODUCE_ACK, timeout=SECONDS)
+        assert IntroduceAck.decode(answer.data).status == IntroduceStatus.BAD_FORMAT
+        assert relays.servers[1].introductions.relayed == 0
+        assert not service.closed.is_set()
 
 
 async def test_replayed_and_foreign_establish_intro() -> None:
