@@ -21,6 +21,7 @@ from pelure.tor.cell.messages import Destroy, PaddingNegotiate
 from pelure.tor.net import narrow
 from pelure.tor.net.handshake import WIDE_VERSION, Handshake, PeerIdentity
 from pelure.tor.net.narrow import NarrowReader
+from pelure.tor.net.pacing import PAUSE_SECONDS, ReadPacer
 from pelure.tor.net.queues import CellQueues
 from pelure.tor.net.throttle import LEAST_SHARE, Throttle
 from pelure.tor.net.tls import TlsConnection
@@ -103,6 +104,7 @@ class Link(asyncio.BufferedProtocol):
         self._throttle = throttle
         self._throttled = False  # the flush that is pending waits for its turn at the throttle
         self._paused = False
+        self._pacer = ReadPacer(self._loop.time())
         self.initiator = initiator
         self._high_ids = initiator
         self.expected = expected
@@ -275,8 +277,7 @@ class Link(asyncio.BufferedProtocol):
         if self.closed:
             return
         self.bytes_read += nbytes
-        if self._throttle is not None:
-            self._throttle_reading(self._throttle, nbytes)
+        self._pace_reading(nbytes)
         try:
             if self._tls is None:
                 self._tls = self._owner.session(self)
@@ -294,11 +295,19 @@ class Link(asyncio.BufferedProtocol):
             log.exception("bug: link to %s", self.address[0])
             self.close("internal error", error)
 
-    def _throttle_reading(self, throttle: Throttle, nbytes: int) -> None:
-        throttle.reading.spend(nbytes)
-        if self._transport is not None and not throttle.reading.share(READ_SIZE):
+    def _pace_reading(self, nbytes: int) -> None:
+        """Stop reading while the throttle has nothing to give, or until a worthwhile read has gathered."""
+        if self._transport is None:
+            return
+        if self._throttle is not None:
+            self._throttle.reading.spend(nbytes)
+            if not self._throttle.reading.share(READ_SIZE):
+                self._transport.pause_reading()
+                self._throttle.reading.wait(self._read_on)
+                return
+        if self._pacer.should_wait(nbytes, self._loop.time()):
             self._transport.pause_reading()
-            throttle.reading.wait(self._read_on)
+            self._loop.call_later(PAUSE_SECONDS, self._read_on)
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing():
