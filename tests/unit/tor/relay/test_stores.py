@@ -7,6 +7,7 @@ import base64
 import ipaddress
 import os
 from pathlib import Path
+from unittest import mock
 
 import pytest
 
@@ -15,8 +16,11 @@ from pelure.tor.cell.certs import CertType, Ed25519Cert
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.network import parse_network, torrc_options
 from pelure.tor.directory.router_descriptor import parse_router_descriptor
+from pelure.tor.net.queues import CellQueues
 from pelure.tor.onion.outer import encode_outer
+from pelure.tor.relay import memory
 from pelure.tor.relay.bandwidth import LEAST_OBSERVED, BandwidthMeter
+from pelure.tor.relay.circuit import RelayCircuit
 from pelure.tor.relay.config import RelayConfig
 from pelure.tor.relay.hsdir import DescriptorStore
 from pelure.tor.relay.introduction import TokenBucket
@@ -282,6 +286,32 @@ def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
     assert [bucket.take(0.0) for _ in range(6)] == [True] * 5 + [False]
     assert [bucket.take(1.0) for _ in range(3)] == [True, True, False]
     assert [bucket.take(100.0) for _ in range(6)] == [True] * 5 + [False]
+
+
+def waiting_circuit(cells: int, since: float) -> tuple[mock.Mock, mock.Mock]:
+    """A link with ``cells`` cells queued at ``since`` for its one circuit, and that circuit."""
+    queues = CellQueues()
+    queues.put(7, bytes(514 * cells), cells, since)
+    circuit = mock.Mock(spec=RelayCircuit, streams={})
+    return mock.Mock(queues=queues, handler=lambda _: circuit, queued=queues.queued), circuit
+
+
+def test_the_circuits_whose_cells_wait_longest_go_first_and_no_more_than_needed() -> None:
+    pairs = [waiting_circuit(100, since) for since in (5.0, 3.0, 9.0, 4.0)]
+    links, circuits = [link for link, _ in pairs], [circuit for _, circuit in pairs]
+    store = DescriptorStore()
+    assert memory.relieve(links, circuits, store, 100 * 514 * 5, NOW) == 0, "it is not too much yet"
+    assert memory.relieve(links, circuits, store, 100 * 514 * 3, NOW) == 2
+    assert [circuit.close.called for circuit in circuits] == [False, True, False, True]
+
+
+def test_uploaded_descriptors_go_before_circuits() -> None:
+    store = DescriptorStore()
+    for _ in range(20):
+        store.store(make_descriptor(1, b"x" * 5000), NOW)
+    link, circuit = waiting_circuit(50, 3.0)
+    assert memory.relieve([link], [circuit], store, 100_000, NOW) == 0
+    assert store.size <= 20_000 and not circuit.close.called
 
 
 async def test_onionskins_take_turns_and_are_shed() -> None:
