@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -15,6 +17,7 @@ import pytest
 
 from interop.commands import Command
 from interop.sharing import Person, make_folder
+from pelure.share.mount import WAIT_SECONDS
 
 pytestmark = [
     pytest.mark.timeout(420),
@@ -132,3 +135,62 @@ def test_a_publisher_that_dies_and_comes_back(network: Path, tmp_path: Path) -> 
                 assert outcomes == [film[5_000_000:]]  # it has waited
                 assert _tool(mounted, SUMS) == _tool(folder, SUMS)
                 _write_as_owner(publisher, links["alice"]["link"], tmp_path / "own", folder, mounted)
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(1200)
+def test_never_wrong_bytes(network: Path, tmp_path: Path) -> None:
+    """A publisher killed at any moment, once for longer than readers wait: right bytes or EIO, no others."""
+    chance = random.Random(5)
+    publisher = Person(network, tmp_path / "publisher")
+    folder = make_folder(tmp_path / "folder", big=8_000_000, small=120)
+    contents = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    names = sorted(contents)
+    errors = 0
+    for away in (1.1 * WAIT_SECONDS, 0, 1, 3, 5, 8):
+        reader = Person(network, tmp_path / f"reader-{away}")
+        mounted = tmp_path / f"mounted-{away}"
+        command, links = publisher.share(folder, "--to", "alice")
+        with reader.start("mount", links["alice"]["link"], str(mounted)) as mount:
+            mount.wait("mounted")
+            results: list[bool | int | None] = []
+            stop = threading.Event()
+
+            def read_at_random() -> None:
+                source = random.Random(away)  # noqa: B023 - the thread ends within the round
+                while not stop.is_set():  # noqa: B023
+                    name = source.choice(names)
+                    start = source.randrange(len(contents[name]) + 1)
+                    try:
+                        with (mounted / name).open("rb", buffering=0) as file:  # noqa: B023
+                            got = os.pread(file.fileno(), 50_000, start)
+                        results.append(got == contents[name][start : start + 50_000])  # noqa: B023
+                    except OSError as error:
+                        results.append(error.errno)  # noqa: B023
+
+            reading = threading.Thread(target=read_at_random)
+            reading.start()
+            time.sleep(chance.uniform(0, 0.5))
+            command.process.send_signal(signal.SIGKILL)
+            command.process.wait()
+            time.sleep(away)
+            command, _ = publisher.share(folder, "--to", "alice")
+            with command:
+                time.sleep(2)
+                stop.set()
+                reading.join(300)
+                _until_sums_are_right(mounted, folder)
+            assert set(results) <= {True, errno.EIO}
+            errors += results.count(errno.EIO)
+    assert errors
+
+
+def _until_sums_are_right(mounted: Path, folder: Path) -> None:
+    """Circuits come back within a minute or so; errors until then are allowed, other sums are not."""
+    right = _tool(folder, SUMS)
+    for _ in range(3):
+        done = subprocess.run(["sh", "-c", SUMS], cwd=mounted, capture_output=True, text=True, check=False)
+        assert set(done.stdout.splitlines()) <= set(right)
+        if done.returncode == 0:
+            return
+    raise AssertionError(done.stderr)

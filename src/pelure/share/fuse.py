@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import ctypes
 import errno
+import logging
 import os
 import threading
 from collections.abc import Awaitable, Callable
@@ -13,6 +15,23 @@ from typing import Any
 import mfusepy
 
 from pelure.errors import ConfigError
+
+log = logging.getLogger(__name__)
+
+
+@ctypes.CFUNCTYPE(None, ctypes.c_int, ctypes.c_char_p, ctypes.c_void_p)  # type: ignore[untyped-decorator]
+def _say(level: int, message: bytes, arguments: int) -> None:
+    """What libfuse says goes to the log, as a format without its arguments (a C ``va_list``)."""
+    # libfuse 3.14 says this at each start, of its own default.
+    if not message.startswith(b"Ignoring invalid max threads"):
+        log.warning("FUSE: %s", message.decode("utf-8", "replace").strip())
+
+
+def _quieten() -> None:
+    """Have libfuse speak to the log instead of standard error, where it can (3.7 and newer)."""
+    setting = getattr(mfusepy._libfuse, "fuse_set_log_func", None)
+    if setting is not None:
+        setting(_say)
 
 
 class FileSystem(mfusepy.Operations):  # type: ignore[misc]
@@ -29,11 +48,17 @@ class FileSystem(mfusepy.Operations):  # type: ignore[misc]
 
 
 class _Fuse(mfusepy.FUSE):  # type: ignore[misc]
-    """FUSE that refuses what it would do wrongly: ``mv -n`` and an exchange of two names would overwrite."""
+    """FUSE with two calls passed on as they are meant."""
 
     def rename_fuse_3(self, old: bytes, new: bytes, flags: int) -> int:
-        """rename(2) with flags is left to the caller to do otherwise, as with other file systems."""
+        """renameat2(2) with flags is refused, for callers to do it otherwise: it would overwrite files."""
         return -errno.EINVAL if flags else int(self.rename_fuse_2(old, new))
+
+    def truncate_fuse_3(self, path: bytes | None, length: int, fip: Any) -> int:
+        """ftruncate(2) is of the open file, which may have no name any more."""
+        handle = fip.contents.fh if fip else None
+        name = None if path is None else path.decode(self.encoding, self.errors)
+        return int(self.operations.truncate(name, length, handle))
 
 
 class Mounted:
@@ -95,6 +120,7 @@ async def mount_at(
 
     def serve() -> None:
         try:
+            _quieten()
             _Fuse(
                 system,
                 str(folder),

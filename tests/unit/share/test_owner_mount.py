@@ -76,6 +76,12 @@ async def test_what_is_done_there_is_done_in_the_folder(tmp_path: Path) -> None:
                 file.seek(4)
                 file.write(b"two")
             assert (folder / "moved.txt").read_text() == "old two"
+            with (folder / "nameless").open("w+b") as file:
+                (folder / "nameless").unlink()
+                file.write(b"written")
+                file.truncate(4)
+                file.seek(0)
+                assert file.read() == b"writ"
 
         await asyncio.to_thread(look)
         await mounted.unmount()
