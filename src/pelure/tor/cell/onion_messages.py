@@ -6,7 +6,7 @@ Same shape as ``relay_messages``: ``command``, ``encode``, ``decode`` (raising `
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import IntEnum
 from typing import ClassVar, Self
 
@@ -143,7 +143,7 @@ class IntroducePayload:
     ``onion_key`` is the rendezvous point's ntor key (32 bytes), ``specifiers`` name it.
     """
 
-    cookie: bytes
+    cookie: bytes = field(repr=False)
     extensions: tuple[Extension, ...]
     onion_key: bytes
     specifiers: tuple[LinkSpecifier, ...]
@@ -189,7 +189,7 @@ class EstablishRendezvous(RelayMessageBody):
     """ESTABLISH_RENDEZVOUS: wait here for the service that knows ``cookie`` (20 bytes)."""
 
     command: ClassVar[RelayCommand] = RelayCommand.ESTABLISH_RENDEZVOUS
-    cookie: bytes
+    cookie: bytes = field(repr=False)
 
     def encode(self) -> bytes:
         return self.cookie
@@ -218,7 +218,7 @@ class Rendezvous1(RelayMessageBody):
     """RENDEZVOUS1: the service's answer, for the circuit that waits with ``cookie``."""
 
     command: ClassVar[RelayCommand] = RelayCommand.RENDEZVOUS1
-    cookie: bytes
+    cookie: bytes = field(repr=False)
     handshake_info: bytes
 
     def encode(self) -> bytes:

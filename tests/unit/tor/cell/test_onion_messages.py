@@ -100,3 +100,8 @@ def test_what_old_relays_leave_out() -> None:
     assert o.IntroEstablished.decode(b"") == o.IntroEstablished()
     assert o.IntroduceAck.decode(b"\0\0") == o.IntroduceAck(0)
     assert o.EstablishRendezvous.decode(bytes(30)) == o.EstablishRendezvous(bytes(20))
+
+
+@pytest.mark.parametrize("message", [one for one in MESSAGES if hasattr(one, "cookie")])
+def test_who_reads_a_log_can_not_meet_the_client(message: Any) -> None:
+    assert repr(message.cookie) not in repr(message)
