@@ -28,7 +28,7 @@ from benchmarks.support.endpoints import CTOR, KINDS, PELURE, Endpoint, Place
 from benchmarks.support.fetching import SMALL, Via, download, first_byte
 from benchmarks.support.figures import Figures
 from benchmarks.support.file_server import file_server
-from benchmarks.support.harness import Command, CTorNetwork, free_port
+from benchmarks.support.harness import CTorNetwork, free_port
 from benchmarks.support.idle_circuits import with_idle_circuits
 from benchmarks.support.namespace import run, say
 from benchmarks.support.pinned import circuit, pinned_client
@@ -118,7 +118,7 @@ def embedded_network() -> Iterator[tuple[Place, list[int]]]:
     with TemporaryDirectory(prefix="pelure-bench-") as name:
         folder = Path(name)
         options = ("--dir", str(folder / "net"), "--relays", str(RELAYS), "--authorities", str(AUTHORITIES))
-        with Command("--state", str(folder), "net", "up", *options, log=folder / "log") as command:
+        with endpoints.pelure("--state", str(folder), "net", "up", *options, log=folder / "log") as command:
             file = Path(command.wait("up")["network"])
             authorities = [line for line in file.read_text().splitlines() if line.startswith("DirAuthority")]
             pids = json.loads((folder / "net" / "network.json").read_text())["workers"]
@@ -205,7 +205,7 @@ def pelure_relay(network: CTorNetwork, name: str) -> Iterator[Middle]:
     with TemporaryDirectory(prefix="pelure-bench-") as folder:
         base = ("--network", str(network.network_file), "--state", folder)
         options = ("--nickname", name, "--orport", f"127.0.0.1:{free_port()}", "--dir", f"{folder}/relay")
-        with Command(*base, "relay", *options, log=Path(folder, "log")) as command:
+        with endpoints.pelure(*base, "relay", *options, log=Path(folder, "log")) as command:
             yield Middle(PELURE, str(command.wait("listening")["fingerprint"]), command.process.pid)
 
 

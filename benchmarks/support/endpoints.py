@@ -50,7 +50,7 @@ def client(kind: str, place: Place) -> Iterator[Endpoint]:
             running.stop()
         return
     port = free_port()
-    with _pelure(place, "proxy", "--socks", f"127.0.0.1:{port}") as command:
+    with _in_place(place, "proxy", "--socks", f"127.0.0.1:{port}") as command:
         command.wait("bootstrapped")
         yield Endpoint(kind, command.process.pid, socks=port)
 
@@ -65,17 +65,27 @@ def service(kind: str, place: Place, port: int) -> Iterator[Endpoint]:
         finally:
             running.stop()
         return
-    with _pelure(place, "onion", "serve", "--port", f"80:127.0.0.1:{port}") as command:
+    with _in_place(place, "onion", "serve", "--port", f"80:127.0.0.1:{port}") as command:
         address = str(command.wait("published")["address"])
         yield Endpoint(kind, command.process.pid, address=address)
 
 
 @contextmanager
-def _pelure(place: Place, *arguments: str) -> Iterator[Command]:
+def _in_place(place: Place, *arguments: str) -> Iterator[Command]:
     with TemporaryDirectory(prefix="pelure-bench-") as folder:
         base = ("--network", str(place.file), "--state", f"{folder}/state")
-        with Command(*base, *arguments, log=Path(folder, "log")) as command:
+        with pelure(*base, *arguments, log=Path(folder, "log")) as command:
             yield command
+
+
+@contextmanager
+def pelure(*arguments: str, log: Path) -> Iterator[Command]:
+    """A running command; asked to stop also after an error, so that its own processes end before it does."""
+    with Command(*arguments, log=log) as command:
+        try:
+            yield command
+        finally:
+            command.stop()
 
 
 def cold(kind: str, place: Place, services: list[Endpoint]) -> list[float]:
