@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import time
 from collections.abc import Awaitable, Callable, Sequence
@@ -23,6 +24,7 @@ MAX_SOURCES = 8
 GUARDS_TO_ASK = 3
 
 T = TypeVar("T")
+log = logging.getLogger(__name__)
 Ask = Callable[[DirectorySource], Awaitable[T]]
 
 
@@ -98,7 +100,8 @@ class Directories:
         guards = self._guards()
         try:
             await source.open()
-        except (LinkError, CircuitError):
+        except (LinkError, CircuitError) as error:
+            log.info("%s can't be asked for the directory: %s", relay.nickname, error)
             if guards is not None:
                 guards.failed(relay, time.time())
             raise
