@@ -45,7 +45,7 @@ def peak() -> float:
 
 
 def entry_path(i: int) -> str:
-    return f"/folder {i % 1000}/entry {i}"
+    return f"/folder {i // 1000}/entry {i % 1000}"
 
 
 async def import_file(drive: Drive, file: str, how: str = "copy") -> Answer:

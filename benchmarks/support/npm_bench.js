@@ -21,7 +21,7 @@ async function open (folder, key) {
   return drive
 }
 
-const entryPath = (i) => `/folder ${i % 1000}/entry ${i}`
+const entryPath = (i) => `/folder ${Math.floor(i / 1000)}/entry ${i % 1000}`
 
 const commands = {
   async 'import-file' (store, file) {

@@ -21,7 +21,7 @@ from pelure.hyper.core.tree import NotAvailable
 
 _T = TypeVar("_T")
 _STEPS_WITHOUT_PAUSE = 256
-_KEPT_EDITS = 2048
+_KEPT_EDITS = 32_768
 _FETCH_AHEAD = 64
 _EVERYTHING = Range()
 

@@ -16,6 +16,8 @@ from pelure.hyper.core.tree import NotAvailable
 
 _CACHED_BLOCKS = 16384
 _READ_AHEAD = 64
+_RUN = 16
+"""Loads close to one another that make it likely that more will follow."""
 
 
 class BlocksMissing(NotAvailable):
@@ -34,6 +36,7 @@ class BlockCache:
         self._young: dict[int, Block] = {}
         self._old: dict[int, Block] = {}
         self._last_chunk = -2
+        self._run = 0
         core.on_change(self._changed)
 
     def _changed(self, change: Change) -> None:
@@ -61,7 +64,9 @@ class BlockCache:
         if not 0 < seq < self.core.length:
             raise DriveError(f"the drive's index refers to block {seq}, which does not exist")
         chunk = seq // _READ_AHEAD
-        if abs(chunk - self._last_chunk) == 1:
+        near = abs(chunk - self._last_chunk) <= 1
+        self._run = min(self._run + 1, 4 * _RUN) if near else self._run // 4
+        if near and chunk != self._last_chunk and self._run >= _RUN:
             self._read_ahead(chunk)
         self._last_chunk = chunk
         block = self._young.get(seq)

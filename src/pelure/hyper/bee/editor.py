@@ -105,7 +105,9 @@ class Editor:
             self._split_up(path, node)
             self._finish(seq, key, value)
             return
-        for level, pointer in enumerate(pointers, 1):  # what _finish would do, the path being all that changed
+        for level, pointer in enumerate(
+            pointers, 1
+        ):  # what _finish would do, the path being all that changed
             pointer.seq, pointer.level = seq, level
         self._entries.append(_Entry(key, value, [Child(seq, 0, self.root), *pointers]))
 

@@ -36,7 +36,7 @@ _FORMAT_KEY = b"format"
 _GENERATION_KEY = b"generation"
 _JOURNAL_LIMIT = 64 << 10
 _JOURNALED_CHANGES = 20_000
-_READS_PER_MAPPING = 16_384
+_READS_PER_MAPPING = 4096
 
 log = logging.getLogger(__name__)
 
