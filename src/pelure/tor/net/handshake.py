@@ -18,6 +18,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from abc import ABC, abstractmethod
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -46,6 +47,7 @@ AUTH_TYPE = b"AUTH0003"
 RAND_LEN = 24
 SIGNATURE_LEN = 64
 PADDING = frozenset({CellCommand.PADDING, CellCommand.VPADDING})
+MAX_CELLS = 256  # of a peer until the link is open: it takes five, the rest is padding
 
 Export = Callable[[bytes, bytes, int], bytes]
 """RFC 5705: ``export(label, context, length)`` of the TLS session."""
@@ -94,7 +96,8 @@ class Handshake(ABC):
         self._sent = hashlib.sha256()
         self._received = hashlib.sha256()
         self._keys: CheckedKeys | None = None
-        self._items: list[Cell | Run] = []
+        self._items: deque[Cell | Run] = deque()
+        self._cells_left = MAX_CELLS
         self.reader: CellReader | NarrowReader = CellReader(wide=False)
         self.version = 0
         self.done = False
@@ -109,7 +112,10 @@ class Handshake(ABC):
         answer = b""
         self._items += self.reader.feed(data)
         while self._items and not self.done:
-            cell = self._items.pop(0)
+            cell = self._items.popleft()
+            self._cells_left -= 1
+            if not self._cells_left:
+                raise ProtocolError("the peer says too much in its handshake")
             if isinstance(cell, Run) or cell.circ_id != 0:
                 raise ProtocolError("a circuit's cell came before the link was open")
             if not self.version:
@@ -123,7 +129,8 @@ class Handshake(ABC):
 
     def take_items(self) -> list[Cell | Run]:
         """Cells that came right behind the handshake."""
-        items, self._items = self._items, []
+        items = list(self._items)
+        self._items.clear()
         return items
 
     def _agree(self, cell: Cell) -> bytes:

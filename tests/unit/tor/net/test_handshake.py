@@ -19,6 +19,7 @@ from pelure.tor.cell.messages import AuthChallenge, Authenticate, Certs, Netinfo
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.crypto.rsa import RsaKeyPair
 from pelure.tor.net.handshake import (
+    MAX_CELLS,
     VERSIONS,
     InitiatorHandshake,
     ResponderHandshake,
@@ -253,6 +254,15 @@ def test_padding_may_come_at_any_time_and_is_hashed() -> None:
     answer = server.receive(client.start())
     client.receive(answer + padding)
     assert client.done
+
+
+def test_padding_without_end_ends_the_handshake() -> None:
+    _, responder = pair(None)
+    responder.receive(encode(Versions(VERSIONS).cell(), wide=False))
+    padding = encode(Cell(0, CellCommand.VPADDING, b""))
+    responder.receive(padding * 100)
+    with pytest.raises(ProtocolError, match="too much"):
+        responder.receive(padding * MAX_CELLS)
 
 
 @settings(deadline=None, max_examples=100)
