@@ -75,15 +75,15 @@ class NpmCores:
             if not future.done():
                 future.set_exception(NpmError("the node process ended"))
 
-    async def call(self, cmd: str, **arguments: Any) -> dict[str, Any]:
-        """Run a command of ``core_peer.js``. Raises :class:`NpmError` if it fails there."""
+    async def call(self, cmd: str, *, seconds: float = ANSWER_SECONDS, **arguments: Any) -> dict[str, Any]:
+        """Run a command of the script within ``seconds``. Raises :class:`NpmError` if it fails there."""
         assert self._process is not None and self._process.stdin is not None
         number = next(self._numbers)
         future: asyncio.Future[dict[str, Any]] = asyncio.get_running_loop().create_future()
         self._waiting[number] = future
         line = json.dumps({"cmd": cmd, "n": number, **arguments})
         self._process.stdin.write(line.encode() + b"\n")
-        answer = await asyncio.wait_for(future, ANSWER_SECONDS)
+        answer = await asyncio.wait_for(future, seconds)
         if "error" in answer:
             raise NpmError(answer["error"])
         return answer

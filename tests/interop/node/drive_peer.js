@@ -1,4 +1,5 @@
 // Hyperdrives of npm, driven over standard input and output by tests: one JSON command a line, one answer a line.
+const fs = require('fs')
 const net = require('net')
 const readline = require('readline')
 const crypto = require('crypto')
@@ -61,6 +62,14 @@ const commands = {
     await batch.flush()
     return state(drives.get(id))
   },
+  async putFile ({ id, path, file }) {
+    await new Promise((resolve, reject) => {
+      const sink = drives.get(id).createWriteStream(path)
+      sink.on('close', resolve).on('error', reject)
+      fs.createReadStream(file).on('error', reject).pipe(sink)
+    })
+    return state(drives.get(id))
+  },
   async symlink ({ id, path, target }) {
     await drives.get(id).symlink(path, target)
     return state(drives.get(id))
@@ -78,6 +87,11 @@ const commands = {
     const drive = version ? drives.get(id).checkout(version) : drives.get(id)
     const data = await drive.get(path)
     return { data: data && data.toString('hex') }
+  },
+  async hash ({ id, path }) {
+    const hash = crypto.createHash('sha256')
+    for await (const part of drives.get(id).createReadStream(path)) hash.update(part)
+    return { sha256: hash.digest('hex') }
   },
   async range ({ id, path, start, end }) {
     const parts = []
