@@ -108,9 +108,9 @@ def one_round(figures: Figures, plan: Plan, pairs: list[Pair], number: int) -> N
             throughput(figures, plan.size, pair, Via(pair.client.socks, f"round{number}"), streams)
     for pair in pairs:
         via = Via(pair.client.socks, f"rendezvous{number}")
-        seconds = many(via, pair.service.address, plan.requests, plan.at_once)
+        rate = many(via, pair.service.address, plan.requests, plan.at_once)
         row = f"rendezvous, {plan.requests} by {plan.at_once} at once"
-        figures.add(row, pair.name, plan.requests / seconds, "per s")
+        figures.add(row, pair.name, rate, "per s")
 
 
 def throughput(figures: Figures, size: int, pair: Pair, via: Via, streams: int) -> None:
