@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from pelure.errors import DriveError
+from pelure.hyper.core.blockfile import BlockFile
 from pelure.hyper.core.core_storage import INLINE_LIMIT
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.hashing import leaf_hash
@@ -96,6 +97,21 @@ def test_clearing_and_purging_give_space_back(tmp_path: Path) -> None:
     again = store.get(name="core")
     assert again.length == 0 and again is not core
     again.append([b"a new beginning"])
+    store.close()
+
+
+def test_space_that_lies_together_is_given_back_in_one_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    released: list[tuple[int, int]] = []
+    monkeypatch.setattr(BlockFile, "release", lambda _, position, size: released.append((position, size)))
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    core.append([os.urandom(50_000) for _ in range(8)])
+    core.clear(1, 6)
+    assert released == [(50_000, 250_000)]
+    core.clear(0, 8)
+    assert released[1:] == [(0, 50_000), (300_000, 100_000)]
     store.close()
 
 
