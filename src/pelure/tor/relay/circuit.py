@@ -97,7 +97,7 @@ class RelayCircuit:
     """See the module. It is the handler of its circuit id on the previous link."""
 
     __slots__ = (
-        "_crypto", "_early_left", "_end", "_extending", "_header", "_sendme_inc", "circ_id", "closed",
+        "_crypto", "_cut", "_early_left", "_end", "_extending", "_header", "_sendme_inc", "circ_id", "closed",
         "created_at", "host", "joined", "kh", "link", "next", "role", "streams",
     )  # fmt: skip
 
@@ -116,6 +116,7 @@ class RelayCircuit:
         self._sendme_inc = secrets.sendme_inc
         self._end: HopEnd | None = None
         self._early_left = MAX_EARLY
+        self._cut = False  # there was a next hop once: cells for it may still be on their way
         self._extending: asyncio.Task[None] | None = None
         self._header = np.frombuffer(circ_id.to_bytes(4, "big") + bytes([RELAY]), np.uint8)
 
@@ -167,7 +168,7 @@ class RelayCircuit:
         elif self.joined is not None:
             run.cells[:, 4] = RELAY  # early ones, too, come from the other circuit's far side
             self.joined.backward(run)
-        else:
+        elif not self._cut:
             raise ProtocolError("a cell came that no hop recognizes, and there is no next one")
 
     def backward(self, run: Run) -> None:
@@ -317,11 +318,13 @@ class RelayCircuit:
         if self.next is not None:
             self.next.destroy(DestroyReason.REQUESTED)
             self.next = None
+            self._cut = True
         self.send(RelayCommand.TRUNCATED, Truncated(DestroyReason.REQUESTED).encode())
 
     def next_lost(self, reason: int) -> None:
         """The circuit behind this relay is gone: tell the origin, who may extend anew."""
         self.next = None
+        self._cut = True
         if not self.closed:
             self.send(RelayCommand.TRUNCATED, Truncated(reason).encode())
 

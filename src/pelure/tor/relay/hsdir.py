@@ -17,11 +17,12 @@ DEFAULT_CAPACITY = 64 * 1024 * 1024  # bytes of descriptors
 ENTRY_OVERHEAD = 400  # bytes of memory an entry costs beside its text
 
 
-@dataclass(frozen=True)
+@dataclass(slots=True)
 class _Entry:
     document: bytes
     revision_counter: int
     expires: float
+    fetches: int
 
     @property
     def size(self) -> int:
@@ -29,7 +30,11 @@ class _Entry:
 
 
 class DescriptorStore:
-    """Descriptors by blinded key, in bounded memory; when full, those that expire first are dropped first."""
+    """Descriptors by blinded key, in bounded memory.
+
+    When it is full those that were fetched least go first: a flood of uploads displaces its own kind, not
+    the onion services that people visit.
+    """
 
     def __init__(self, capacity: int = DEFAULT_CAPACITY, max_descriptor: int = MAX_DESCRIPTOR_LEN) -> None:
         """``capacity``: bytes; ``max_descriptor``: consensus parameter ``HSV3MaxDescriptorSize``."""
@@ -53,7 +58,8 @@ class DescriptorStore:
         if known is not None and known.expires > now and known.revision_counter >= outer.revision_counter:
             raise DirectoryError("a descriptor of the same or a later revision is already here")
         self._drop(outer.blinded_key)
-        entry = _Entry(document, outer.revision_counter, now + outer.lifetime * 60)
+        fetches = known.fetches if known is not None else 0
+        entry = _Entry(document, outer.revision_counter, now + outer.lifetime * 60, fetches)
         if self.size + entry.size > self.capacity:  # room for many, so that this is rare
             self.make_room(self.capacity * 9 // 10 - entry.size, now)
         self._entries[outer.blinded_key] = entry
@@ -71,17 +77,20 @@ class DescriptorStore:
         if entry is None or entry.expires <= now:
             return None
         self.fetched += 1
+        entry.fetches += 1
         return entry.document
 
     def make_room(self, target: int, now: float) -> int:
-        """Drop what has expired, then what expires first, until ``size`` is at most ``target`` bytes.
+        """Drop what has expired, then what was fetched least, until ``size`` is at most ``target`` bytes.
 
         Returns the bytes given back.
         """
         before = self.size
         self.expire(now)
         if self.size > target:
-            for key in sorted(self._entries, key=lambda key: self._entries[key].expires):
+            # Of those fetched alike, the ones that expire first.
+            entries = self._entries
+            for key in sorted(entries, key=lambda key: (entries[key].fetches, entries[key].expires)):
                 self._drop(key)
                 if self.size <= target:
                     break

@@ -54,7 +54,10 @@ LINK_KEYS_MARGIN_SECONDS = 6 * 3600.0
 BYTES_PER_CIRCUIT = 16 * 1024  # what a circuit is reckoned with when their number is bounded
 STATE_FILE = "pelure-bandwidth.json"
 
+RESTART_SECONDS = 10.0  # until a background job that failed is begun anew
+
 OnEvent = Callable[..., None]
+Job = Callable[[], Coroutine[Any, Any, None]]
 
 
 class RelayServer:
@@ -133,15 +136,11 @@ class RelayServer:
         self._reachability = ReachabilityTest(self.links, self.cache, self.params, self._reached)
         self._build_documents()
         self._publisher = Publisher(config.network, self._build_documents, self._accepted)
-        work: list[Coroutine[Any, Any, None]] = [
-            self._watch_memory(),
-            self._keep_house(),
-            self._renew_keys(),
-        ]
+        work: list[Job] = [self._watch_memory, self._keep_house, self._renew_keys]
         if config.publish:
-            work.append(self._publish())
+            work.append(self._publish)
         if self._fills_cache:
-            work.append(CacheUpdater(config.network, self.cache, self.consensus_changed).run())
+            work.append(CacheUpdater(config.network, self.cache, self.consensus_changed).run)
         self._tasks = [asyncio.ensure_future(self._guarded(one)) for one in work]
 
     async def close(self) -> None:
@@ -156,12 +155,14 @@ class RelayServer:
             self._folder.write_json(STATE_FILE, self.bandwidth.state())
         self._folder.close()
 
-    async def _guarded(self, work: Coroutine[Any, Any, None]) -> None:
-        """A bug in one of the background jobs must be seen, and must not end the others."""
-        try:
-            await work
-        except Exception:
-            log.exception("bug: a background job of the relay has ended")
+    async def _guarded(self, job: Job) -> None:
+        """A bug in one of the background jobs must be seen, and must neither end it nor the others."""
+        while True:
+            try:
+                await job()
+            except Exception:
+                log.exception("bug: a background job of the relay has failed and is begun anew")
+            await asyncio.sleep(RESTART_SECONDS)
 
     def _make_link_identity(self) -> Any:
         addresses = tuple(one for one in (self.config.address, self.config.address6) if one)

@@ -25,6 +25,7 @@ from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.net import dir_http
 from pelure.tor.net.origin import Circuit
+from pelure.tor.relay.circuit import RelayCircuit
 
 from .support import EchoServer, Relays, until
 
@@ -155,6 +156,24 @@ async def test_truncate_and_extend_anew() -> None:
         hops[0].end.send(RelayCommand.TRUNCATE)
         circuit.flush()
         await until(lambda: not relays.servers[2].circuits and not relays.servers[1].circuits)
+
+
+async def test_cells_on_their_way_to_a_hop_that_is_gone_are_no_fault() -> None:
+    async with Relays() as relays:
+        circuit = await relays.circuit()
+        [last] = relays.servers[2].circuits
+        [middle] = relays.servers[1].circuits
+        with mock.patch.object(RelayCircuit, "send") as send:  # the origin does not hear of it yet
+            last.close(DestroyReason.RESOURCELIMIT)
+            await until(lambda: send.called)
+        for _ in range(3):
+            circuit.send(RelayCommand.DROP, b"")
+        circuit.send(RelayCommand.DROP, b"", hop=1)
+        handled = mock.Mock(wraps=middle._handle_message)
+        with mock.patch.object(RelayCircuit, "_handle_message", handled):
+            circuit.send(RelayCommand.DROP, b"", hop=1)
+            await until(lambda: handled.called)
+        assert not middle.closed and middle.next is None
 
 
 async def test_extending_to_nobody_to_another_relay_and_back_fails() -> None:

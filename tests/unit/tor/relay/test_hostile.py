@@ -35,6 +35,7 @@ from pelure.tor.net.origin import Circuit
 from pelure.tor.net.tls import Scratch, TlsConnection, client_context
 from pelure.tor.relay import exit as exit_streams
 from pelure.tor.relay import memory
+from pelure.tor.relay import server as server_module
 from pelure.tor.relay.circuit import RelayCircuit
 
 from .support import EchoServer, Relays, until
@@ -512,3 +513,14 @@ async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them(
         await stream.write(b"x")
         assert await stream.read() == b"x"
         source.close()
+
+
+async def test_a_background_job_that_fails_is_begun_anew(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr(server_module, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(server_module, "MEMORY_CHECK_SECONDS", 0.01)
+    with mock.patch.object(memory, "relieve", side_effect=[ZeroDivisionError, *[0] * 100_000]) as relieve:
+        async with asyncio.timeout(SECONDS), Relays(1):
+            await until(lambda: relieve.call_count > 2)
+    assert caplog.text.count("bug: a background job") == 1

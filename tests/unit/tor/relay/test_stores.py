@@ -170,6 +170,18 @@ def test_descriptors_take_bounded_memory() -> None:
     assert store.make_room(0, NOW) > 0 and store.size == 0
 
 
+def test_a_flood_of_uploads_does_not_displace_what_is_fetched() -> None:
+    store = DescriptorStore(capacity=20_000)
+    key = Ed25519KeyPair.generate(os.urandom)
+    store.store(make_descriptor(1, key=key), NOW)
+    name = base64.b64encode(key.public).decode()
+    assert store.fetch(name, NOW) is not None
+    store.store(make_descriptor(2, key=key), NOW)  # what was fetched counts for the new revision, too
+    for number in range(60):
+        store.store(make_descriptor(1, b"x" * 500), NOW + 1 + number)
+    assert store.fetch(name, NOW + 100) is not None
+
+
 # ---- settings ----
 
 
