@@ -8,6 +8,7 @@ prints the sentence given along with it. Names of events are stable; docs/events
 from __future__ import annotations
 
 import json
+import os
 import sys
 from types import TracebackType
 from typing import Any
@@ -24,6 +25,13 @@ from rich.progress import (
 )
 
 
+class _PatientConsole(Console):
+    """Rich's own ends the program when nobody reads any more."""
+
+    def on_broken_pipe(self) -> None:
+        _stop_telling()
+
+
 class Output:
     """Where a command's events go; used as a context manager so that bars are always taken down."""
 
@@ -31,14 +39,17 @@ class Output:
         """``quiet``: tell people nothing, for standard output is needed otherwise."""
         self.as_json = as_json
         self.quiet = quiet
-        self.console = Console(stderr=False, highlight=False, soft_wrap=True)
+        self.console = _PatientConsole(stderr=False, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
     def event(self, name: str, text: str | None = None, /, **fields: Any) -> None:
         """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
         if self.as_json:
-            print(json.dumps({"event": name, **fields}, ensure_ascii=False), flush=True)
+            try:
+                print(json.dumps({"event": name, **fields}, ensure_ascii=False), flush=True)
+            except BrokenPipeError:
+                _stop_telling()
         elif text is not None and not self.quiet:
             self.console.print(text, markup=False)
 
@@ -79,3 +90,10 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish()
+
+
+def _stop_telling() -> None:
+    """Nobody reads what the command prints any more; what it does goes on."""
+    nowhere = os.open(os.devnull, os.O_WRONLY)
+    os.dup2(nowhere, sys.stdout.fileno())
+    os.close(nowhere)

@@ -95,6 +95,7 @@ class DescriptorClient:
         try:
             content = open_descriptor(outer, blinded_key, subcred, secrets, time.time())
         except MissingClientAuth as error:
+            self._cache.pop(blinded_key, None)  # the service may be open to all by the next time
             raise OnionServiceError(str(error), MISSING_AUTH) from error
         except WrongClientAuth as error:
             self._cache.pop(blinded_key, None)

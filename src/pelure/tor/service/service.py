@@ -220,8 +220,12 @@ class OnionService:
         await asyncio.to_thread(check_room, clients, self._intro.count, time.time(), self._rng)
 
     def _emit(self, event: ServiceEvent) -> None:
-        if self._on_event is not None:
+        if self._on_event is None:
+            return
+        try:
             self._on_event(event)
+        except Exception:  # whoever listens must not disturb circuits or uploads
+            log.exception("bug: telling %s of the onion service failed", event.name)
 
     def _network_changed(self, netdir: NetDir) -> None:
         try:

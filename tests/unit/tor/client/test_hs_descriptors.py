@@ -15,6 +15,7 @@ from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.dir_http import DirResponse
+from pelure.tor.onion.descriptor import MissingClientAuth
 from pelure.tor.onion.second_layer import PowParams, SecondLayer
 from pelure.tor.onion.time_periods import PeriodSchedule
 from pelure.tor.service.publisher import Descriptor
@@ -158,3 +159,16 @@ async def test_a_newer_revision_is_looked_for_everywhere(scene: Scene) -> None:
     scene.answer = scene.good
     again = await scene.get(1 << 64)
     assert again.revision_counter == old.revision_counter  # nobody has a later one
+
+
+async def test_a_service_that_is_open_to_all_again_is_found_at_once(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def restricted(*_: object) -> SecondLayer:
+        raise MissingClientAuth("it needs a key")
+
+    monkeypatch.setattr(hs_descriptors, "open_descriptor", restricted)
+    assert await scene.fails() == hs_descriptors.MISSING_AUTH
+    monkeypatch.setattr(hs_descriptors, "open_descriptor", lambda *_: SecondLayer(()))
+    await scene.get()
+    assert len(scene.asked) == 2

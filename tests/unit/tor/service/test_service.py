@@ -412,3 +412,21 @@ async def test_the_number_of_introduction_points_is_bounded(network: FakeNetwork
                 {},
                 intro_points=count,
             )
+
+
+async def test_a_listener_that_fails_disturbs_nothing(network: FakeNetwork) -> None:
+    def broken(event: ServiceEvent) -> None:
+        raise RuntimeError("the listener's own trouble")
+
+    service = OnionService(
+        network,  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
+        ServiceKeys.generate(os.urandom),
+        {},
+        on_event=broken,
+    )
+    await service.start()
+    async with asyncio.timeout(SECONDS):
+        await service.published.wait()
+    await connect(new_client(network), service)
+    await service.close()

@@ -1,0 +1,37 @@
+"""What commands print, and what becomes of it when nobody reads any more."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+PROGRAM = """
+import sys
+from pelure.cli.output import Output
+
+with Output({as_json}) as output:
+    output.event("first", "first")
+    sys.stdin.read()
+    for _ in range(3):
+        output.event("second", "second")
+print("went on", file=sys.stderr)
+"""
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_a_reader_that_leaves_does_not_stop_the_command(as_json: bool) -> None:
+    process = subprocess.Popen(
+        [sys.executable, "-c", PROGRAM.format(as_json=as_json)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    assert b"first" in process.stdout.readline()
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b"went on\n"
+    assert process.wait(60) == 0
+    process.stderr.close()
