@@ -1,4 +1,4 @@
-"""One file of 1 GiB replicated with npm hyperdrive, both ways: what arrives has the hash of what was put in."""
+"""One file of 1 GiB replicated with npm hyperdrive, both ways: what arrives has the hash of the original."""
 
 from __future__ import annotations
 

@@ -104,7 +104,8 @@ class Core(CoreState):
         if index < 0 or not wait:
             raise NotAvailable(f"block {index} is not held here")
         try:
-            return await asyncio.wait_for(self._fetch(index), timeout)
+            async with asyncio.timeout(timeout):
+                return await self._fetch(index)
         except TimeoutError:
             raise NotAvailable(f"no peer sent block {index} within {timeout:g} seconds") from None
 
@@ -134,7 +135,8 @@ class Core(CoreState):
             if not wait:
                 raise NotAvailable(f"only {self.length} blocks are known here")
             try:
-                await asyncio.wait_for(self._grown(length), timeout)
+                async with asyncio.timeout(timeout):
+                    await self._grown(length)
             except TimeoutError:
                 raise NotAvailable(f"no peer told of block {length - 1}") from None
 
@@ -153,7 +155,8 @@ class Core(CoreState):
             if not wait:
                 raise NotAvailable(f"it is not known here which block holds byte {position}")
             try:
-                found = await asyncio.wait_for(self._fetch_seek(position), timeout)
+                async with asyncio.timeout(timeout):
+                    found = await self._fetch_seek(position)
             except TimeoutError:
                 raise NotAvailable(f"no peer told which block holds byte {position}") from None
         return found.start, found.offset
@@ -175,7 +178,8 @@ class Core(CoreState):
             return False
         before = (self.fork, self.length)
         try:
-            await asyncio.wait_for(self._fetch_upgrade(wait), timeout)
+            async with asyncio.timeout(timeout):
+                await self._fetch_upgrade(wait)
         except TimeoutError:
             pass
         return (self.fork, self.length) != before
