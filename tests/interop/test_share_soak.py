@@ -1,4 +1,4 @@
-"""Private links under load: hundreds of links, hostile readers, killed processes, dying relays, large shares."""
+"""Private links under load: hundreds of them, hostile readers, processes and relays that die, big shares."""
 
 from __future__ import annotations
 

@@ -23,6 +23,7 @@ from starlette.applications import Starlette
 from starlette.types import ASGIApp
 
 from pelure.hyper.drive.drive import Drive
+from pelure.share.fairness import FairUpload
 from pelure.share.fetch import Fetch, Fetched
 from pelure.share.gate import OnEvent
 from pelure.share.link import PrivateLink
@@ -83,7 +84,9 @@ async def publish(
     shares = folder / SHARES_NAME
     with StateFolder(folder), LinkBook(folder / BOOK_NAME) as book:
         record = ShareRecord.of(shares, list(paths), title, live=live)
-        publication = Publication(shares / record.id, record, book, _no_page, on_event or _ignore)
+        publication = Publication(
+            shares / record.id, record, book, _no_page, FairUpload(), on_event or _ignore
+        )
         try:
             await publication.prepare()
             async with connect(network, state=state, role="publisher", full_vanguards=True) as tor:

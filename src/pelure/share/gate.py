@@ -2,6 +2,7 @@
 
 Each stream that readers open to the drive port is a Noise handshake first. The reader's static key is its
 link's identity key; a key that is not on the list ends the handshake before a word about any drive is said.
+Before that nobody knows who knocks, so whoever has taken longest makes room for new ones.
 """
 
 from __future__ import annotations
@@ -16,17 +17,26 @@ from typing import Any
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.wire.noise import KeyPair
+from pelure.share.fairness import FairStream, FairUpload
 from pelure.streams import ByteStream
 from pelure.tor.service.targets import IncomingInfo
 
 MAX_STREAMS_PER_LINK = 32
-MAX_HANDSHAKES = 64
-"""Handshakes under way at once on one onion service; more are hung up on."""
+MAX_HANDSHAKES = 256
+"""Handshakes under way at once on one onion service; the oldest makes room for another."""
+MAX_HANDSHAKES_PER_CIRCUIT = 4
+"""So many on one circuit; more are hung up on. Readers open one stream on each."""
+MAX_MESSAGE = 1024 * 1024
+"""Bytes of the longest message taken from a reader; their longest tells which blocks they have."""
+HANG_UP_SECONDS = 1.0
+"""The end of a stream gets so long to arrive before its circuit is closed."""
 PROGRESS_SECONDS = 1.0
 
 log = logging.getLogger(__name__)
 OnEvent = Callable[..., None]
 """Called with an event's name and its fields."""
+HangUp = Callable[[int], object]
+"""Closes a circuit, if it is still there."""
 
 
 @dataclass(eq=False)
@@ -48,13 +58,16 @@ class Visitor:
 class Gate:
     """See the module. One for each onion service of a share; they share the drive's store."""
 
-    def __init__(self, store: Corestore, keypair: KeyPair, on_event: OnEvent) -> None:
+    def __init__(self, store: Corestore, keypair: KeyPair, upload: FairUpload, on_event: OnEvent) -> None:
+        self.hang_up: HangUp = lambda circuit: None
+        """Closes the circuit of somebody who was not let in; set once there is a service to do it."""
         self._store = store
         self._keypair = keypair
+        self._upload = upload
         self._on_event = on_event
         self._allowed: dict[bytes, tuple[int, str]] = {}
         self._visitors: dict[int, list[Visitor]] = {}
-        self._handshakes = 0
+        self._handshakes: dict[Replication, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
     def admit(self, link_id: int, name: str, identity: bytes) -> None:
@@ -75,30 +88,62 @@ class Gate:
 
     async def accept(self, stream: ByteStream, info: IncomingInfo) -> None:
         """Serve one stream from its handshake to its end; the target of the onion service's drive port."""
-        if self._handshakes >= MAX_HANDSHAKES:
-            log.info("Too many handshakes at once; one was hung up on")
-            return
-        replication = Replication(stream, False, self._store, self._keypair, self._allowed.__contains__)
-        async with replication:
-            self._handshakes += 1
-            try:
-                await replication.opened()
-            except Exception as error:
-                log.info("A reader did not pass the gate: %s", error)
-                return
-            finally:
-                self._handshakes -= 1
-            await self._host(replication, info.circuit)
+        fair = FairStream(stream, self._upload)
+        try:
+            if self._make_room(info.circuit):
+                await self._admit(fair, info.circuit)
+        finally:
+            asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self._leave, info.circuit)
 
-    async def _host(self, replication: Replication, circuit: int) -> None:
+    def _make_room(self, circuit: int) -> bool:
+        """Whether another handshake may begin on ``circuit``; of too many in all, the oldest is ended."""
+        if list(self._handshakes.values()).count(circuit) >= MAX_HANDSHAKES_PER_CIRCUIT:
+            log.info("Too many handshakes at once on one circuit; one was hung up on")
+            return False
+        if len(self._handshakes) >= MAX_HANDSHAKES:
+            log.info("Too many handshakes at once; the oldest was ended")
+            oldest = next(iter(self._handshakes))
+            del self._handshakes[oldest]
+            self._keep(asyncio.ensure_future(oldest.close()))
+        return True
+
+    def _leave(self, circuit: int) -> None:
+        """Close a circuit that nobody who was let in is on any more."""
+        if circuit not in self._handshakes.values() and all(v.circuit != circuit for v in self.visitors()):
+            self.hang_up(circuit)
+
+    async def _admit(self, fair: FairStream, circuit: int) -> None:
+        replication = Replication(
+            fair, False, self._store, self._keypair, self._allowed.__contains__, max_message=MAX_MESSAGE
+        )
+        async with replication:
+            held = await self._handshake(replication, circuit)
+            if held is None:
+                return
+            fair.assign(self._upload.join(held[0]))
+            try:
+                await self._host(replication, circuit, *held)
+            finally:
+                self._upload.part(held[0])
+
+    async def _handshake(self, replication: Replication, circuit: int) -> tuple[int, str] | None:
+        """The id and name of the reader's link, None if it may not come in."""
+        self._handshakes[replication] = circuit
+        try:
+            await replication.opened()
+        except Exception as error:
+            log.info("A reader did not pass the gate: %s", error)
+            return None
+        finally:
+            self._handshakes.pop(replication, None)
         held = self._allowed.get(replication.remote_public)
-        if held is None:
-            return  # barred while the handshake was under way
-        link_id, name = held
+        if held is not None and len(self._visitors.get(held[0], ())) >= MAX_STREAMS_PER_LINK:
+            log.info("Link «%s» has %d streams open already", held[1], MAX_STREAMS_PER_LINK)
+            return None
+        return held  # None: barred while the handshake was under way
+
+    async def _host(self, replication: Replication, circuit: int, link_id: int, name: str) -> None:
         streams = self._visitors.setdefault(link_id, [])
-        if len(streams) >= MAX_STREAMS_PER_LINK:
-            log.info("Link «%s» has %d streams open already", name, len(streams))
-            return
         visitor = Visitor(link_id, name, circuit, time.time(), replication)
         streams.append(visitor)
         self._on_event("connected", link_id=link_id, name=name, streams=len(streams))
@@ -140,6 +185,7 @@ class Gate:
     async def close(self) -> None:
         """End every stream."""
         await asyncio.gather(
+            *(replication.close() for replication in self._handshakes),
             *(visitor.replication.close() for visitor in self.visitors()),
             *self._tasks,
             return_exceptions=True,

@@ -20,6 +20,7 @@ from typing import Any
 
 from pelure.errors import ConfigError, PelureError
 from pelure.share.control import ControlServer, Emit
+from pelure.share.fairness import FairUpload
 from pelure.share.link import printable
 from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook
 from pelure.share.publication import MakePage, Publication
@@ -85,6 +86,7 @@ class Node:
         self._folder = folder
         self._tor = tor
         self._make_page = make_page
+        self._upload = FairUpload()
         self._running: dict[str, Publication] = {}
         self._timers: dict[str, asyncio.Task[None]] = {}
         self._starting = asyncio.Lock()
@@ -126,6 +128,7 @@ class Node:
             record,
             self.book,
             self._make_page,
+            self._upload,
             self.followers.tell,
         )
         try:

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from pelure.errors import ConfigError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
+from pelure.share.fairness import FairUpload
 from pelure.share.gate import OnEvent
 from pelure.share.importing import Importer, Progress
 from pelure.share.link import SECRET_SIZE, PrivateLink
@@ -40,12 +41,19 @@ class Publication:
     """See the module. :meth:`prepare`, then :meth:`start`, in the end :meth:`close`."""
 
     def __init__(
-        self, folder: Path, record: ShareRecord, book: LinkBook, make_page: MakePage, on_event: OnEvent
+        self,
+        folder: Path,
+        record: ShareRecord,
+        book: LinkBook,
+        make_page: MakePage,
+        upload: FairUpload,
+        on_event: OnEvent,
     ) -> None:
         self.record = record
         self._folder = folder
         self._book = book
         self._make_page = make_page
+        self._upload = upload
         self._on_event = on_event
         self._store = Corestore(folder / "store")
         content_key = bytes.fromhex(record.content_key)
@@ -136,7 +144,7 @@ class Publication:
     async def start(self, tor: Tor) -> None:
         """Serve the live links of the book. Returns at once; :meth:`published` waits."""
         self._groups = RendezvousGroups(
-            self._folder / "services", tor, self._store, self._page_socket, self._tell
+            self._folder / "services", tor, self._store, self._page_socket, self._upload, self._tell
         )
         self._tasks.append(asyncio.ensure_future(self._watch_expiry()))
         if self.record.live:

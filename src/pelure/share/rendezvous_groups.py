@@ -19,6 +19,7 @@ from pathlib import Path
 from pelure.errors import PelureError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.wire.noise import KeyPair
+from pelure.share.fairness import FairUpload
 from pelure.share.gate import Gate, OnEvent
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.linkbook import Entry
@@ -32,6 +33,8 @@ GROUP_SIZE = 100
 BROWSER_PORT = 80
 BROWSER_PREFIX = "browser-"
 ROTATION_SECONDS = 120.0
+IDLE_SECONDS = 60.0
+"""A circuit without streams is closed after one to two times as long."""
 
 log = logging.getLogger(__name__)
 
@@ -65,6 +68,7 @@ class RendezvousGroups:
         tor: Tor,
         store: Corestore,
         page_socket: Callable[[], Awaitable[Path]],
+        upload: FairUpload,
         on_event: OnEvent,
     ) -> None:
         """``page_socket`` gives the Unix socket of the drive's web page, for browser links."""
@@ -72,10 +76,12 @@ class RendezvousGroups:
         self._tor = tor
         self._store = store
         self._page_socket = page_socket
+        self._upload = upload
         self._on_event = on_event
         self._keypair = KeyPair.generate(os.urandom)
         self._groups: dict[str, Group] = {}
         self._keys: dict[str, ServiceKeys] = {}
+        self._sweeping = asyncio.ensure_future(self._sweep())
 
     def keys_for(self, name: str) -> ServiceKeys:
         """The keys of the service ``name``, made if there are none yet."""
@@ -123,11 +129,12 @@ class RendezvousGroups:
             group.gate.admit(entry.id, entry.name, links[entry.id].identity.public)
 
     async def _start(self, name: str, keys: ServiceKeys) -> Group:
-        gate = Gate(self._store, self._keypair, self._on_event)
+        gate = Gate(self._store, self._keypair, self._upload, self._on_event)
         ports: dict[int, Target] = {DEFAULT_PORT: gate.accept}
         if name.startswith(BROWSER_PREFIX):
             ports[BROWSER_PORT] = UnixTarget(await self._page_socket())
         service = await self._tor.serve_onion(ports, keys=keys, on_event=self._tell, wait=False)
+        gate.hang_up = service.close_circuit
         group = Group(name, service, gate, {})
         self._groups[name] = group
         return group
@@ -179,12 +186,27 @@ class RendezvousGroups:
                 log.warning("A revoked link's descriptor could not be replaced yet: %s", error)
         return circuits
 
+    async def _sweep(self) -> None:
+        """Close circuits on which nobody has had a stream for a while: a reader needs no circuit without."""
+        idle: set[int] = set()
+        while True:
+            await asyncio.sleep(IDLE_SECONDS)
+            before, idle = idle, set()
+            for group in self._groups.values():
+                for connection in group.service.connections():
+                    if connection.streams:
+                        continue
+                    idle.add(connection.id)
+                    if connection.id in before:
+                        group.service.close_circuit(connection.id)
+
     def groups(self) -> list[Group]:
         """The services that run, for listings."""
         return list(self._groups.values())
 
     async def close(self) -> None:
         """End all services; their descriptors stay valid."""
+        self._sweeping.cancel()
         groups, self._groups = list(self._groups.values()), {}
         await asyncio.gather(*(group.gate.close() for group in groups))
         await asyncio.gather(*(group.service.close() for group in groups))

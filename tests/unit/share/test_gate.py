@@ -15,7 +15,9 @@ from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
-from pelure.share.gate import MAX_HANDSHAKES, MAX_STREAMS_PER_LINK, Gate
+from pelure.share import gate as gate_module
+from pelure.share.fairness import FairUpload
+from pelure.share.gate import MAX_HANDSHAKES_PER_CIRCUIT, MAX_STREAMS_PER_LINK, Gate
 from pelure.streams import MemoryStream, memory_pipe
 from pelure.tor.service.targets import IncomingInfo
 
@@ -30,7 +32,9 @@ class World:
         self.store = Corestore(folder / "store")
         self.drive = Drive(self.store)
         self.events: list[tuple[str, dict[str, object]]] = []
-        self.gate = Gate(self.store, KeyPair.generate(os.urandom), self.note)
+        self.gate = Gate(self.store, KeyPair.generate(os.urandom), FairUpload(), self.note)
+        self.hung_up: list[int] = []
+        self.gate.hang_up = self.hung_up.append
         self.tasks: list[asyncio.Task[None]] = []
         self.readers = 0
 
@@ -131,18 +135,50 @@ async def test_a_complete_download_is_noticed(world: World) -> None:
         await world.until(lambda: any(event == "transfer" and f["complete"] for event, f in world.events))
 
 
-async def test_handshakes_that_never_end_do_not_keep_others_out_for_ever(world: World) -> None:
-    silent = [world.knock() for _ in range(MAX_HANDSHAKES)]
-    await asyncio.sleep(0)
-    refused = world.knock()
-    assert await asyncio.wait_for(refused.read(), SECONDS) == b""
-    for stream in silent:
-        await stream.close()
+async def test_handshakes_that_never_end_make_room_for_others(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "MAX_HANDSHAKES", 10)
+    monkeypatch.setattr(gate_module, "HANG_UP_SECONDS", 0.01)
+    silent = [world.knock(circuit) for circuit in range(10)]
+    await world.until(lambda: world.waiting() == 10)
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
-    await world.until(lambda: world.waiting() == 0)
-    async with world.reader(alice) as (_, replication):
+    async with world.reader(alice, 10) as (_, replication):
         await asyncio.wait_for(replication.accepted(), SECONDS)
+        await ends(silent[0])
+        await world.until(lambda: world.hung_up == [0])
+        assert world.waiting() == 10
+
+
+async def test_one_circuit_has_a_few_handshakes_at_once(world: World) -> None:
+    silent = [world.knock() for _ in range(MAX_HANDSHAKES_PER_CIRCUIT)]
+    await world.until(lambda: world.waiting() == len(silent))
+    await ends(world.knock())
+    assert world.waiting() == len(silent)
+
+
+async def ends(stream: MemoryStream) -> None:
+    """Read a stream to its end."""
+    async with asyncio.timeout(SECONDS):
+        while await stream.read():
+            pass
+
+
+async def test_circuits_of_those_not_let_in_are_closed_unless_others_are_on_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "HANG_UP_SECONDS", 0.01)
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    async with world.reader(alice, 1) as (_, inside):
+        await asyncio.wait_for(inside.accepted(), SECONDS)
+        for circuit in (1, 2):
+            async with world.reader(KeyPair.generate(os.urandom), circuit) as (_, replication):
+                with pytest.raises(AccessDenied):
+                    await asyncio.wait_for(replication.accepted(), SECONDS)
+        await world.until(lambda: world.hung_up == [2])
+    await world.until(lambda: world.hung_up == [2, 1])
 
 
 async def test_one_link_may_not_open_streams_without_end(world: World) -> None:

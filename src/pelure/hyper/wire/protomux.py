@@ -17,6 +17,9 @@ from pelure.hyper.encoding.compact import Reader, Writer, encode_uint
 _BATCH, _OPEN, _REJECT, _CLOSE = range(4)
 BATCH_BYTES = 128 * 1024
 """A batch is closed once it holds this many bytes; a single longer message is sent as it is."""
+MAX_ANSWERS = 16384
+MAX_ANSWER_BYTES = 4 * 1024 * 1024
+"""What may wait to be sent, in messages and bytes, when another message comes: one who asks has to read."""
 MAX_NAME = 256
 """Bytes of the longest protocol name or channel id taken from the other side."""
 
@@ -198,6 +201,8 @@ class Mux:
             r.pos, r.end = stop, end
 
     def _dispatch(self, remote: int, kind: int, r: Reader) -> None:
+        if len(self._output) > MAX_ANSWERS or self.queued_bytes > MAX_ANSWER_BYTES:
+            raise ProtocolError("the other side asks for more than it reads")
         if remote == 0:
             if kind == _OPEN:
                 self._on_open(r)

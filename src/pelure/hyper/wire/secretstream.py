@@ -42,6 +42,7 @@ class SecretStream:
     Feed received bytes to :meth:`receive`; send what :meth:`take_output` and :meth:`seal` return, in order.
     ``allow`` is asked about the other side's static key as soon as it is known, on the initiator's side
     before its own key is given away; when it says no, :meth:`receive` raises ``AccessDenied``.
+    ``max_message``: bytes of the longest message taken from the other side.
     """
 
     def __init__(
@@ -50,11 +51,13 @@ class SecretStream:
         keypair: KeyPair,
         rng: Rng,
         allow: Callable[[bytes], bool] | None = None,
+        max_message: int = MAX_MESSAGE,
     ) -> None:
         self.initiator = initiator
         self.handshake_hash = b""
         self.remote_public: bytes | None = None
         self._allow = allow
+        self._max_frame = max_message + _OVERHEAD
         self._rng = rng
         self._noise: NoiseXX | None = NoiseXX(initiator, keypair, rng)
         self._push = sodium.crypto_secretstream_xchacha20poly1305_state()
@@ -106,6 +109,8 @@ class SecretStream:
             size = int.from_bytes(buffer[pos:start], "little")
             if not self._opened:
                 self._check_setup_size(size)
+            elif size > self._max_frame:
+                raise ProtocolError(f"secret stream frame of {size} bytes is too long")
             if len(buffer) - start < size:
                 break
             pos = start + size

@@ -79,6 +79,10 @@ class CircuitStream:
         self.circuit.pump_soon()
         await self._drain(PENDING_HIGH)
 
+    async def drain(self) -> None:
+        """Wait until all that was written has left, under flow control. Raises as :meth:`write` does."""
+        await self._drain(0)
+
     async def write_eof(self) -> None:
         """No more will be written. See the class for when the other side hears of it."""
         if self.endpoint.state is State.ENDED or self._finished:

@@ -20,6 +20,7 @@ from pelure.hyper.core.replication import stream as stream_module
 from pelure.hyper.core.replication import upgrades as upgrades_module
 from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
 from pelure.hyper.wire import messages as m
+from pelure.hyper.wire import protomux as protomux_module
 from pelure.hyper.wire.noise import KeyPair
 from pelure.streams import SocketStream, memory_pipe
 
@@ -277,7 +278,7 @@ async def test_odd_requests_get_an_answer(case: Fixture) -> None:
 
 
 async def test_a_flood_of_requests(case: Fixture, monkeypatch) -> None:
-    monkeypatch.setattr(peer_module, "MAX_QUEUED_REQUESTS", 500)
+    monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         for number in range(1, 2000):
@@ -420,3 +421,40 @@ async def test_garbage_on_the_channel(case: Fixture, messages: list[tuple[int, b
         error = await within(replication.wait_closed())
         assert error is None or isinstance(error, ProtocolError)
     assert case.writer.contiguous_length == case.writer.length == BLOCKS
+
+
+async def test_a_flood_of_requests_with_one_number(case: Fixture, monkeypatch) -> None:
+    monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
+    async with scripted(case.source, case.writer.key) as (replication, peer):
+        await within(peer.opened.wait())
+        await peer.send(*(m.Request(1, 0, block=m.BlockRequest(0, 0)) for _ in range(501)))
+        await ended(replication)
+
+
+async def test_a_flood_of_questions_whose_answers_nobody_reads(case: Fixture, monkeypatch) -> None:
+    monkeypatch.setattr(protomux_module, "MAX_ANSWERS", 100)
+    async with scripted(case.source, case.writer.key) as (replication, peer):
+        await within(peer.opened.wait())
+        await peer.send(*(m.Want(0, 32) for _ in range(200)))
+        await ended(replication)
+
+
+async def test_many_requests_that_come_to_nothing_are_all_answered(case: Fixture) -> None:
+    async with scripted(case.source, case.writer.key) as (_, peer):
+        await within(peer.opened.wait())
+        count = 3 * stream_module.SERVED_AT_ONCE
+        await peer.send(m.Sync(0, 0, 0))
+        requests = [m.Request(number, 0, block=m.BlockRequest(1, 0)) for number in range(1, count + 1)]
+        await peer.send(*requests, *(m.Cancel(number) for number in range(1, count)))
+        assert (await peer.expect(m.Data)).request == count
+
+
+async def test_a_message_longer_than_is_taken(case: Fixture) -> None:
+    left, right = memory_pipe()
+    identity = KeyPair.from_seed(bytes(32))
+    async with Replication(left, False, case.source, identity, max_message=1000) as replication:
+        peer = ScriptedPeer(right, case.writer.key, initiator=True)
+        await within(peer.connect())
+        await peer.send(m.Extension("unknown", bytes(900)))
+        await peer.send(m.Extension("unknown", bytes(1000)))
+        await ended(replication)

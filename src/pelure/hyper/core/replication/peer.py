@@ -38,8 +38,6 @@ and then this side and that one only take turns.
 MAX_INVALID_REQUESTS = 64
 MAX_UNAVAILABLE = 64
 """Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
-MAX_QUEUED_REQUESTS = 1 << 18
-"""Unanswered requests after which a peer counts as flooding."""
 
 
 class Link(Protocol):
@@ -350,8 +348,6 @@ class Peer:
         self.replicator.synced(self)
 
     def _on_request(self, request: m.Request) -> None:
-        if len(self.requests) >= MAX_QUEUED_REQUESTS:
-            raise ProtocolError("the other side floods this one with requests")
         self.requests[request.id] = request
         self.link.upload(self, request)
 

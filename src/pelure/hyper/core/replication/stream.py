@@ -20,7 +20,7 @@ from pelure.hyper.core.replication.replicator import Replicator
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.noise import KeyPair, Rng
 from pelure.hyper.wire.protomux import Mux, Name
-from pelure.hyper.wire.secretstream import SecretStream
+from pelure.hyper.wire.secretstream import MAX_MESSAGE, SecretStream
 from pelure.streams import ByteStream
 
 log = logging.getLogger(__name__)
@@ -34,8 +34,12 @@ DEAD_SECONDS = 30.0
 SILENT_SECONDS = 75.0
 """So is one that sends nothing at all for so long: both sides keep the stream alive."""
 HANDSHAKE_SECONDS = 60.0
-MAX_UPLOADS = 16384
+MAX_UPLOADS = 4096
 """Requests waiting to be served at which reading pauses."""
+MAX_QUEUED_REQUESTS = 16384
+"""Requests waiting to be served at which the other side counts as flooding (npm has 512 a core in flight)."""
+SERVED_AT_ONCE = 256
+"""Requests served before everything else gets a turn."""
 _PAUSE_SECONDS = 5.0
 _TICK_SECONDS = 1.0
 
@@ -56,7 +60,9 @@ class Replication:
         keypair: KeyPair,
         allow: Callable[[bytes], bool] | None = None,
         rng: Rng = os.urandom,
+        max_message: int = MAX_MESSAGE,
     ) -> None:
+        """``max_message``: bytes of the longest message taken from the other side."""
         self.initiator = initiator
         self.mux = Mux(self._pair, dict.fromkeys(m.ALIASES, m.PROTOCOL))
         self.error: Exception | None = None
@@ -64,7 +70,7 @@ class Replication:
         self.bytes_written = 0
         self._stream = stream
         self._store = store
-        self._secret = SecretStream(initiator, keypair, rng, allow)
+        self._secret = SecretStream(initiator, keypair, rng, allow, max_message)
         self._cores: dict[bytes, LocalCore] = {}
         self._unsubscribe: Callable[[], None] | None = None
         self._opened = asyncio.Event()
@@ -226,8 +232,11 @@ class Replication:
         self._wake.set()
 
     def upload(self, peer: Peer, request: m.Request) -> None:
+        waiting = len(self._bulk) + len(self._urgent)
+        if waiting >= MAX_QUEUED_REQUESTS:
+            raise ProtocolError("the other side floods this one with requests")
         (self._urgent if request.priority else self._bulk).append((peer, request))
-        if len(self._bulk) + len(self._urgent) > MAX_UPLOADS:
+        if waiting >= MAX_UPLOADS:
             self._room.clear()
         self._wake.set()
 
@@ -282,10 +291,11 @@ class Replication:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while output := self._next_output():
-                self.bytes_written += len(output)
-                await self._stream.write(output)
-                self._written = time.monotonic()
+            while (output := self._next_output()) or self._bulk or self._urgent:
+                if output:
+                    self.bytes_written += len(output)
+                    await self._stream.write(output)
+                    self._written = time.monotonic()
                 await asyncio.sleep(0)
 
     def _next_output(self) -> bytes:
@@ -297,7 +307,9 @@ class Replication:
         for peer in dirty:
             if peer.channel.opened:
                 peer.flush()
-        while (self._urgent or self._bulk) and self.mux.queued_bytes < WRITE_SIZE:
+        for _ in range(SERVED_AT_ONCE):
+            if not (self._urgent or self._bulk) or self.mux.queued_bytes >= WRITE_SIZE:
+                break
             peer, request = (self._urgent or self._bulk).popleft()
             self._serve(peer, request)
         if len(self._bulk) + len(self._urgent) <= MAX_UPLOADS // 2:
