@@ -12,6 +12,7 @@ from pelure.tor.cell.commands import DestroyReason, RelayCommand
 from pelure.tor.cell.messages import Destroy
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.net import lookout
+from pelure.tor.net.lookout import fleet_of
 from pelure.tor.net.origin import Circuit
 from unit.tor.circuit.chain_link import ChainLink, ChainLinks
 from unit.tor.circuit.relay_chain import RelayChain
@@ -92,6 +93,16 @@ async def test_a_circuit_that_nothing_is_expected_on_is_left_alone() -> None:
     circuit.on_message = lambda message: None
     circuit.lookout.expect()
     await wait_closed(circuit)
+
+
+async def test_after_a_jump_of_the_clock_all_are_asked_for_a_sign_of_life() -> None:
+    links: Any = ChainLinks(None)  # type: ignore[arg-type]
+    dead, dead_link = await build(3, links)
+    well, _ = await build(3, links)
+    dead_link.silent = True
+    fleet_of(links).sound_all()
+    await wait_closed(dead)
+    assert not well.closed.is_set() and well.lookout._far_answered
 
 
 @pytest.mark.parametrize("reason", [DestroyReason.CHANNEL_CLOSED, DestroyReason.DESTROYED])
