@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import shutil
+import sys
 import time
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from statistics import median
 from typing import Any
 
+import psutil
 import pytest
 
 from interop.commands import Command
@@ -18,7 +21,7 @@ from pelure.errors import AccessDenied
 from pelure.share.control import request as request_node
 from pelure.share.link import PrivateLink
 from pelure.share.node import publisher_folder
-from pelure.share.reader import RemoteDrive, open_remote
+from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.tor.api import connect
 
 pytestmark = [pytest.mark.soak, pytest.mark.timeout(3600)]
@@ -27,6 +30,8 @@ LINKS = 230
 BIG = 40_000_000
 MINT_SECONDS = 10.0
 AT_ONCE = 4
+HOSTILE_CONNECTIONS = 1000
+MEMORY = 400_000_000
 PATIENCE = 300.0
 
 
@@ -148,3 +153,56 @@ async def test_230_links_one_revoked(
 
         await asyncio.gather(*(listing(name, link) for name, link in links.items()))
         say(request, f"the other {len(links)} links read the drive in {time.monotonic() - began:.0f} s")
+
+
+async def rate(network: Path, state: Path, link: str) -> float:
+    """Bytes a second at which a new reader with the usual number of circuits gets the drive."""
+    async with reading(network, state, link, CIRCUITS) as remote:
+        await remote.drive.update(wait=True)
+        began = time.monotonic()
+        await remote.drive.download()
+        assert await remote.drive.get("/run.sh") == b"#!/bin/sh\n"
+        return BIG / (time.monotonic() - began)
+
+
+async def test_hostile_readers_slow_nobody_below_half(
+    publisher: Person, network: Path, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """One link's holder tries everything; another link's keeps half of its rate; memory stays bounded."""
+    folder = make_folder(tmp_path / "folder", big=BIG, small=5)
+    command, links = await asyncio.to_thread(publisher.share, folder, "--to", "honest", "--to", "hostile")
+    with command:
+        process = psutil.Process(command.process.pid)
+        alone = [await rate(network, tmp_path / f"alone{n}", links["honest"]["link"]) for n in range(3)]
+        hostile = await asyncio.create_subprocess_exec(
+            sys.executable,
+            str(Path(__file__).with_name("hostile.py")),
+            str(network),
+            str(tmp_path / "hostile"),
+            links["hostile"]["link"],
+            str(HOSTILE_CONNECTIONS),
+            stdout=asyncio.subprocess.PIPE,
+        )
+        try:
+            assert hostile.stdout is not None
+            assert await hostile.stdout.readline() == b"begun\n"
+            through = asyncio.ensure_future(hostile.stdout.readline())
+            beside: list[float] = []
+            memory = 0
+            while not through.done() or len(beside) < 3:
+                state = tmp_path / f"beside{len(beside)}"
+                beside.append(await rate(network, state, links["honest"]["link"]))
+                memory = max(memory, process.memory_info().rss)
+                await asyncio.to_thread(shutil.rmtree, state)
+            assert through.result() == b"through\n"
+        finally:
+            hostile.kill()
+            await hostile.wait()
+        say(
+            request,
+            f"alone {median(alone) / 1e6:.2f} MB/s, beside {median(beside) / 1e6:.2f} MB/s "
+            f"({len(beside)} runs), the publisher's memory at most {memory / 1e6:.0f} MB",
+        )
+        assert command.process.poll() is None
+        assert memory < MEMORY
+        assert median(beside) >= median(alone) / 2

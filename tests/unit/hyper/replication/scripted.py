@@ -11,7 +11,7 @@ from pelure.hyper.wire.capability import capability, discovery_key
 from pelure.hyper.wire.noise import KeyPair
 from pelure.hyper.wire.protomux import Channel, Mux
 from pelure.hyper.wire.secretstream import SecretStream
-from pelure.streams import MemoryStream
+from pelure.streams import ByteStream
 
 SECONDS = 30.0
 
@@ -19,12 +19,14 @@ SECONDS = 30.0
 class ScriptedPeer:
     """The other end of ``stream``, with a channel for the core of ``key``; received messages queue up."""
 
-    def __init__(self, stream: MemoryStream, key: bytes, initiator: bool = False) -> None:
+    def __init__(
+        self, stream: ByteStream, key: bytes, initiator: bool = False, identity: KeyPair | None = None
+    ) -> None:
         count = iter(range(1000))
         rng = lambda size: shake_256(bytes([next(count)])).digest(size)  # noqa: E731
         self.key = key
         self.stream = stream
-        self.secret = SecretStream(initiator, KeyPair.generate(rng), rng)
+        self.secret = SecretStream(initiator, identity or KeyPair.generate(rng), rng)
         self.mux = Mux(lambda name: None, {})
         self.received: asyncio.Queue[m.Message] = asyncio.Queue()
         self.opened = asyncio.Event()
