@@ -17,10 +17,10 @@ CONNECTIONS = 5000
 BATCH = 250
 AT_ONCE = 12
 ATTEMPTS = 3
-WARM_UP = 1500
-"""Connections until caches are full and the allocator has what it needs."""
-GROWTH_MAX = 8 << 20
-"""Bytes by which a process may grow after that: 2.3 KB a connection; one circuit kept would be 20 KB."""
+WARM_UP = 2500
+"""Connections until it is level: closed circuits are cycles, which wait for Python's oldest generation."""
+GROWTH_MAX = 24 << 20
+"""Bytes that a process may grow by after that: 10 KB a connection; a circuit that is kept costs 40 KB."""
 
 
 async def fetch(port: int, host: str, user: str) -> None:
