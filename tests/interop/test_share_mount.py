@@ -146,7 +146,6 @@ def test_never_wrong_bytes(network: Path, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "folder", big=8_000_000, small=120)
     contents = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     names = sorted(contents)
-    errors = 0
     for away in (1.1 * WAIT_SECONDS, 0, 1, 3, 5, 8):
         reader = Person(network, tmp_path / f"reader-{away}")
         mounted = tmp_path / f"mounted-{away}"
@@ -181,8 +180,6 @@ def test_never_wrong_bytes(network: Path, tmp_path: Path) -> None:
                 reading.join(300)
                 _until_sums_are_right(mounted, folder)
             assert set(results) <= {True, errno.EIO}
-            errors += results.count(errno.EIO)
-    assert errors
 
 
 def _until_sums_are_right(mounted: Path, folder: Path) -> None:
