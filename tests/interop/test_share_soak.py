@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import random
 import shutil
 import sys
 import time
@@ -16,7 +17,7 @@ import psutil
 import pytest
 
 from interop.commands import Command
-from interop.sharing import Person, make_folder
+from interop.sharing import Person, digests, make_folder
 from pelure.errors import AccessDenied
 from pelure.share.control import request as request_node
 from pelure.share.link import PrivateLink
@@ -32,6 +33,9 @@ MINT_SECONDS = 10.0
 AT_ONCE = 4
 HOSTILE_CONNECTIONS = 1000
 MEMORY = 400_000_000
+RESUMED = 250_000_000
+KILLS = 20
+KILL_SECONDS = 1.0
 PATIENCE = 300.0
 
 
@@ -206,3 +210,38 @@ async def test_hostile_readers_slow_nobody_below_half(
         assert command.process.poll() is None
         assert memory < MEMORY
         assert median(beside) >= median(alone) / 2
+
+
+async def test_killed_twenty_times_in_one_transfer(
+    publisher: Person, reader: Person, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """Publisher or reader are killed at random moments; the transfer ends whole."""
+    seed = int(time.time())
+    chance = random.Random(seed)
+    say(request, f"seed {seed}")
+    folder = make_folder(tmp_path / "folder", big=RESUMED, small=20)
+    command, links = await asyncio.to_thread(publisher.share, folder, "--to", "alice")
+    link, got = links["alice"]["link"], tmp_path / "got"
+
+    def fetching() -> Command:
+        return reader.start("get", link, str(got))
+
+    get = fetching()
+    for kills in range(KILLS):
+        before = get.wait("progress")
+        while before.get("what") != "get":
+            before = get.wait("progress")
+        await asyncio.sleep(chance.uniform(0.0, KILL_SECONDS))
+        assert get.process.poll() is None, f"complete after {kills} kills only"
+        if chance.random() < 0.5:
+            get.process.kill()
+            get.process.wait()
+            get = fetching()
+        else:
+            command.process.kill()
+            command.process.wait()
+            command, _ = await asyncio.to_thread(publisher.share, folder, "--to", "alice")
+    with command, get:
+        await asyncio.to_thread(get.wait, "complete", PATIENCE)
+        assert digests(got) == digests(folder)
+    say(request, f"{KILLS} kills, {RESUMED / 1e6:.0f} MB whole")
