@@ -65,8 +65,9 @@ def once(folder: Path, site: int) -> dict[str, float]:
         serve = ("onion", "serve", "--port", f"80:127.0.0.1:{site}", "--dir", str(folder / "onion"))
         with (
             Command(*common, str(folder / "s"), *serve, log=folder / "serve.log") as service,
-            Command(*common, str(folder / "c"), *proxy, log=folder / "proxy.log"),
+            Command(*common, str(folder / "c"), *proxy, log=folder / "proxy.log") as client,
         ):
+            client.wait("listening")
             address = service.wait("published")["address"]
             times["service published"] = time.perf_counter() - started
             fetched = curl(f"http://{address}/", socks, timeout=60)

@@ -17,9 +17,11 @@ import psutil
 import pytest
 
 from interop.commands import Command
+from interop.ctor import CTorNetwork
 from interop.sharing import Person, digests, make_folder
 from pelure.errors import AccessDenied
 from pelure.share.control import request as request_node
+from pelure.share.fetch import Fetch
 from pelure.share.link import PrivateLink
 from pelure.share.node import publisher_folder
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
@@ -37,6 +39,9 @@ RESUMED = 250_000_000
 KILLS = 20
 KILL_SECONDS = 1.0
 PATIENCE = 300.0
+PIECE = 1 << 24
+GIB = 1 << 30
+MANY = 10_000
 
 
 @pytest.fixture(scope="module")
@@ -44,6 +49,12 @@ def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     folder = tmp_path_factory.mktemp("share-soak-network")
     with Command("net", "up", "--dir", str(folder / "net"), log=folder / "log") as up:
         yield Path(up.wait("up")["network"])
+
+
+@pytest.fixture(scope="module")
+def c_tor() -> Iterator[CTorNetwork]:
+    with CTorNetwork(relays=10) as network:
+        yield network
 
 
 @pytest.fixture
@@ -245,3 +256,83 @@ async def test_killed_twenty_times_in_one_transfer(
         await asyncio.to_thread(get.wait, "complete", PATIENCE)
         assert digests(got) == digests(folder)
     say(request, f"{KILLS} kills, {RESUMED / 1e6:.0f} MB whole")
+
+
+def huge(folder: Path) -> Path:
+    """One file of 1 GiB."""
+    source = random.Random(5)
+    folder.mkdir()
+    with (folder / "huge.bin").open("wb") as file:
+        for _ in range(GIB // PIECE):
+            file.write(source.randbytes(PIECE))
+    return folder
+
+
+def many(folder: Path) -> Path:
+    """Files of a few kB, in a hundred folders."""
+    source = random.Random(6)
+    for number in range(MANY):
+        path = folder / f"{number % 100:02}" / f"{number}.txt"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(source.randbytes(source.randrange(8000)))
+    return folder
+
+
+@pytest.mark.parametrize("make", [huge, many])
+@pytest.mark.parametrize("relays", ["pelure", pytest.param("C tor", marks=pytest.mark.ctor)])
+def test_large_shares(
+    relays: str, make: Callable[[Path], Path], tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """A file of 1 GiB and a folder of 10,000 files, over relays of either kind."""
+    path = request.getfixturevalue("network" if relays == "pelure" else "c_tor")
+    network = path.network_file if isinstance(path, CTorNetwork) else path
+    publisher, reader = (Person(network, tmp_path / name) for name in ("publisher", "reader"))
+    folder = make(tmp_path / "folder")
+    command, links = publisher.share(folder, "--to", "alice")
+    with command, reader.start("get", links["alice"]["link"], str(tmp_path / "got")) as get:
+        done = get.wait("complete", 1800)
+        assert digests(tmp_path / "got") == digests(folder)
+    say(request, f"{done['files']} files, {done['bytes'] / 1e6:.0f} MB in {done['seconds']:.1f} s")
+
+
+@pytest.mark.ctor
+async def test_guards_and_introduction_points_die(
+    c_tor: CTorNetwork, tmp_path: Path, request: pytest.FixtureRequest
+) -> None:
+    """In one transfer the reader's guard, the publisher's guard, an introduction point: it ends whole."""
+    folder = make_folder(tmp_path / "folder", big=RESUMED, small=20)
+    publisher = Person(c_tor.network_file, tmp_path / "publisher")
+    command, links = await asyncio.to_thread(publisher.share, folder, "--to", "alice")
+    with command:
+        private = PrivateLink.decode(links["alice"]["link"])
+        state = tmp_path / "reader"
+        async with (
+            connect(c_tor.network_file, state=state) as tor,
+            open_remote(private, tor, state / "cache", circuits=CIRCUITS) as remote,
+        ):
+            await remote.connected()
+            fetch = asyncio.create_task(Fetch(remote.drive, tmp_path / "got").run())
+
+            async def some_more() -> None:
+                at = remote.bytes_read
+                await until(lambda: fetch.done() or remote.bytes_read > at + PIECE, "more of the file")
+                assert not fetch.done()
+
+            async def kill(what: str, nicknames: list[str]) -> None:
+                await some_more()
+                victim = sorted(nicknames, key=lambda name: name.startswith("auth"))[0]
+                c_tor.kill(next(one for one in [*c_tor.relays, *c_tor.authorities] if one.nickname == victim))
+                began = time.monotonic()
+                await some_more()
+                say(request, f"{what} {victim} killed, going on after {time.monotonic() - began:.1f} s")
+
+            own = [circuit for circuit in tor.status().circuits if circuit.streams]
+            await kill("the reader's guard", [circuit.path[0] for circuit in own])
+            circuits = (await asyncio.to_thread(publisher.events, "netstat"))[-1]["circuits"]
+            carrying = [circuit["path"][0] for circuit in circuits if circuit["purpose"] == "rendezvous"]
+            await kill("the publisher's guard", carrying)
+            introductions = [circuit["path"][-1] for circuit in circuits if circuit["purpose"] == "intro"]
+            await kill("an introduction point", introductions)
+            async with asyncio.timeout(PATIENCE):
+                await fetch
+    assert digests(tmp_path / "got") == digests(folder)
