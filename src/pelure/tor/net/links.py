@@ -158,6 +158,7 @@ class LinkManager:
             await self._loop.create_connection(lambda: link, host, port)
             await opening
         except BaseException:
+            self._opening.pop(link, None)  # nobody waits for it any more
             link.close("the connection attempt was given up")
             raise
         finally:
