@@ -7,6 +7,7 @@ seconds throughout. Messages may go to and come from every hop (the *leaky pipe*
 
 from __future__ import annotations
 
+import weakref
 from dataclasses import dataclass, field
 from functools import partial
 
@@ -109,7 +110,8 @@ class OriginCircuit:
         self, relay: Relay | None, keys: HopKeys, window: CircuitWindow, kh: bytes, *, initiator: bool = True
     ) -> int:
         hop = len(self.hops)
-        emit = partial(self._emit, hop)
+        # Not ``self``: a closed circuit with all its hops' keys would wait for the garbage collector.
+        emit = partial(OriginCircuit._emit, weakref.proxy(self), hop)
         xoff_limit = self.params.xoff_client * 498
         end = HopEnd(hop, window, emit, self._rng, initiator=initiator, xoff_limit=xoff_limit)
         self._crypto.add_hop(keys)

@@ -57,7 +57,8 @@ class Lookout:
     """Watches one circuit."""
 
     def __init__(self, circuit: Circuit) -> None:
-        self._circuit = circuit
+        # The circuit owns its lookout; a reference back would keep a closed one until the collector comes.
+        self._circuit: Circuit = weakref.proxy(circuit)
         self._loop = asyncio.get_running_loop()
         self._timer: asyncio.TimerHandle | None = None
         self._interval = FIRST_SILENCE
