@@ -17,10 +17,10 @@ CONNECTIONS = 5000
 BATCH = 250
 AT_ONCE = 12
 ATTEMPTS = 3
-WARM_UP = 2500
-"""Connections until it is level: closed circuits are cycles, which wait for Python's oldest generation."""
-GROWTH_MAX = 24 << 20
-"""Bytes that a process may grow by after that: 10 KB a connection; a circuit that is kept costs 40 KB."""
+WARM_UP = 500
+"""Connections until caches and lists have the size that they keep."""
+GROWTH_MAX = 8 << 20
+"""Bytes that a process may grow by after that: below 2 kB a connection; a kept circuit costs 40 kB."""
 
 
 async def fetch(port: int, host: str, user: str) -> None:
