@@ -203,7 +203,7 @@ class Chromium:
                 os.killpg(self._pid, signal.SIGKILL)
                 os.waitpid(self._pid, 0)
                 break
-            time.sleep(0.02)
+            time.sleep(0.02)  # waitpid has no time limit of its own
         os.close(self._out)
         self._reader.join(10)
 

@@ -47,7 +47,7 @@ class Quorum:
                 same_round = len({one.valid_after for one in found}) == 1
                 if len(found) == 3 and same_round and all(len(one.routers) > RELAYS + more for one in found):
                     return found
-            await asyncio.sleep(0.5)
+            await asyncio.sleep(0.5)  # the authorities tell nobody of a new consensus
 
 
 @contextlib.asynccontextmanager
@@ -129,6 +129,6 @@ async def test_a_whole_run_of_the_shared_random_protocol(tmp_path: Path) -> None
                 values = {one.shared_rand_current for one in found}
                 if len(values) == 1 and (value := values.pop()) is not None and value.reveals == 3:
                     break
-                await asyncio.sleep(5)
+                await asyncio.sleep(5)  # half a round
         assert_agreement(found, quorum)
         assert quorum.ctor.authorities[0].node.document_warnings() == []

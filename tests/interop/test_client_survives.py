@@ -35,7 +35,7 @@ async def until_it_works(url: str, socks: int, size: int) -> int:
     async with asyncio.timeout(PATIENCE):
         while not await fetch(url, socks, size, f"try{failures}:x"):
             failures += 1
-            await asyncio.sleep(1)
+            await asyncio.sleep(1)  # as a person would before trying again
     return failures
 
 
@@ -47,7 +47,7 @@ async def rendezvous_point_in_use(tor: Tor) -> Relay:
                 for circuit in circuits:
                     if any(stream.bytes_read > MUCH for stream in circuit.streams):
                         return circuit.path[-1]
-            await asyncio.sleep(0.02)
+            await asyncio.sleep(0.02)  # nothing tells of a stream's bytes
 
 
 async def test_lost_relays_and_a_restarted_network(tmp_path: Path, file_server: FileServer) -> None:

@@ -55,7 +55,7 @@ def votes_and_consensuses(network: CTorNetwork) -> tuple[list[Vote], bytes, byte
         rounds = {vote.valid_after for vote in votes} | {parse_consensus(ns).valid_after}
         if len(rounds | {parse_consensus(microdesc).valid_after}) == 1:
             return votes, ns, microdesc
-        time.sleep(0.5)
+        time.sleep(0.5)  # the authorities tell nobody that they are through with a round
     raise AssertionError("votes and consensuses of one round could not be had")
 
 
@@ -86,7 +86,7 @@ def test_diffs_between_two_live_consensuses(ctor_network: CTorNetwork) -> None:
     base = newer = ctor_network.directory(path)
     deadline = time.monotonic() + PATIENCE
     while newer == base and time.monotonic() < deadline:
-        time.sleep(0.5)
+        time.sleep(0.5)  # a consensus comes every ten seconds or so; nothing tells of it
         newer = ctor_network.directory(path)
     assert newer != base
     assert apply_diff(base, make_diff(base, newer)) == newer

@@ -14,6 +14,7 @@ import pytest
 import pelure
 from interop.ctor import CTorNetwork, FileServer, curl, payload
 from interop.onion_support import PelureNode, fetch, http_get, pelure_node, pelure_service
+from interop.waiting import until
 from pelure.errors import PelureError
 from pelure.tor.api import Tor
 from pelure.tor.client.hs import OnionClient
@@ -50,13 +51,6 @@ def told(caplog: pytest.LogCaptureFixture) -> Callable[[str], bool]:
     return lambda words: any(words in record.getMessage() for record in caplog.records)
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
-        await asyncio.sleep(0.2)
-
-
 async def read_page(tor: Tor, address: str) -> int:
     """GET a small page by a circuit of its own, again and again; returns the number of failures before."""
     failures = 0
@@ -69,7 +63,7 @@ async def read_page(tor: Tor, address: str) -> int:
                 return failures
             except (PelureError, AssertionError):
                 failures += 1
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # as a person would before trying again
 
 
 # ---- directories ----
@@ -112,7 +106,9 @@ async def test_directories_of_a_service_are_killed(
 
             uploads = len(events)
             await asyncio.to_thread(reject, network, before[:-1])
-            await until(lambda: set(directories_of(node, keys)) != set(before), "the ring to change")
+            await until(
+                lambda: set(directories_of(node, keys)) != set(before), "the ring to change", PATIENCE
+            )
             newcomers = {relay.nickname for relay in directories_of(node, keys)} - {
                 relay.nickname for relay in before
             }
@@ -122,6 +118,7 @@ async def test_directories_of_a_service_are_killed(
                     <= {event.relay for event in events[uploads:] if isinstance(event, DescriptorUploaded)}
                 ),
                 "the new directories to have the descriptor",
+                PATIENCE,
             )
             assert all(told(f"{name} has the descriptor") for name in newcomers)
             assert await fetch(OnionClient(node.circuits, node.directory), service.address, 1000)
@@ -154,6 +151,7 @@ async def test_guards_are_killed(
             await until(
                 lambda name=guard.nickname: told(f"entry guard {name} can't be reached"),  # type: ignore[misc]
                 "the dead guard to be noticed",
+                PATIENCE,
             )
             assert tor.client.guards.select(time.time()) != guard
             network.restart(guard.fingerprint)
@@ -178,6 +176,7 @@ async def test_an_authority_is_down(
         await until(
             lambda: current_netdir(node.directory).valid_after >= first + 3 * network.interval,
             "three newer consensuses",
+            PATIENCE,
         )
         assert len(current_netdir(node.directory).consensus.signatures) == 2
 

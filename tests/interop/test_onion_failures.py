@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
 from interop.ctor import CTorNetwork, FileServer, payload
 from interop.onion_support import PelureNode, fetch, http_get, pelure_node, pelure_service
+from interop.waiting import until
 from pelure.errors import PelureError
 from pelure.tor.api import Tor, connect
 from pelure.tor.client.hs import OnionClient
@@ -43,14 +44,6 @@ async def node(network: CTorNetwork, tmp_path: Path) -> AsyncIterator[PelureNode
         yield running
 
 
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for something the service does by itself."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
-        await asyncio.sleep(0.1)
-
-
 def kill(network: CTorNetwork, node: PelureNode, relay: Relay) -> None:
     """Kill a relay; our own paths avoid it from then on, as guards and path selection would come to do."""
     network.kill(relay.fingerprint)
@@ -79,7 +72,7 @@ async def test_relays_die_in_every_role(
         count = len(established())
         kill(network, node, relays[victim])
         assert await fetch(client, service.address, 1000) == payload(1000)[1]
-        await until(lambda: len(established()) > count, "another introduction point")
+        await until(lambda: len(established()) > count, "another introduction point", PATIENCE)
         assert victim not in established()[count:]
 
         circuit = await client.connect(service.address)
@@ -96,7 +89,7 @@ async def test_relays_die_in_every_role(
                     pass
         client.forget()
         assert await fetch(client, service.address, 1000) == payload(1000)[1]
-        await until(lambda: not service.connections(), "the service to notice the lost circuit")
+        await until(lambda: not service.connections(), "the service to notice the lost circuit", PATIENCE)
 
 
 @pytest.mark.soak

@@ -19,6 +19,7 @@ import pytest
 from interop.commands import Command
 from interop.ctor import CTorNetwork
 from interop.sharing import Person, digests, make_folder
+from interop.waiting import until
 from pelure.errors import AccessDenied
 from pelure.share.control import request as request_node
 from pelure.share.fetch import Fetch
@@ -84,16 +85,8 @@ async def download_in_progress(remote: RemoteDrive) -> asyncio.Task[None]:
     await remote.drive.update(wait=True)
     before = remote.bytes_read
     task = asyncio.ensure_future(remote.drive.download())
-    await until(lambda: remote.bytes_read > before + 500_000, "the first blocks")
+    await until(lambda: remote.bytes_read > before + 500_000, "the first blocks", PATIENCE)
     return task
-
-
-async def until(condition: Callable[[], bool], what: str) -> None:
-    """Wait for what other processes do."""
-    deadline = time.monotonic() + PATIENCE
-    while not condition():
-        assert time.monotonic() < deadline, f"waited {PATIENCE:.0f} s for {what}"
-        await asyncio.sleep(0.01)
 
 
 async def revoke(publisher: Person, network: Path, name: str) -> dict[str, Any]:
@@ -143,13 +136,13 @@ async def test_230_links_one_revoked(
             others = [await download_in_progress(neighbour), await download_in_progress(far)]
             began = time.monotonic()
             revoking = asyncio.create_task(revoke(publisher, network, "link-117"))
-            await until(lambda: not revoked.open_circuits, "the transfer to be cut")
+            await until(lambda: not revoked.open_circuits, "the transfer to be cut", PATIENCE)
             cut = time.monotonic() - began
             at = revoked.bytes_read
             assert (await revoking)["cut"]
             done = time.monotonic() - began
             # This reader has the descriptor that the revoked link could read, and goes on trying.
-            await until(lambda: isinstance(revoked.last_error, AccessDenied), "the refusal")
+            await until(lambda: isinstance(revoked.last_error, AccessDenied), "the refusal", PATIENCE)
             assert not transfer.done()
             transfer.cancel()
             await asyncio.gather(*others)
@@ -315,7 +308,9 @@ async def test_guards_and_introduction_points_die(
 
             async def some_more() -> None:
                 at = remote.bytes_read
-                await until(lambda: fetch.done() or remote.bytes_read > at + PIECE, "more of the file")
+                await until(
+                    lambda: fetch.done() or remote.bytes_read > at + PIECE, "more of the file", PATIENCE
+                )
                 assert not fetch.done()
 
             async def kill(what: str, nicknames: list[str]) -> None:

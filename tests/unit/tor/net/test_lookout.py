@@ -88,7 +88,7 @@ async def test_a_silent_link_is_closed() -> None:
 async def test_a_circuit_that_nothing_is_expected_on_is_left_alone() -> None:
     circuit, link = await build(3)
     link.silent = True
-    await asyncio.sleep(0.8)
+    await asyncio.sleep(0.8)  # several of the silences after which a circuit that expects something is asked
     assert not circuit.closed.is_set() and circuit.lookout._asked == {}
     circuit.on_message = lambda message: None
     circuit.lookout.expect()
