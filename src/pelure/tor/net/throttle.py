@@ -1,8 +1,8 @@
 """How fast a relay's links may read and write (tor manual: ``RelayBandwidthRate``, ``RelayBandwidthBurst``).
 
-One token bucket for all that is read and one for all that is written, as in C tor. A link asks for its
-:meth:`Direction.share` before it takes bytes and tells what it took; where a bucket is empty it waits for its
-turn, and its peers and circuits feel it as they feel any slow link.
+One token bucket (of bytes) for all that is read and one for all that is written, as in C tor. A link asks
+for its :meth:`Direction.share` before it takes bytes and tells what it took; where a bucket is empty it waits
+for its turn, and its peers and circuits feel it as they feel any slow link.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ Wake = Callable[[], None]
 
 
 class Bucket:
-    """``rate`` tokens (bytes) a second in the long run, ``burst`` at once; ``now``: monotonic seconds."""
+    """``rate`` tokens a second in the long run, ``burst`` at once; ``now``: monotonic seconds."""
 
     def __init__(self, rate: int, burst: int, now: float) -> None:
         self.rate = rate
@@ -31,6 +31,14 @@ class Bucket:
         """Add what has accrued since the last time."""
         self.tokens = min(float(self.burst), self.tokens + (now - self._filled) * self.rate)
         self._filled = now
+
+    def take(self, now: float) -> bool:
+        """Take one token; False if there is none."""
+        self.fill(now)
+        if self.tokens < 1:
+            return False
+        self.tokens -= 1
+        return True
 
 
 class Direction:

@@ -18,30 +18,12 @@ from pelure.tor.cell.onion_messages import (
     IntroduceStatus,
     IntroEstablished,
 )
+from pelure.tor.net.throttle import Bucket
 from pelure.tor.relay.circuit import RelayCircuit, Role
 
 DEFAULT_RATE = 25  # introductions a second; consensus parameter HiddenServiceEnableIntroDoSRatePerSec
 DEFAULT_BURST = 200  # HiddenServiceEnableIntroDoSBurstPerSec
 MAX_PARAMETER = 2**31 - 1
-
-
-class TokenBucket:
-    """Allows ``burst`` events at once and ``rate`` a second in the long run."""
-
-    def __init__(self, rate: int, burst: int, now: float) -> None:
-        self._rate = rate
-        self._burst = burst
-        self._tokens = float(burst)
-        self._filled = now
-
-    def take(self, now: float) -> bool:
-        """True if one more event is allowed at ``now`` (monotonic seconds)."""
-        self._tokens = min(self._burst, self._tokens + (now - self._filled) * self._rate)
-        self._filled = now
-        if self._tokens < 1:
-            return False
-        self._tokens -= 1
-        return True
 
 
 class IntroductionPoints:
@@ -52,7 +34,7 @@ class IntroductionPoints:
         self.params: Mapping[str, int] = params or {}
         self._circuits: dict[bytes, RelayCircuit] = {}
         self._keys: dict[RelayCircuit, bytes] = {}
-        self._limits: dict[RelayCircuit, TokenBucket] = {}
+        self._limits: dict[RelayCircuit, Bucket] = {}
         self._introduced: set[RelayCircuit] = set()
         self.relayed = 0
         self.refused = 0
@@ -77,7 +59,7 @@ class IntroductionPoints:
             self._limits[circuit] = limit
         circuit.send(RelayCommand.INTRO_ESTABLISHED, IntroEstablished().encode())
 
-    def _limit(self, extension: bytes | None, now: float) -> TokenBucket | None:
+    def _limit(self, extension: bytes | None, now: float) -> Bucket | None:
         enabled = bool(self.params.get("HiddenServiceEnableIntroDoSDefense", 0))
         rate = self.params.get("HiddenServiceEnableIntroDoSRatePerSec", DEFAULT_RATE)
         burst = self.params.get("HiddenServiceEnableIntroDoSBurstPerSec", DEFAULT_BURST)
@@ -92,7 +74,7 @@ class IntroductionPoints:
             ):
                 rate, burst = asked_rate, asked_burst
                 enabled = rate > 0 and burst > 0  # zero switches the limit off
-        return TokenBucket(rate, burst, now) if enabled else None
+        return Bucket(rate, burst, now) if enabled else None
 
     def introduce(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
         """INTRODUCE1: pass it to the service, tell the client. Raises ``ProtocolError`` for a second one."""

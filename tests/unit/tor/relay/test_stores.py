@@ -17,13 +17,13 @@ from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.network import parse_network, torrc_options
 from pelure.tor.directory.router_descriptor import parse_router_descriptor
 from pelure.tor.net.queues import CellQueues
+from pelure.tor.net.throttle import Bucket
 from pelure.tor.onion.outer import encode_outer
 from pelure.tor.relay import memory
 from pelure.tor.relay.bandwidth import LEAST_OBSERVED, BandwidthMeter
 from pelure.tor.relay.circuit import RelayCircuit
 from pelure.tor.relay.config import RelayConfig
 from pelure.tor.relay.hsdir import DescriptorStore
-from pelure.tor.relay.introduction import TokenBucket
 from pelure.tor.relay.keys import DAY, RelayKeys
 from pelure.tor.relay.onionskins import OnionskinQueue
 from pelure.tor.relay.publish import PROTOCOLS, build_documents
@@ -294,7 +294,7 @@ def test_observed_bandwidth_is_the_best_ten_seconds_of_the_lesser_direction() ->
 
 
 def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
-    bucket = TokenBucket(rate=2, burst=5, now=0.0)
+    bucket = Bucket(rate=2, burst=5, now=0.0)
     assert [bucket.take(0.0) for _ in range(6)] == [True] * 5 + [False]
     assert [bucket.take(1.0) for _ in range(3)] == [True, True, False]
     assert [bucket.take(100.0) for _ in range(6)] == [True] * 5 + [False]
