@@ -12,7 +12,7 @@ import ipaddress
 import logging
 import os
 import time
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
@@ -28,6 +28,7 @@ from pelure.tor.directory.relay import Relay
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager, raise_file_limit
 from pelure.tor.net.statefile import StateFolder, write_private
+from pelure.tor.net.supervision import Job, supervised
 from pelure.tor.net.throttle import Throttle
 from pelure.tor.relay import memory
 from pelure.tor.relay.bandwidth import BandwidthMeter
@@ -54,10 +55,7 @@ LINK_KEYS_MARGIN_SECONDS = 6 * 3600.0
 BYTES_PER_CIRCUIT = 16 * 1024  # what a circuit is reckoned with when their number is bounded
 STATE_FILE = "pelure-bandwidth.json"
 
-RESTART_SECONDS = 10.0  # until a background job that failed is begun anew
-
 OnEvent = Callable[..., None]
-Job = Callable[[], Coroutine[Any, Any, None]]
 
 
 class RelayServer:
@@ -141,7 +139,9 @@ class RelayServer:
             work.append(self._publish)
         if self._fills_cache:
             work.append(CacheUpdater(config.network, self.cache, self.consensus_changed).run)
-        self._tasks = [asyncio.ensure_future(self._guarded(one)) for one in work]
+        self._tasks = [
+            asyncio.ensure_future(supervised(one, "a background job of the relay")) for one in work
+        ]
 
     async def close(self) -> None:
         """Close circuits and links, stop all work, keep what is to be kept; idempotent."""
@@ -154,15 +154,6 @@ class RelayServer:
             await self.exits.close()
             self._folder.write_json(STATE_FILE, self.bandwidth.state())
         self._folder.close()
-
-    async def _guarded(self, job: Job) -> None:
-        """A bug in one of the background jobs must be seen, and must neither end it nor the others."""
-        while True:
-            try:
-                await job()
-            except Exception:
-                log.exception("bug: a background job of the relay has failed and is begun anew")
-            await asyncio.sleep(RESTART_SECONDS)
 
     def _make_link_identity(self) -> Any:
         addresses = tuple(one for one in (self.config.address, self.config.address6) if one)

@@ -12,6 +12,7 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass, field
+from functools import partial
 
 from pelure.errors import PathError, PelureError, ProtocolError
 from pelure.tor.cell.commands import RelayCommand
@@ -22,6 +23,7 @@ from pelure.tor.crypto.keys import Rng
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.origin import Circuit
+from pelure.tor.net.supervision import supervised
 from pelure.tor.onion.introduction import IntroKeys
 from pelure.tor.onion.replay import INTRODUCTIONS_MAX, INTRODUCTIONS_MIN, ReplayCache
 from pelure.tor.onion.second_layer import IntroPoint
@@ -103,7 +105,8 @@ class IntroPoints:
             self._spawn(asyncio.Event())
 
     def _spawn(self, up: asyncio.Event) -> None:
-        worker = asyncio.create_task(self._hold(up))
+        work = supervised(partial(self._hold, up), "holding an introduction point")
+        worker = asyncio.create_task(work)
         self._workers.add(worker)
         worker.add_done_callback(self._workers.discard)
 
@@ -159,16 +162,15 @@ class IntroPoints:
 
     async def _hold(self, up: asyncio.Event) -> None:
         """Hold one introduction point after the other, until cancelled; ``up`` is set with the first."""
-        held: ServiceIntroPoint | None = None
+        me = asyncio.current_task()
         while True:
             point = await self._establish_somewhere()
-            self.listed = [one for one in self.listed if one is not held] + [point]
+            self.listed = [one for one in self.listed if one.holder is not me] + [point]
             up.set()
             if not self._rotating.locked():  # else the rotation publishes all of them at once
                 await self._changed()
-            if held is not None:
-                self._end(held)
-            held = point
+            for older in [one for one in self._points if one.holder is me and one is not point]:
+                self._end(older)
             await self._keep(point)
 
     async def _establish_somewhere(self) -> ServiceIntroPoint:

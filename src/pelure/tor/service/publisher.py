@@ -12,11 +12,13 @@ import logging
 import time
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 
 from pelure.errors import OnionServiceError, PelureError
 from pelure.tor.crypto.blinding import blind_keypair, blinding_factor, subcredential
 from pelure.tor.crypto.keys import Ed25519KeyPair, Rng
 from pelure.tor.directory.relay import Relay
+from pelure.tor.net.supervision import supervised
 from pelure.tor.net.wallclock import sleep_until
 from pelure.tor.onion.descriptor import DescriptorKeys, build_descriptor
 from pelure.tor.onion.revision import revision_counter, revision_key
@@ -153,6 +155,11 @@ class Publisher:
 
     async def run(self) -> None:
         """Publish until cancelled."""
+        await supervised(self._run, "publishing the onion service's descriptors")
+
+    async def _run(self) -> None:
+        self._outdated = True  # begun anew after a failure: nobody knows what was left undone
+        self._wake.set()
         span = REPUBLISH_SECONDS_MAX - REPUBLISH_SECONDS_MIN
         try:
             while True:
@@ -203,7 +210,11 @@ class Publisher:
             one.uploads.pop(relay).cancel()
         for relay in responsible:
             if relay not in one.uploads:
-                one.uploads[relay] = _Upload(asyncio.create_task(self._keep_uploading(one, relay)))
+                upload = supervised(
+                    partial(self._keep_uploading, one, relay),
+                    f"uploading the descriptor to {relay.nickname}",
+                )
+                one.uploads[relay] = _Upload(asyncio.create_task(upload))
 
     async def _keep_uploading(self, one: Descriptor, relay: Relay) -> None:
         document, upload, pause = one.document, one.uploads[relay], RETRY_SECONDS_FIRST

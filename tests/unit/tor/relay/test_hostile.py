@@ -29,6 +29,7 @@ from pelure.tor.cell.relay_messages import Extend2
 from pelure.tor.crypto import ntor
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.relay import Relay
+from pelure.tor.net import supervision
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.origin import Circuit
@@ -518,7 +519,7 @@ async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them(
 async def test_a_background_job_that_fails_is_begun_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr(server_module, "RESTART_SECONDS", 0.0)
+    monkeypatch.setattr(supervision, "RESTART_SECONDS_FIRST", 0.0)
     monkeypatch.setattr(server_module, "MEMORY_CHECK_SECONDS", 0.01)
     with mock.patch.object(memory, "relieve", side_effect=[ZeroDivisionError, *[0] * 100_000]) as relieve:
         async with asyncio.timeout(SECONDS), Relays(1):

@@ -15,7 +15,7 @@ from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.client import hs
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import ClientEvent
-from pelure.tor.net import wallclock
+from pelure.tor.net import supervision, wallclock
 from pelure.tor.onion.client_auth import ClientAuthKey
 from pelure.tor.onion.second_layer import IntroPoint
 from pelure.tor.relay.hsdir import DescriptorStore
@@ -430,3 +430,47 @@ async def test_a_listener_that_fails_disturbs_nothing(network: FakeNetwork) -> N
         await service.published.wait()
     await connect(new_client(network), service)
     await service.close()
+
+
+@pytest.mark.parametrize(
+    ("owner", "method", "job"),
+    [
+        (intro_points.IntroPoints, "_establish", "holding an introduction point"),
+        (intro_points.IntroPoints, "_keep", "holding an introduction point"),
+        (publisher.Publisher, "_distribute", "publishing"),
+        (publisher.Publisher, "_report", "uploading the descriptor"),
+    ],
+)
+async def test_a_bug_ends_no_part_of_the_service_for_good(
+    network: FakeNetwork,
+    monkeypatch: pytest.MonkeyPatch,
+    caplog: pytest.LogCaptureFixture,
+    owner: type,
+    method: str,
+    job: str,
+) -> None:
+    monkeypatch.setattr(supervision, "RESTART_SECONDS_FIRST", 0.001)
+    right, failures = getattr(owner, method), [ZeroDivisionError(), ZeroDivisionError()]
+
+    def fails_twice(*arguments: object) -> object:
+        if failures:
+            raise failures.pop()
+        return right(*arguments)
+
+    monkeypatch.setattr(owner, method, fails_twice)
+    running = OnionService(
+        network,  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
+        ServiceKeys.generate(os.urandom),
+        {80: TcpTarget("127.0.0.1", 1)},
+    )
+    await running.start()
+    try:
+        async with asyncio.timeout(SECONDS):
+            await running.published.wait()
+        await until(lambda: len(running._intro.listed) == 3 == len(running._intro._points))
+        await connect(new_client(network), running)
+    finally:
+        await running.close()
+    assert f"bug: {job}" in caplog.text
+    assert 1 <= caplog.text.count("ZeroDivisionError\n") <= 2
