@@ -14,6 +14,7 @@ from pathlib import Path
 from pelure.errors import PelureError
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.noise import KeyPair
+from pelure.hyper.wire.parts import BlockRequest, UpgradeRequest
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.reader import open_remote
 from pelure.tor.api import Tor, connect
@@ -45,7 +46,7 @@ async def trick(tor: Tor, private: PrivateLink, number: int) -> None:
     assert peer.channel is not None
     peer.channel.send(0, m.Sync(0, 0, 0).encode())
     if kind == 1:  # asks for everything and reads nothing
-        await peer.send(*(m.Request(n, 0, block=m.BlockRequest(n % 50, 0)) for n in range(1, 2000)))
+        await peer.send(*(m.Request(n, 0, block=BlockRequest(n % 50, 0)) for n in range(1, 2000)))
         await asyncio.sleep(TRICK_SECONDS)
     elif kind == 2:
         top = 2**53 - 1
@@ -53,11 +54,11 @@ async def trick(tor: Tor, private: PrivateLink, number: int) -> None:
             m.Want(top, top),
             m.Range(0, top),
             m.Sync(top, top, top),
-            *(m.Request(n, 0, upgrade=m.UpgradeRequest(0, top)) for n in range(1, 100)),
-            *(m.Request(n, 0, block=m.BlockRequest(top, top)) for n in range(100, 200)),
+            *(m.Request(n, 0, upgrade=UpgradeRequest(0, top)) for n in range(1, 100)),
+            *(m.Request(n, 0, block=BlockRequest(top, top)) for n in range(100, 200)),
         )
     elif kind == 3:
-        await peer.send(*(m.Request(1, 0, block=m.BlockRequest(0, 0)) for _ in range(40_000)))
+        await peer.send(*(m.Request(1, 0, block=BlockRequest(0, 0)) for _ in range(40_000)))
     elif kind == 4:
         await stream.write(bytes(range(256)) * 1000)
     else:

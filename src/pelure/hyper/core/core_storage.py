@@ -15,7 +15,7 @@ from pelure.hyper.core.bitfield import Bitfield
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.storage import Store
 from pelure.hyper.encoding.compact import Reader, Writer
-from pelure.hyper.wire.messages import Node
+from pelure.hyper.wire.parts import Node
 
 INLINE_LIMIT = 2048
 """Bytes up to which a block is kept in the database; longer ones go to the block file."""

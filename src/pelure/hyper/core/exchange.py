@@ -13,16 +13,8 @@ from pelure.hyper.core.manifest import Manifest
 from pelure.hyper.core.signer import Verifier
 from pelure.hyper.core.state import CoreState
 from pelure.hyper.core.tree import NotAvailable, TreeBatch
-from pelure.hyper.wire.messages import (
-    Data,
-    DataBlock,
-    DataHash,
-    DataSeek,
-    DataUpgrade,
-    Node,
-    Request,
-    UpgradeRequest,
-)
+from pelure.hyper.wire.messages import Data, Request
+from pelure.hyper.wire.parts import DataBlock, DataHash, DataSeek, DataUpgrade, Node, UpgradeRequest
 
 
 def answer(state: CoreState, request: Request) -> Data:

@@ -12,7 +12,7 @@ from hashlib import blake2b
 from pelure.errors import ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.encoding.compact import MAX_UINT
-from pelure.hyper.wire.messages import Node
+from pelure.hyper.wire.parts import Node
 
 
 def blake2b_256(*parts: bytes, key: bytes = b"") -> bytes:

@@ -14,7 +14,8 @@ from pelure.errors import ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.core.hashing import leaf_hash, parent_node
 from pelure.hyper.core.tree import GetNode, TreeBatch, byte_offset, need, unpadded_size
-from pelure.hyper.wire.messages import Data, DataUpgrade, Node, Request, SeekRequest
+from pelure.hyper.wire.messages import Data, Request
+from pelure.hyper.wire.parts import DataUpgrade, Node, SeekRequest
 
 
 @dataclass(slots=True)

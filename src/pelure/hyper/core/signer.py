@@ -18,7 +18,7 @@ from pelure.hyper.core.manifest import Manifest, Signer
 from pelure.hyper.core.proof import upgrade_positions
 from pelure.hyper.core.tree import TreeBatch
 from pelure.hyper.encoding.compact import Reader, Writer
-from pelure.hyper.wire.messages import Node
+from pelure.hyper.wire.parts import Node
 
 _NODE_SIZE = 34
 _PROOF_SIZE = 66

@@ -19,7 +19,8 @@ from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.signer import KeyPair, Verifier
 from pelure.hyper.core.tree import NotAvailable, TreeBatch, need
-from pelure.hyper.wire.messages import MAX_BLOCK, Node
+from pelure.hyper.wire.messages import MAX_BLOCK
+from pelure.hyper.wire.parts import Node
 
 
 @dataclass(frozen=True, slots=True)

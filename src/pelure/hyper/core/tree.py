@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.core.hashing import parent_node, tree_hash
-from pelure.hyper.wire.messages import Node
+from pelure.hyper.wire.parts import Node
 
 GetNode = Callable[[int], Node | None]
 

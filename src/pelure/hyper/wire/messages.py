@@ -1,9 +1,8 @@
 """The messages of a Hypercore channel (protocol ``hypercore/alpha`` of npm hypercore 11).
 
-Each message class has its number on the channel in ``TYPE``, ``encode()`` and ``decode(reader)``. The
-parts of requests and answers (:class:`Node`, :class:`BlockRequest`, :class:`DataBlock`, …) are what proofs
-are made of, so the core uses them too. Manifests travel as raw bytes here; ``hyper.core`` gives them
-meaning.
+Each message class has its number on the channel in ``TYPE``, ``encode()`` and ``decode(reader)``; what
+requests and answers are made of is in :mod:`~pelure.hyper.wire.parts`. Manifests travel as raw bytes here;
+``hyper.core`` gives them meaning.
 """
 
 from __future__ import annotations
@@ -13,103 +12,24 @@ from typing import ClassVar, TypeAlias
 
 from pelure.errors import ProtocolError
 from pelure.hyper.encoding.compact import Reader, Writer
+from pelure.hyper.wire.parts import (
+    BlockRequest,
+    DataBlock,
+    DataHash,
+    DataSeek,
+    DataUpgrade,
+    HashRequest,
+    SeekRequest,
+    UpgradeRequest,
+    read_nodes,
+    write_nodes,
+)
 
 PROTOCOL = "hypercore/alpha"
 ALIASES = ("hypercore",)
 
 MAX_BLOCK = 15 * 1024 * 1024
 """Bytes of the longest block that may be appended."""
-
-_MIN_NODE = 34
-
-
-@dataclass(slots=True)
-class Node:
-    """A Merkle tree node: flat-tree ``index``, ``size`` in bytes of all blocks below, 32-byte ``hash``."""
-
-    index: int
-    size: int
-    hash: bytes
-
-
-def _write_nodes(w: Writer, nodes: list[Node]) -> None:
-    w.uint(len(nodes))
-    for node in nodes:
-        w.uint(node.index)
-        w.uint(node.size)
-        w.fixed32(node.hash)
-
-
-def _read_nodes(r: Reader) -> list[Node]:
-    return [Node(r.uint(), r.uint(), r.take(32)) for _ in range(r.count(_MIN_NODE))]
-
-
-@dataclass(frozen=True, slots=True)
-class BlockRequest:
-    """Block ``index``, with a proof that climbs ``nodes`` tree levels."""
-
-    index: int
-    nodes: int
-
-
-@dataclass(frozen=True, slots=True)
-class HashRequest:
-    """The tree node ``index`` (flat-tree), with a proof that climbs ``nodes`` levels."""
-
-    index: int
-    nodes: int
-
-
-@dataclass(frozen=True, slots=True)
-class SeekRequest:
-    """Where byte ``bytes`` lies, not counting ``padding`` bytes at the start of each block."""
-
-    bytes: int
-    padding: int
-
-
-@dataclass(frozen=True, slots=True)
-class UpgradeRequest:
-    """Proof that a tree of ``start`` blocks grew by ``length`` blocks."""
-
-    start: int
-    length: int
-
-
-@dataclass(slots=True)
-class DataBlock:
-    """A block's ``value`` as stored (that is, encrypted), and its proof, bottom up."""
-
-    index: int
-    value: bytes = field(repr=False)
-    nodes: list[Node]
-
-
-@dataclass(slots=True)
-class DataHash:
-    """A tree node (first in ``nodes``) and its proof, bottom up."""
-
-    index: int
-    nodes: list[Node]
-
-
-@dataclass(slots=True)
-class DataSeek:
-    """The node in which byte ``bytes`` was found and its proof, bottom up."""
-
-    bytes: int
-    nodes: list[Node]
-
-
-@dataclass(slots=True)
-class DataUpgrade:
-    """Proof of growth from ``start`` by ``length`` blocks, then on to the signed head."""
-
-    start: int
-    length: int
-    nodes: list[Node]
-    additional_nodes: list[Node]
-    signature: bytes | None
 
 
 @dataclass(slots=True)
@@ -265,18 +185,18 @@ class Data:
         if self.block is not None:
             w.uint(self.block.index)
             w.buffer(self.block.value)
-            _write_nodes(w, self.block.nodes)
+            write_nodes(w, self.block.nodes)
         if self.hash is not None:
             w.uint(self.hash.index)
-            _write_nodes(w, self.hash.nodes)
+            write_nodes(w, self.hash.nodes)
         if self.seek is not None:
             w.uint(self.seek.bytes)
-            _write_nodes(w, self.seek.nodes)
+            write_nodes(w, self.seek.nodes)
         if self.upgrade is not None:
             w.uint(self.upgrade.start)
             w.uint(self.upgrade.length)
-            _write_nodes(w, self.upgrade.nodes)
-            _write_nodes(w, self.upgrade.additional_nodes)
+            write_nodes(w, self.upgrade.nodes)
+            write_nodes(w, self.upgrade.additional_nodes)
             w.buffer(self.upgrade.signature)
         if self.manifest is not None:
             w.raw(self.manifest)
@@ -288,10 +208,10 @@ class Data:
         return cls(
             r.uint(),
             r.uint(),
-            DataBlock(r.uint(), r.buffer(), _read_nodes(r)) if flags & 1 else None,
-            DataHash(r.uint(), _read_nodes(r)) if flags & 2 else None,
-            DataSeek(r.uint(), _read_nodes(r)) if flags & 4 else None,
-            DataUpgrade(r.uint(), r.uint(), _read_nodes(r), _read_nodes(r), r.optional_buffer())
+            DataBlock(r.uint(), r.buffer(), read_nodes(r)) if flags & 1 else None,
+            DataHash(r.uint(), read_nodes(r)) if flags & 2 else None,
+            DataSeek(r.uint(), read_nodes(r)) if flags & 4 else None,
+            DataUpgrade(r.uint(), r.uint(), read_nodes(r), read_nodes(r), r.optional_buffer())
             if flags & 8
             else None,
             r.rest() if flags & 16 else None,

@@ -17,14 +17,8 @@ from pelure.hyper.core.manifest import Manifest
 from pelure.hyper.core.signer import MultiSignature
 from pelure.hyper.core.tree import NotAvailable
 from pelure.hyper.encoding.compact import Reader
-from pelure.hyper.wire.messages import (
-    BlockRequest,
-    Data,
-    HashRequest,
-    Request,
-    SeekRequest,
-    UpgradeRequest,
-)
+from pelure.hyper.wire.messages import Data, Request
+from pelure.hyper.wire.parts import BlockRequest, HashRequest, SeekRequest, UpgradeRequest
 
 
 @pytest.fixture

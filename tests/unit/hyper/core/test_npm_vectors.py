@@ -21,16 +21,15 @@ from pelure.hyper.core.flat_tree import right_span
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.signer import KeyPair, Verifier
 from pelure.hyper.core.tree import TreeBatch
-from pelure.hyper.wire.messages import (
+from pelure.hyper.wire.messages import Data, Request
+from pelure.hyper.wire.parts import (
     BlockRequest,
-    Data,
     DataBlock,
     DataHash,
     DataSeek,
     DataUpgrade,
     HashRequest,
     Node,
-    Request,
     SeekRequest,
     UpgradeRequest,
 )

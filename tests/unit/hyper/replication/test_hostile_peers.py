@@ -22,6 +22,7 @@ from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire import protomux as protomux_module
 from pelure.hyper.wire.noise import KeyPair
+from pelure.hyper.wire.parts import BlockRequest, HashRequest, Node, SeekRequest, UpgradeRequest
 from pelure.streams import SocketStream, memory_pipe
 
 from .scripted import ScriptedPeer
@@ -139,9 +140,9 @@ async def test_a_proof_that_is_wrong(case: Fixture, what: str) -> None:
         answer = case.answer(await peer.expect(m.Request))
         node = answer.block.nodes[0]
         changed = {
-            "hash": [m.Node(node.index, node.size, bytes(32)), *answer.block.nodes[1:]],
-            "size": [m.Node(node.index, node.size + 1, node.hash), *answer.block.nodes[1:]],
-            "index": [m.Node(node.index + 2, node.size, node.hash), *answer.block.nodes[1:]],
+            "hash": [Node(node.index, node.size, bytes(32)), *answer.block.nodes[1:]],
+            "size": [Node(node.index, node.size + 1, node.hash), *answer.block.nodes[1:]],
+            "index": [Node(node.index + 2, node.size, node.hash), *answer.block.nodes[1:]],
             "missing": answer.block.nodes[:-1],
             "extra": [*answer.block.nodes, node],
         }
@@ -188,10 +189,10 @@ async def test_a_whole_other_core_s_answers(case: Fixture, stores) -> None:
 async def test_answers_that_were_not_asked_for_are_ignored(case: Fixture) -> None:
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await case.bring_up(peer)
-        unasked = case.answer(m.Request(99, 0, block=m.BlockRequest(3, 5)))
+        unasked = case.answer(m.Request(99, 0, block=BlockRequest(3, 5)))
         reading = asyncio.ensure_future(case.reader.get(7))
         request = await peer.expect(m.Request)
-        other = case.answer(m.Request(request.id, 0, block=m.BlockRequest(4, 5)))
+        other = case.answer(m.Request(request.id, 0, block=BlockRequest(4, 5)))
         await peer.send(unasked, other, m.NoData(500), m.Cancel(77))
         again = await peer.expect(m.Request)
         assert again.block.index == 7 and again.id != request.id
@@ -252,21 +253,21 @@ async def test_asking_for_too_much_that_makes_no_sense(case: Fixture) -> None:
         await within(peer.opened.wait())
         await peer.send(m.Sync(0, 0, 0))
         for number in range(1, 1 + peer_module.MAX_INVALID_REQUESTS):
-            await peer.send(m.Request(number, 0, upgrade=m.UpgradeRequest(5, 10**9)))
+            await peer.send(m.Request(number, 0, upgrade=UpgradeRequest(5, 10**9)))
             assert (await peer.expect(m.NoData)).reason == m.NoData.INVALID_REQUEST
-        await peer.send(m.Request(number + 1, 0, upgrade=m.UpgradeRequest(5, 10**9)))
+        await peer.send(m.Request(number + 1, 0, upgrade=UpgradeRequest(5, 10**9)))
         await ended(replication)
 
 
 async def test_odd_requests_get_an_answer(case: Fixture) -> None:
     requests = [
-        m.Request(1, 9, block=m.BlockRequest(0, 0)),
-        m.Request(2, 0, block=m.BlockRequest(10**12, 0)),
-        m.Request(3, 0, block=m.BlockRequest(1, 10**6)),
-        m.Request(4, 0, hash=m.HashRequest(2**53 - 1, 2**53 - 1)),
-        m.Request(5, 0, hash=m.HashRequest(0, 1), seek=m.SeekRequest(2**53 - 1, 2**53 - 1)),
-        m.Request(6, 0, upgrade=m.UpgradeRequest(0, 0)),
-        m.Request(7, 0, seek=m.SeekRequest(5, 0)),
+        m.Request(1, 9, block=BlockRequest(0, 0)),
+        m.Request(2, 0, block=BlockRequest(10**12, 0)),
+        m.Request(3, 0, block=BlockRequest(1, 10**6)),
+        m.Request(4, 0, hash=HashRequest(2**53 - 1, 2**53 - 1)),
+        m.Request(5, 0, hash=HashRequest(0, 1), seek=SeekRequest(2**53 - 1, 2**53 - 1)),
+        m.Request(6, 0, upgrade=UpgradeRequest(0, 0)),
+        m.Request(7, 0, seek=SeekRequest(5, 0)),
         m.Request(8, 0),
     ]
     async with scripted(case.source, case.writer.key) as (replication, peer):
@@ -282,7 +283,7 @@ async def test_a_flood_of_requests(case: Fixture, monkeypatch) -> None:
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         for number in range(1, 2000):
-            peer.channel.send(1, m.Request(number, 0, block=m.BlockRequest(number % BLOCKS, 0)).encode())
+            peer.channel.send(1, m.Request(number, 0, block=BlockRequest(number % BLOCKS, 0)).encode())
         try:
             await within(peer.flush())
         except ConnectionResetError:
@@ -299,7 +300,7 @@ async def test_a_peer_that_asks_and_does_not_read_costs_no_memory(stores) -> Non
         peer = ScriptedPeer(right, writer.key)
         await within(peer.connect())
         for number in range(1, 513):
-            peer.channel.send(1, m.Request(number, 0, block=m.BlockRequest(number % 64, 0)).encode())
+            peer.channel.send(1, m.Request(number, 0, block=BlockRequest(number % 64, 0)).encode())
         await within(peer.flush())
         await within(until_stuck(replication))
         assert replication.bytes_written < 4 * WRITE_SIZE
@@ -320,7 +321,7 @@ async def test_a_peer_that_does_not_read_can_be_left(stores, monkeypatch) -> Non
     async with replication:
         peer = ScriptedPeer(client, writer.key)
         await within(peer.connect())
-        requests = [m.Request(number, 0, block=m.BlockRequest(number % 16, 0)) for number in range(1, 200)]
+        requests = [m.Request(number, 0, block=BlockRequest(number % 16, 0)) for number in range(1, 200)]
         await within(peer.send(*requests))
         await within(until_stuck(replication))
         await within(replication.close())
@@ -341,7 +342,7 @@ async def test_cancelled_requests_are_not_answered(case: Fixture) -> None:
         await within(peer.opened.wait())
         peer.channel.send(0, m.Sync(0, 0, 0).encode())
         for number in (1, 2, 3):
-            peer.channel.send(1, m.Request(number, 0, block=m.BlockRequest(number, 0)).encode())
+            peer.channel.send(1, m.Request(number, 0, block=BlockRequest(number, 0)).encode())
         peer.channel.send(2, m.Cancel(2).encode())
         await peer.flush()
         assert [(await peer.expect(m.Data)).request for _ in range(2)] == [1, 3]
@@ -427,7 +428,7 @@ async def test_a_flood_of_requests_with_one_number(case: Fixture, monkeypatch) -
     monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
-        await peer.send(*(m.Request(1, 0, block=m.BlockRequest(0, 0)) for _ in range(501)))
+        await peer.send(*(m.Request(1, 0, block=BlockRequest(0, 0)) for _ in range(501)))
         await ended(replication)
 
 
@@ -444,7 +445,7 @@ async def test_many_requests_that_come_to_nothing_are_all_answered(case: Fixture
         await within(peer.opened.wait())
         count = 3 * stream_module.SERVED_AT_ONCE
         await peer.send(m.Sync(0, 0, 0))
-        requests = [m.Request(number, 0, block=m.BlockRequest(1, 0)) for number in range(1, count + 1)]
+        requests = [m.Request(number, 0, block=BlockRequest(1, 0)) for number in range(1, count + 1)]
         await peer.send(*requests, *(m.Cancel(number) for number in range(1, count)))
         assert (await peer.expect(m.Data)).request == count
 

@@ -13,13 +13,24 @@ from pelure.errors import ProtocolError
 from pelure.hyper.encoding.compact import MAX_UINT, Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.capability import capability, discovery_key
+from pelure.hyper.wire.parts import (
+    BlockRequest,
+    DataBlock,
+    DataHash,
+    DataSeek,
+    DataUpgrade,
+    HashRequest,
+    Node,
+    SeekRequest,
+    UpgradeRequest,
+)
 
 VECTORS = json.loads((Path(__file__).parents[3] / "vectors" / "hyper" / "wire.json").read_text())
 FAST = settings(deadline=None, max_examples=100)
 
 
-def nodes(values: list[dict]) -> list[m.Node]:
-    return [m.Node(value["index"], value["size"], bytes.fromhex(value["hash"])) for value in values]
+def nodes(values: list[dict]) -> list[Node]:
+    return [Node(value["index"], value["size"], bytes.fromhex(value["hash"])) for value in values]
 
 
 def part(cls: type, value: dict | None) -> object:
@@ -40,10 +51,10 @@ def from_npm(name: str, v: dict) -> m.Message:
         return m.Request(
             v["id"],
             v["fork"],
-            part(m.BlockRequest, v["block"]),
-            part(m.HashRequest, v["hash"]),
-            part(m.SeekRequest, v["seek"]),
-            part(m.UpgradeRequest, v["upgrade"]),
+            part(BlockRequest, v["block"]),
+            part(HashRequest, v["hash"]),
+            part(SeekRequest, v["seek"]),
+            part(UpgradeRequest, v["upgrade"]),
             v["manifest"],
             v["priority"],
         )
@@ -52,11 +63,11 @@ def from_npm(name: str, v: dict) -> m.Message:
         return m.Data(
             v["request"],
             v["fork"],
-            block and m.DataBlock(block["index"], bytes.fromhex(block["value"]), nodes(block["nodes"])),
-            hash and m.DataHash(hash["index"], nodes(hash["nodes"])),
-            seek and m.DataSeek(seek["bytes"], nodes(seek["nodes"])),
+            block and DataBlock(block["index"], bytes.fromhex(block["value"]), nodes(block["nodes"])),
+            hash and DataHash(hash["index"], nodes(hash["nodes"])),
+            seek and DataSeek(seek["bytes"], nodes(seek["nodes"])),
             upgrade
-            and m.DataUpgrade(
+            and DataUpgrade(
                 upgrade["start"],
                 upgrade["length"],
                 nodes(upgrade["nodes"]),
@@ -100,17 +111,17 @@ def test_capability_and_discovery_key_are_npm_s() -> None:
 
 
 uints = st.integers(0, MAX_UINT)
-node_lists = st.lists(st.builds(m.Node, uints, uints, st.binary(min_size=32, max_size=32)), max_size=3)
+node_lists = st.lists(st.builds(Node, uints, uints, st.binary(min_size=32, max_size=32)), max_size=3)
 messages = st.one_of(
     st.builds(m.Sync, uints, uints, uints, *[st.booleans()] * 5),
     st.builds(
         m.Request,
         uints,
         uints,
-        st.none() | st.builds(m.BlockRequest, uints, uints),
-        st.none() | st.builds(m.HashRequest, uints, uints),
-        st.none() | st.builds(m.SeekRequest, uints, uints),
-        st.none() | st.builds(m.UpgradeRequest, uints, uints),
+        st.none() | st.builds(BlockRequest, uints, uints),
+        st.none() | st.builds(HashRequest, uints, uints),
+        st.none() | st.builds(SeekRequest, uints, uints),
+        st.none() | st.builds(UpgradeRequest, uints, uints),
         st.booleans(),
         st.integers(0, 2),
     ),
@@ -118,12 +129,12 @@ messages = st.one_of(
         m.Data,
         uints,
         uints,
-        st.none() | st.builds(m.DataBlock, uints, st.binary(max_size=300), node_lists),
-        st.none() | st.builds(m.DataHash, uints, node_lists),
-        st.none() | st.builds(m.DataSeek, uints, node_lists),
+        st.none() | st.builds(DataBlock, uints, st.binary(max_size=300), node_lists),
+        st.none() | st.builds(DataHash, uints, node_lists),
+        st.none() | st.builds(DataSeek, uints, node_lists),
         st.none()
         | st.builds(
-            m.DataUpgrade,
+            DataUpgrade,
             uints,
             uints,
             node_lists,

@@ -7,7 +7,8 @@ from typing import TYPE_CHECKING, Protocol
 
 from pelure.hyper.core.changes import Change
 from pelure.hyper.core.tree import SeekResult
-from pelure.hyper.wire.messages import Data, Node, Request
+from pelure.hyper.wire.messages import Data, Request
+from pelure.hyper.wire.parts import Node
 
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.replicator import Replicator

@@ -20,6 +20,7 @@ from pelure.hyper.core.replication.window import Window
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.capability import capability
+from pelure.hyper.wire.parts import BlockRequest, HashRequest, SeekRequest, UpgradeRequest
 from pelure.hyper.wire.protomux import BATCH_BYTES, Channel, Mux
 
 if TYPE_CHECKING:
@@ -192,10 +193,10 @@ class Peer:
     def request(
         self,
         *,
-        block: m.BlockRequest | None = None,
-        hash: m.HashRequest | None = None,
-        seek: m.SeekRequest | None = None,
-        upgrade: m.UpgradeRequest | None = None,
+        block: BlockRequest | None = None,
+        hash: HashRequest | None = None,
+        seek: SeekRequest | None = None,
+        upgrade: UpgradeRequest | None = None,
         manifest: bool = False,
         priority: int = 0,
         weight: int = 0,
@@ -225,7 +226,7 @@ class Peer:
             brings += (node, flat_tree.sibling(node))
             node = flat_tree.parent(node)
             climb += 1
-        block = m.BlockRequest(index, climb)
+        block = BlockRequest(index, climb)
         size = self.window.mean_bytes
         weight = size if size < _BATCHED_BYTES else BATCH_BYTES
         flight = self.request(block=block, priority=priority, weight=weight)

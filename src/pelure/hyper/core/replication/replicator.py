@@ -20,6 +20,7 @@ from pelure.hyper.core.replication.peer import InFlight, Link, Peer
 from pelure.hyper.core.replication.upgrades import STALL_SECONDS, Upgrades, slowness
 from pelure.hyper.core.replication.wants import BlockWant, Download, SeekWant, finish
 from pelure.hyper.wire import messages as m
+from pelure.hyper.wire.parts import HashRequest, SeekRequest
 
 log = logging.getLogger(__name__)
 
@@ -397,7 +398,7 @@ class Replicator:
             finish(want.future)
             return
         depth = (found.end - found.start).bit_length() - 1
-        seek = m.SeekRequest(want.position, self.core.padding)
+        seek = SeekRequest(want.position, self.core.padding)
         for peer in sorted(self.peers, key=slowness):
             if peer in want.refused or not peer.seeks or not peer.may_serve(found.end - 1):
                 continue
@@ -405,7 +406,7 @@ class Replicator:
             if held is None or held >= found.end:
                 peer.want(found.start)
                 continue
-            hash = m.HashRequest(2 * held, depth)
+            hash = HashRequest(2 * held, depth)
             want.holder = (peer, peer.request(hash=hash, seek=seek, priority=_PRIORITY))
             return
 

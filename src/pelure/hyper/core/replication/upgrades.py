@@ -8,7 +8,7 @@ from collections.abc import Sequence
 
 from pelure.hyper.core.replication.local import LocalCore
 from pelure.hyper.core.replication.peer import InFlight, Peer
-from pelure.hyper.wire import messages as m
+from pelure.hyper.wire.parts import UpgradeRequest
 
 STALL_SECONDS = 10.0
 """A peer that answered nothing for so long no longer keeps others from being asked the same."""
@@ -59,7 +59,7 @@ class Upgrades:
         core = self._core
         for peer in sorted(peers, key=slowness):
             if peer.can_upgrade_us:
-                upgrade = m.UpgradeRequest(core.length, peer.remote.length - core.length)
+                upgrade = UpgradeRequest(core.length, peer.remote.length - core.length)
                 manifest = core.needs_manifest and peer.remote.has_manifest
                 self._asked = (peer, peer.request(upgrade=upgrade, manifest=manifest))
                 return
@@ -72,7 +72,7 @@ class Upgrades:
         asked = (flight.request for other in peers for flight in other.in_flight.values())
         if not any(request.fork == remote.fork and request.upgrade is not None for request in asked):
             peer.request(
-                upgrade=m.UpgradeRequest(0, remote.length),
+                upgrade=UpgradeRequest(0, remote.length),
                 manifest=self._core.needs_manifest and remote.has_manifest,
             )
 
