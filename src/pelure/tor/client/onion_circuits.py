@@ -47,8 +47,11 @@ class OnionCircuits:
         try:
             circuit = await asyncio.shield(task)
         except asyncio.CancelledError:
-            if self._waiting[task] == 1 and not task.done():
-                task.cancel()  # nobody else wants this connection
+            if not task.done():
+                if self._waiting[task] == 1:
+                    task.cancel()  # nobody else wants this connection
+            elif not _is_over(task):  # it came in the same moment: kept for a while, like one that was used
+                self._used.setdefault(task.result(), self._loop.time())
             raise
         finally:
             self._waiting[task] -= 1

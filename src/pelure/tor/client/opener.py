@@ -10,9 +10,16 @@ import ipaddress
 import logging
 from collections.abc import Hashable
 
-from pelure.errors import CircuitError, ConfigError, OnionServiceError, PelureError, StreamError
+from pelure.errors import (
+    CircuitError,
+    ConfigError,
+    OnionServiceError,
+    PelureError,
+    ProtocolError,
+    StreamError,
+)
 from pelure.tor.cell.commands import EndReason
-from pelure.tor.cell.relay_messages import Connected
+from pelure.tor.cell.relay_messages import Begin, Connected
 from pelure.tor.client.onion_circuits import OnionCircuits
 from pelure.tor.client.pool import CircuitPool
 from pelure.tor.crypto.address import decode_address, encode_address, is_onion
@@ -119,12 +126,13 @@ class StreamOpener:
                 if failure is None:
                     raise
                 break  # no exit is left that was not tried: what the others said counts
-            tried.append(circuit.path[-1])
+            exit_relay = circuit.path[-1]
+            tried.append(exit_relay)
             try:
-                stream = await _begin(circuit.open(host, port), early)
+                stream = await _begin(circuit.open(host, port, flags=_begin_flags(exit_relay, port)), early)
                 self._check_connected(stream, await stream.connected())
                 return stream
-            except CircuitError as error:
+            except (CircuitError, ProtocolError) as error:
                 failure = error
             except StreamError as error:
                 failure = error
@@ -146,10 +154,13 @@ class StreamOpener:
 
     def _check_connected(self, stream: CircuitStream, body: bytes) -> None:
         """An exit that took a name for a private address is wrong, or was told so by a bad resolver."""
-        address = Connected.decode(body).address
-        if address is not None and self._is_refused(address):
+        try:
+            address = Connected.decode(body).address
+            if address is not None and self._is_refused(address):
+                raise StreamError("the exit connected to a private address", EndReason.EXITPOLICY)
+        except PelureError:
             stream.close_soon()
-            raise StreamError("the exit connected to a private address", EndReason.EXITPOLICY)
+            raise
 
     def _is_refused(self, host: str) -> bool:
         if not self._reject_internal:
@@ -158,6 +169,11 @@ class StreamOpener:
             return not ipaddress.ip_address(host).is_global
         except ValueError:
             return False
+
+
+def _begin_flags(exit_relay: Relay, port: int) -> int:
+    """IPv6 will do where the exit offers it: a name may have no other address (tor-spec 6.2)."""
+    return Begin.IPV6_OKAY if exit_relay.exit_policy6.allows(port) else 0
 
 
 async def _begin(stream: CircuitStream, early: bytes) -> CircuitStream:

@@ -1,6 +1,7 @@
 """Compressed directory documents (dir-spec 6.3, proposal 278): decoded within bounds, encoded for caches.
 
-What a peer sends may be a bomb: output is produced piece by piece and the limit enforced before each.
+What a peer sends may be a bomb: output is produced piece by piece and the limit enforced before each, and
+many empty streams in a row are no document.
 """
 
 from __future__ import annotations
@@ -15,6 +16,8 @@ ACCEPT_ENCODING = "x-zstd, deflate, gzip, identity"
 """What a client of this project takes, best first."""
 
 _PIECE = 64 << 10
+_MAX_STREAMS = 256
+"""Compressed streams in one answer: each costs a copy of what follows, and an empty one has eight bytes."""
 _MAX_WINDOW = 8 << 20
 _ZSTD_LEVEL = 3
 _DEFLATE_LEVEL = 6
@@ -56,6 +59,8 @@ def _inflate(data: bytes, limit: int) -> list[bytes]:
             break
         if not decoder.eof:
             raise DirectoryError("truncated deflate data from a directory")
+        if len(pieces) >= _MAX_STREAMS:
+            raise DirectoryError("a directory's answer is in too many pieces")
         data = decoder.unused_data
     return pieces
 

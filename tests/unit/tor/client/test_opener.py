@@ -10,12 +10,14 @@ import pytest
 
 from pelure.errors import CircuitError, OnionServiceError, PathError, StreamError
 from pelure.tor.cell.commands import EndReason
-from pelure.tor.cell.relay_messages import Answer, Connected
+from pelure.tor.cell.relay_messages import Answer, Begin, Connected
 from pelure.tor.client import onion_circuits
 from pelure.tor.client.onion_circuits import OnionCircuits
 from pelure.tor.client.opener import MAX_EXITS, StreamOpener
 from pelure.tor.crypto.address import encode_address
 from pelure.tor.crypto.keys import Ed25519KeyPair
+from pelure.tor.directory.exit_policy import PortPolicy
+from pelure.tor.directory.relay import Relay
 
 ONION = encode_address(Ed25519KeyPair.from_seed(bytes(32)).public)
 
@@ -40,19 +42,27 @@ class FakeStream:
         self.closed = True
 
 
+def exit_relay(number: int) -> Relay:
+    """An exit; those of even number let out IPv6 to port 80."""
+    policy6 = PortPolicy.parse("accept 80" if number % 2 == 0 else "reject 1-65535")
+    return Relay(f"exit{number}", bytes([number]) * 20, None, None, (("127.0.0.1", 9),), exit_policy6=policy6)
+
+
 class FakeCircuit:
     """A circuit to exit number ``number``."""
 
     def __init__(self, number: int, outcome: bytes | Exception, answers: tuple[Answer, ...] = ()) -> None:
-        self.path = [f"exit{number}"]
+        self.path = [exit_relay(number)]
         self.outcome = outcome
         self.answers = answers
         self.opened: list[FakeStream] = []
+        self.flags: list[int] = []
         self.asked: list[str] = []
         self.closed = asyncio.Event()
         self.streams: list[object] = []
 
-    def open(self, host: str, port: int) -> FakeStream:
+    def open(self, host: str, port: int, *, flags: int = 0) -> FakeStream:
+        self.flags.append(flags)
         self.opened.append(FakeStream(self.outcome))
         return self.opened[-1]
 
@@ -97,7 +107,8 @@ async def test_another_exit_is_tried() -> None:
     stream = await opener(pool).open("example.org", 80, "me", b"early")
     assert cast(Any, stream) is second.opened[0] and second.opened[0].sent == b"early"
     assert first.opened[0].closed
-    assert pool.excluded == [[], ["exit1"]]
+    assert pool.excluded == [[], [exit_relay(1)]]
+    assert (first.flags, second.flags) == ([0], [Begin.IPV6_OKAY])
 
 
 async def test_what_the_destination_says_is_final() -> None:
@@ -133,6 +144,12 @@ async def test_private_addresses_are_not_asked_for(host: str) -> None:
 
 async def test_an_exit_that_connects_to_a_private_address_is_not_believed() -> None:
     bad, good = FakeCircuit(1, Connected("10.0.0.1", 60).encode()), FakeCircuit(2, PUBLIC_ADDRESS)
+    stream = await opener(FakePool(bad, good)).open("example.org", 80, "me")
+    assert cast(Any, stream) is good.opened[0] and bad.opened[0].closed
+
+
+async def test_an_exit_that_answers_nonsense_is_left() -> None:
+    bad, good = FakeCircuit(1, b"\1"), FakeCircuit(2, PUBLIC_ADDRESS)
     stream = await opener(FakePool(bad, good)).open("example.org", 80, "me")
     assert cast(Any, stream) is good.opened[0] and bad.opened[0].closed
 
@@ -242,6 +259,26 @@ async def test_waiting_for_a_service_can_be_given_up() -> None:
     async with asyncio.timeout(30):
         await cancelled.wait()
     await asyncio.gather(second, return_exceptions=True)
+    await onions.close()
+
+
+async def test_a_circuit_that_comes_when_the_wait_was_given_up_does_not_stay(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    made = FakeCircuit(0, b"")
+    waiting: list[asyncio.Future[Any]] = []
+
+    async def connect(address: str, isolation: Hashable) -> FakeCircuit:
+        waiting[0].cancel()
+        return made
+
+    onions = OnionCircuits(cast(Any, connect))
+    waiting.append(asyncio.ensure_future(onions.get(ONION, "me")))
+    await asyncio.gather(*waiting, return_exceptions=True)
+    assert waiting[0].cancelled() and not made.closed.is_set()
+    monkeypatch.setattr(onion_circuits, "IDLE_SECONDS", -1.0)
+    onions._tidy()
+    assert made.closed.is_set()
     await onions.close()
 
 

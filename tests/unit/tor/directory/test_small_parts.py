@@ -212,6 +212,10 @@ class TestCompression:
         frames = zstandard.ZstdCompressor().compress(b"a") + zstandard.ZstdCompressor().compress(b"b")
         assert decompress(frames, "x-zstd", 9) == b"ab"
 
+    def test_empty_streams_without_end(self) -> None:
+        with pytest.raises(DirectoryError, match="pieces"):
+            decompress(zlib.compress(b"") * 500_000, "deflate", 1000)
+
     def test_malformed(self) -> None:
         for encoding in ("deflate", "gzip", "x-zstd"):
             with pytest.raises(DirectoryError):
