@@ -7,13 +7,15 @@ import os
 import signal
 import sys
 from asyncio.subprocess import DEVNULL, PIPE
+from contextlib import suppress
 from pathlib import Path
 
 from pelure.errors import ConfigError, PelureError
 from pelure.share.control import is_running, request
-from pelure.tor.net.statefile import private_folder, write_private
+from pelure.tor.net.statefile import LOCK_NAME, is_locked, private_folder, write_private
 
 START_SECONDS = 300.0
+STOP_SECONDS = 60.0
 _UNIT = """\
 [Unit]
 Description=pelure: private shares
@@ -72,23 +74,35 @@ async def start(network: str, state: Path) -> None:
             start_new_session=True,
         )
     assert process.stdout is not None
+    ready = False
     try:
-        line = await asyncio.wait_for(process.stdout.readline(), START_SECONDS)
+        async with asyncio.timeout(START_SECONDS):
+            ready = b'"ready"' in await process.stdout.readline()
     except TimeoutError:
-        process.terminate()
-        line = b""
-    if b'"ready"' not in line:
+        pass
+    finally:
+        if not ready:
+            with suppress(ProcessLookupError):
+                process.terminate()
+    if not ready:
         raise ConfigError(f"the background process did not start; see {log_path}")
 
 
 async def stop(folder: Path) -> None:
-    """End the node that runs in ``folder`` and wait until it is gone."""
+    """End the node that runs in ``folder`` and wait until the folder is free for another.
+
+    Raises ``ConfigError`` if it does not end.
+    """
     pid = await status_pid(folder)
     if pid is None:
         return
     os.kill(pid, signal.SIGTERM)
-    while await status_pid(folder) is not None:  # noqa: ASYNC110 - another process: nothing to await
-        await asyncio.sleep(0.05)
+    try:
+        async with asyncio.timeout(STOP_SECONDS):
+            while is_locked(folder / LOCK_NAME):  # noqa: ASYNC110 - another process: nothing to await
+                await asyncio.sleep(0.05)
+    except TimeoutError:
+        raise ConfigError(f"process {pid}, which shares from here, does not stop") from None
 
 
 def install(network: str, state: Path) -> Path:

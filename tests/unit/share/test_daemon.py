@@ -1,7 +1,8 @@
-"""The systemd user unit that ``pelure daemon install`` writes."""
+"""The background process: its systemd user unit, and its end."""
 
 from __future__ import annotations
 
+import asyncio
 import os
 import re
 import shutil
@@ -11,7 +12,10 @@ from pathlib import Path
 
 import pytest
 
+from pelure.share import daemon
+from pelure.share.control import ControlServer
 from pelure.share.daemon import command_line, install
+from pelure.tor.net.statefile import StateFolder
 
 ODD = """a "quoted" 100% $HOME 'state' \\ folder"""
 
@@ -53,3 +57,29 @@ def test_systemd_finds_nothing_wrong_with_it(tmp_path: Path, monkeypatch: pytest
         timeout=60,
     )
     assert (done.returncode, done.stderr) == (0, "")
+
+
+async def test_it_has_stopped_when_its_folder_is_free(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    asked = asyncio.Event()
+
+    async def status(request: object, emit: object) -> dict[str, int]:
+        return {"pid": 1234567}
+
+    def kill(pid: int, number: int) -> None:
+        assert pid == 1234567
+        asked.set()
+
+    monkeypatch.setattr(os, "kill", kill)
+    with StateFolder(tmp_path):
+        server = ControlServer(tmp_path, {"status": status})
+        await server.start()
+        stopping = asyncio.ensure_future(daemon.stop(tmp_path))
+        async with asyncio.timeout(30):
+            await asked.wait()
+        await server.close()  # the first thing that a node closes
+        done, _ = await asyncio.wait({stopping}, timeout=0.3)
+        assert not done
+    async with asyncio.timeout(30):
+        await stopping

@@ -21,7 +21,7 @@ from pathlib import Path
 from pelure.errors import PelureError
 from pelure.tor.embedded.network import STATUS_FILE, EmbeddedNetwork
 from pelure.tor.embedded.plan import NETWORK_FILE, check_numbers
-from pelure.tor.net.statefile import private_folder
+from pelure.tor.net.statefile import LOCK_NAME, is_locked, private_folder
 
 LINGER_SECONDS = 60.0
 USERS_FILE = "users.lock"
@@ -65,13 +65,16 @@ async def _lock(file: int, kind: int) -> None:
 
 
 def running_pid(folder: Path) -> int | None:
-    """The process that runs the network in ``folder``, None if none does."""
+    """The process that runs the network in ``folder``, None if none does.
+
+    It holds the folder's lock: where nobody does, the number is of a network that was killed, and may be some
+    other process' by now.
+    """
     try:
         pid = int(json.loads((folder / STATUS_FILE).read_text())["pid"])
-        os.kill(pid, 0)
     except (OSError, ValueError, KeyError, TypeError):
         return None
-    return pid
+    return pid if is_locked(folder / LOCK_NAME) else None
 
 
 async def start_detached(
@@ -116,15 +119,7 @@ async def _serve(folder: Path, numbers: dict[str, int], linger: float | None) ->
 
 
 def _in_use(folder: Path) -> bool:
-    file = os.open(folder / USERS_FILE, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return True
-    else:
-        return False
-    finally:
-        os.close(file)
+    return is_locked(folder / USERS_FILE)
 
 
 def main() -> None:

@@ -47,6 +47,22 @@ def private_folder(path: Path) -> Path:
     return path
 
 
+def is_locked(lock: Path) -> bool:
+    """Whether a process holds the lock on the file ``lock``; False if there is no such file."""
+    try:
+        file = os.open(lock, os.O_RDWR | os.O_CLOEXEC)
+    except OSError:
+        return False
+    try:
+        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    else:
+        return False
+    finally:
+        os.close(file)
+
+
 class StateFolder:
     """A locked folder of small state files. ``close`` (or leaving ``with``) gives the lock back."""
 

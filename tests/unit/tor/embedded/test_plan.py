@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import socket
@@ -19,6 +20,7 @@ from pelure.tor.embedded import shared
 from pelure.tor.embedded.network import STATUS_FILE, EmbeddedNetwork
 from pelure.tor.embedded.plan import NetworkPlan, check_numbers, make_plan
 from pelure.tor.embedded.worker import authority_config, relay_config, voting_times
+from pelure.tor.net.statefile import StateFolder
 
 
 @pytest.fixture(scope="module")
@@ -100,21 +102,25 @@ def test_nodes_listen_on_this_machine_only(plan: NetworkPlan) -> None:
 
 def test_which_process_runs_a_network(tmp_path: Path) -> None:
     assert shared.running_pid(tmp_path) is None
-    (tmp_path / STATUS_FILE).write_text("damaged")
-    assert shared.running_pid(tmp_path) is None
-    (tmp_path / STATUS_FILE).write_text(json.dumps({"pid": os.getpid()}))
-    assert shared.running_pid(tmp_path) == os.getpid()
+    with StateFolder(tmp_path):
+        (tmp_path / STATUS_FILE).write_text("damaged")
+        assert shared.running_pid(tmp_path) is None
+        (tmp_path / STATUS_FILE).write_text(json.dumps({"pid": os.getpid()}))
+        assert shared.running_pid(tmp_path) == os.getpid()
+    assert shared.running_pid(tmp_path) is None  # a network that was killed left it
 
 
 async def test_only_the_first_command_starts_the_network(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     starts = []
+    held = contextlib.ExitStack()
 
     async def start(folder: Path, *, linger: float) -> None:
         assert linger > 0
         starts.append(folder)
         await asyncio.sleep(0)
+        held.enter_context(StateFolder(folder))
         (folder / STATUS_FILE).write_text(json.dumps({"pid": os.getpid()}))
 
     monkeypatch.setattr(shared, "start_detached", start)
@@ -124,6 +130,7 @@ async def test_only_the_first_command_starts_the_network(
             assert network_file == tmp_path / "network.torrc"
             assert shared._in_use(tmp_path)
 
-    await asyncio.gather(use(), use(), use())
+    with held:
+        await asyncio.gather(use(), use(), use())
     assert starts == [tmp_path]
     assert not shared._in_use(tmp_path)
