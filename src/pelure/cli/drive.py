@@ -1,6 +1,6 @@
 """``pelure drive``: drives in a store on this machine: making, looking, reading, writing, versions.
 
-Moving whole folders and replicating is in :mod:`pelure.cli.drive_transfer`.
+Whole folders are in :mod:`pelure.cli.drive_folder`, other machines in :mod:`pelure.cli.drive_tcp`.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from typing import Annotated
 
 import typer
 
-from pelure.cli import drive_transfer
+from pelure.cli import drive_folder, drive_tcp
 from pelure.cli.drive_store import (
     OWN,
     Json,
@@ -42,7 +42,8 @@ FileInDrive = Annotated[str, typer.Argument(metavar="PATH", help="A path in the 
 
 def register(app: typer.Typer) -> None:
     """Add the commands of this module to ``app``."""
-    drive_transfer.register(drive)
+    drive_folder.register(drive)
+    drive_tcp.register(drive)
     app.add_typer(drive, name="drive")
 
 

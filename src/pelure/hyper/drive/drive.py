@@ -9,23 +9,23 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
-from dataclasses import dataclass
 from typing import Any
 
 from pelure.errors import DriveError
-from pelure.hyper.bee.bee import Batch, Bee
+from pelure.hyper.bee.bee import Bee
 from pelure.hyper.bee.messages import Header
 from pelure.hyper.bee.walk import Range
 from pelure.hyper.blobs.blob_id import BlobId
-from pelure.hyper.blobs.blobs import Blobs, BlobWriter
+from pelure.hyper.blobs.blobs import Blobs
 from pelure.hyper.blobs.importing import import_file
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.hashing import blake2b_256, name_space
 from pelure.hyper.core.manifest import Manifest, Signer
 from pelure.hyper.core.tree import NotAvailable
-from pelure.hyper.drive.entry import DriveEntry
+from pelure.hyper.drive.entry import DriveDifference, DriveEntry
 from pelure.hyper.drive.paths import folder_key, folder_range, normalize, resolve
+from pelure.hyper.drive.writing import DriveBatch, FileWriter
 
 _BLOBS = name_space("hyperdrive", 0)
 _MAX_LINKS = 16
@@ -41,21 +41,6 @@ def content_manifest(manifest: Manifest, key: bytes) -> Manifest | None:
         Signer(signer.public_key, blake2b_256(_BLOBS, key, signer.namespace)) for signer in manifest.signers
     )
     return Manifest(manifest.version, signers, manifest.quorum, manifest.allow_patch)
-
-
-@dataclass(frozen=True, slots=True)
-class DriveDifference:
-    """A path that differs between two versions; ``None`` where it does not exist."""
-
-    left: DriveEntry | None
-    right: DriveEntry | None
-
-    @property
-    def path(self) -> str:
-        """The path."""
-        entry = self.left or self.right
-        assert entry is not None
-        return entry.path
 
 
 class Drive:
@@ -455,80 +440,3 @@ def merged(ranges: list[tuple[int, int]]) -> list[tuple[int, int]]:
         elif start < end:
             merged.append((start, end))
     return merged
-
-
-class FileWriter:
-    """Writes one file; its entry appears when the ``async with`` block ends without an error."""
-
-    def __init__(self, drive: Drive, path: str, executable: bool, metadata: Any) -> None:
-        self._drive = drive
-        self._path = path
-        self._executable = executable
-        self._metadata = metadata
-        self._writer: BlobWriter | None = None
-
-    async def __aenter__(self) -> FileWriter:
-        blobs = await self._drive.blobs()
-        self._writer = await blobs.writer(durable=False).__aenter__()
-        return self
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        """Add a piece of any length."""
-        assert self._writer is not None
-        await self._writer.write(data)
-
-    async def __aexit__(self, kind: object, error: object, trace: object) -> None:
-        assert self._writer is not None
-        await self._writer.__aexit__(kind, error, trace)
-        if error is None:
-            await self._drive.put_entry(
-                self._path, executable=self._executable, blob=self._writer.blob, metadata=self._metadata
-            )
-
-
-class DriveBatch:
-    """Changes to a drive that become visible, and durable, together by :meth:`flush`.
-
-    Contents are appended at once; the entries, when the batch is flushed.
-    """
-
-    def __init__(self, drive: Drive) -> None:
-        self.drive = drive
-        self._batch: Batch = drive.db.batch()
-
-    def __len__(self) -> int:
-        return len(self._batch)
-
-    async def entry(self, path: str) -> DriveEntry | None:
-        """The entry at ``path`` with the changes made."""
-        found = await self._batch.get(normalize(path).encode())
-        return DriveEntry.decode(found) if found is not None else None
-
-    async def put(
-        self,
-        path: str,
-        data: bytes | bytearray | memoryview,
-        *,
-        executable: bool = False,
-        metadata: Any = None,
-    ) -> None:
-        """Write a file."""
-        path = normalize(path)
-        blob = await (await self.drive.blobs()).put(data, durable=False)
-        self.put_entry(DriveEntry(path, 0, executable, None, blob, metadata))
-
-    def put_entry(self, entry: DriveEntry) -> None:
-        """Write an entry, without any content."""
-        self._batch.put(normalize(entry.path).encode(), entry.encode())
-
-    def symlink(self, path: str, target: str, *, metadata: Any = None) -> None:
-        """Write a symbolic link."""
-        self.put_entry(DriveEntry(path, 0, linkname=target, metadata=metadata))
-
-    def delete(self, path: str) -> None:
-        """Delete the entry at ``path``, if there is one."""
-        self._batch.delete(normalize(path).encode())
-
-    async def flush(self) -> int:
-        """Make the changes; return how many there were. They are durable on return."""
-        return await self._batch.flush()

@@ -63,3 +63,18 @@ class DriveEntry:
         """Whether both stand for the same content with the same attributes, in one drive."""
         mine = (self.executable, self.linkname, self.blob, self.metadata)
         return mine == (other.executable, other.linkname, other.blob, other.metadata)
+
+
+@dataclass(frozen=True, slots=True)
+class DriveDifference:
+    """A path that differs between two versions; ``None`` where it does not exist."""
+
+    left: DriveEntry | None
+    right: DriveEntry | None
+
+    @property
+    def path(self) -> str:
+        """The path."""
+        entry = self.left or self.right
+        assert entry is not None
+        return entry.path

@@ -16,11 +16,12 @@ from pelure.errors import DriveError
 from pelure.hyper.blobs.blob_id import BlobId
 from pelure.hyper.blobs.importing import import_file, same_content
 from pelure.hyper.core.linked import LinkedFile
-from pelure.hyper.drive.drive import Drive, DriveBatch
+from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.local import LocalDrive, LocalEntry
 from pelure.hyper.drive.metadata import with_mtime
 from pelure.hyper.drive.sync_state import SyncState
+from pelure.hyper.drive.writing import DriveBatch
 
 AnyDrive = Drive | LocalDrive
 _BATCH = 4096

@@ -8,8 +8,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
+from pelure.hyper.core.replication.link import InFlight
 from pelure.hyper.core.replication.local import LocalCore
-from pelure.hyper.core.replication.peer import InFlight, Peer
+from pelure.hyper.core.replication.peer import Peer
 from pelure.hyper.wire import messages as m
 
 Answer = tuple[InFlight, m.Data]

@@ -11,17 +11,18 @@ import hmac
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING
 
 from pelure.errors import CryptoError, ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.core.replication.intervals import IntervalSet
+from pelure.hyper.core.replication.link import InFlight, Link
 from pelure.hyper.core.replication.window import Window
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.capability import capability
 from pelure.hyper.wire.parts import BlockRequest, HashRequest, SeekRequest, UpgradeRequest
-from pelure.hyper.wire.protomux import BATCH_BYTES, Channel, Mux
+from pelure.hyper.wire.protomux import BATCH_BYTES, Channel
 
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.replicator import Replicator
@@ -39,50 +40,6 @@ and then this side and that one only take turns.
 MAX_INVALID_REQUESTS = 64
 MAX_UNAVAILABLE = 64
 """Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
-
-
-class Link(Protocol):
-    """The stream a peer is reached over."""
-
-    initiator: bool
-    mux: Mux
-
-    @property
-    def handshake_hash(self) -> bytes: ...
-
-    @property
-    def remote_public(self) -> bytes: ...
-
-    def flush_later(self, peer: Peer) -> None:
-        """Have :meth:`Peer.flush` called before anything else is sent."""
-
-    def wake(self) -> None:
-        """There is something to send."""
-
-    def upload(self, peer: Peer, request: m.Request) -> None:
-        """Queue the answer to ``request``."""
-
-    def answered(self, peer: Peer) -> None:
-        """``peer`` has answers to be verified once the received chunk is read to its end."""
-
-    def fail(self, error: Exception) -> None:
-        """End the stream because of ``error``."""
-
-
-@dataclass(slots=True, eq=False)
-class InFlight:
-    """A request that waits for its answer."""
-
-    request: m.Request
-    sent: float
-    ahead: int
-    """How many were in flight when it was sent, itself included."""
-    full: bool
-    """The window was full when it was sent."""
-    anchor: int | None = None
-    """The tree node that the proof will lead to."""
-    brings: tuple[int, ...] = ()
-    """Tree nodes that will be known once the answer was stored."""
 
 
 @dataclass(slots=True)

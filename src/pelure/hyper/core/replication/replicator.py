@@ -15,18 +15,18 @@ from pelure.errors import ProtocolError
 from pelure.hyper.core.changes import Change, ChangeKind
 from pelure.hyper.core.replication.answers import fitting, release_held
 from pelure.hyper.core.replication.extensions import Extension
+from pelure.hyper.core.replication.link import InFlight, Link
 from pelure.hyper.core.replication.local import LocalCore
-from pelure.hyper.core.replication.peer import InFlight, Link, Peer
+from pelure.hyper.core.replication.peer import Peer
+from pelure.hyper.core.replication.seeks import Seeks
 from pelure.hyper.core.replication.upgrades import STALL_SECONDS, Upgrades, slowness
-from pelure.hyper.core.replication.wants import BlockWant, Download, SeekWant, finish
+from pelure.hyper.core.replication.wants import PRIORITY, BlockWant, Download, finish
 from pelure.hyper.wire import messages as m
-from pelure.hyper.wire.parts import HashRequest, SeekRequest
 
 log = logging.getLogger(__name__)
 
 
 _STEAL_SCAN = 64
-_PRIORITY = 1
 _URGENT_ROOM = 256
 """Requests for single blocks that may go out although the window is full of bulk requests."""
 
@@ -51,7 +51,7 @@ class Replicator:
         self._unasked: dict[int, BlockWant] = {}
         """Those of ``_blocks`` that no peer has been asked for."""
         self._downloads: list[Download] = []
-        self._seeks: list[SeekWant] = []
+        self._seeks = Seeks(core)
         self._claims: dict[int, list[tuple[Peer, InFlight]]] = {}
         """Who has been asked for each block."""
         self._upgrades = Upgrades(core)
@@ -108,14 +108,9 @@ class Replicator:
 
     def request_seek(self, position: int) -> asyncio.Future[None]:
         """Fetch tree nodes that tell which block holds byte ``position`` (not counting padding)."""
-        future: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        future = self._seeks.wait(position, self.peers)
         if self._closed:
-            future.set_result(None)
-            return future
-        want = SeekWant(position, future)
-        self._seeks.append(want)
-        future.add_done_callback(lambda _: self._seeks.remove(want) if want in self._seeks else None)
-        self._request_seek(want)
+            finish(future)
         return future
 
     def extension(self, name: str, on_message: Callable[[bytes, Peer], None]) -> Extension:
@@ -152,8 +147,9 @@ class Replicator:
         for want in list(self._blocks.values()):
             for future in want.futures:
                 finish(future)
-        for future in [want.future for want in self._downloads] + [want.future for want in self._seeks]:
-            finish(future)
+        for download in self._downloads:
+            finish(download.future)
+        self._seeks.close()
         self._check_upgrades()
 
     # -- streams and peers --
@@ -187,8 +183,7 @@ class Replicator:
         peer.held.clear()
         for download in self._downloads:
             download.rewind(peer)
-        for seek in self._seeks:
-            seek.refused.discard(peer)
+        self._seeks.try_again(peer)
         if peer.synced and peer.link in self.links and self._downloading and self._wants_something():
             self._connect(peer.link)
         self._upgrades.request(self.peers)
@@ -210,8 +205,7 @@ class Replicator:
         """A peer announced blocks."""
         for download in self._downloads:
             download.rewind(peer)
-        for seek in self._seeks:
-            seek.refused.discard(peer)
+        self._seeks.try_again(peer)
         self._schedule(peer)
 
     def unanswered(self, peer: Peer, flight: InFlight) -> None:
@@ -263,8 +257,7 @@ class Replicator:
             self._drop(peer, flight)
         self._upgrades.ended(flight)
         if data.seek is not None or data.hash is not None:
-            for seek in [seek for seek in self._seeks if seek.holder == (peer, flight)]:
-                finish(seek.future)
+            self._seeks.answered(peer, flight)
 
     # -- changes of the core --
 
@@ -321,9 +314,7 @@ class Replicator:
             return
         for want in list(self._unasked.values()):
             self._request_block(want)
-        for seek in self._seeks:
-            if seek.holder is None:
-                self._request_seek(seek)
+        self._seeks.request(self.peers)
         for download in self._downloads:
             while peer.room > 0:
                 index = self._next_block(peer, download)
@@ -351,7 +342,7 @@ class Replicator:
             return
         best = min(holders, key=slowness)
         if best.room > -_URGENT_ROOM:
-            self._claim(best, want.index, _PRIORITY)
+            self._claim(best, want.index, PRIORITY)
 
     def _next_block(self, peer: Peer, download: Download) -> int | None:
         """The next block of ``download`` that ``peer`` has and nobody was asked for."""
@@ -391,25 +382,6 @@ class Replicator:
             if slow and peer.may_serve(index):
                 self._claim(peer, index, flight.request.priority)
 
-    def _request_seek(self, want: SeekWant) -> None:
-        """Ask for a tree node near the wanted position, and the way from there to the position."""
-        found = self.core.find(want.position)
-        if found.found:
-            finish(want.future)
-            return
-        depth = (found.end - found.start).bit_length() - 1
-        seek = SeekRequest(want.position, self.core.padding)
-        for peer in sorted(self.peers, key=slowness):
-            if peer in want.refused or not peer.seeks or not peer.may_serve(found.end - 1):
-                continue
-            held = peer.blocks.next(found.start)
-            if held is None or held >= found.end:
-                peer.want(found.start)
-                continue
-            hash = HashRequest(2 * held, depth)
-            want.holder = (peer, peer.request(hash=hash, seek=seek, priority=_PRIORITY))
-            return
-
     # -- bookkeeping --
 
     def tick(self) -> None:
@@ -435,10 +407,7 @@ class Replicator:
                 for download in self._downloads:
                     download.rewind()
         self._upgrades.ended(flight)
-        for seek in self._seeks:
-            if seek.holder == (peer, flight):
-                seek.holder = None
-                seek.refused.add(peer)
+        self._seeks.refused(peer, flight)
 
     def _forget_block(self, index: int) -> BlockWant:
         self._unasked.pop(index, None)

@@ -6,8 +6,9 @@ import asyncio
 import time
 from collections.abc import Sequence
 
+from pelure.hyper.core.replication.link import InFlight
 from pelure.hyper.core.replication.local import LocalCore
-from pelure.hyper.core.replication.peer import InFlight, Peer
+from pelure.hyper.core.replication.peer import Peer
 from pelure.hyper.wire.parts import UpgradeRequest
 
 STALL_SECONDS = 10.0

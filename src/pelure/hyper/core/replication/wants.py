@@ -1,4 +1,4 @@
-"""What is wanted of a core: single blocks, ranges of blocks, and positions of bytes."""
+"""What is wanted of a core: single blocks, and ranges of blocks."""
 
 from __future__ import annotations
 
@@ -9,7 +9,11 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.local import LocalBitfield
-    from pelure.hyper.core.replication.peer import InFlight, Peer
+    from pelure.hyper.core.replication.peer import Peer
+
+
+PRIORITY = 1
+"""Of requests for what someone waits for; it is 0 for downloads in bulk."""
 
 
 def finish(future: asyncio.Future[None]) -> None:
@@ -24,16 +28,6 @@ class BlockWant:
 
     index: int
     futures: list[asyncio.Future[None]] = field(default_factory=list)
-
-
-@dataclass(slots=True, eq=False)
-class SeekWant:
-    """A byte position that someone waits for."""
-
-    position: int
-    future: asyncio.Future[None]
-    holder: tuple[Peer, InFlight] | None = None
-    refused: set[Peer] = field(default_factory=set)
 
 
 class Download:
