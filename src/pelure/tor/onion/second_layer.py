@@ -23,13 +23,12 @@ from pelure.tor.directory.tokenizer import (
     decode_document,
     encode_object,
     parse_int,
-    parse_time,
     tokenize,
 )
+from pelure.tor.onion.pow import PowParams
 
 HANDSHAKE_NTOR = 2
 INTRO_POINTS_MAX = 20
-POW_SEED_LEN = 32
 _RANGE = re.compile(r"[0-9]{1,2}(-[0-9]{1,2})?(,[0-9]{1,2}(-[0-9]{1,2})?)*")
 log = logging.getLogger(__name__)
 
@@ -84,15 +83,6 @@ class FlowControl:
 
 
 @dataclass(frozen=True)
-class PowParams:
-    """The ``pow-params v1`` line: the work a service suggests until ``expires`` (seconds since the epoch)."""
-
-    seed: bytes
-    effort: int
-    expires: float
-
-
-@dataclass(frozen=True)
 class SecondLayer:
     """The decrypted second layer."""
 
@@ -112,6 +102,8 @@ class SecondLayer:
             lines.append("single-onion-service\n")
         if self.flow_control is not None:
             lines.append(f"flow-control {self.flow_control.versions} {self.flow_control.sendme_inc}\n")
+        if self.pow_params is not None:
+            lines.append(self.pow_params.encode())
         lines += [point.encode(signing_pair, expires) for point in self.intro_points]
         return "".join(lines).encode("ascii")
 
@@ -145,7 +137,7 @@ class SecondLayer:
             tuple(auth.args) if auth else (),
             head.maybe("single-onion-service") is not None,
             _flow_control(head.maybe("flow-control")),
-            _pow_params(head.all("pow-params")),
+            PowParams.parse(head.all("pow-params")),
         )
 
 
@@ -180,16 +172,6 @@ def _flow_control(item: Item | None) -> FlowControl | None:
     if not _RANGE.fullmatch(versions):
         raise DirectoryError("a descriptor's flow-control versions are malformed")
     return FlowControl(versions, parse_int(item.arg(1), 1, 255))
-
-
-def _pow_params(items: list[Item]) -> PowParams | None:
-    for item in items:
-        if item.arg(0) == "v1":
-            seed = decode_base64(item.arg(1), POW_SEED_LEN)
-            return PowParams(
-                seed, parse_int(item.arg(2), 0, 0xFFFFFFFF), parse_time(item.arg(3).replace("T", " "))
-            )
-    return None
 
 
 def _base64(data: bytes) -> str:
