@@ -47,18 +47,23 @@ class Output:
         """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
         if self.as_json:
             try:
-                print(json.dumps({"event": name, **fields}, ensure_ascii=False), flush=True)
+                print(_as_line({"event": name, **fields}), flush=True)
             except BrokenPipeError:
                 _stop_telling()
         elif text is not None and not self.quiet:
             self.console.print(text, markup=False)
+
+    @property
+    def shows_bars(self) -> bool:
+        """Whether somebody sits before a terminal and watches."""
+        return not self.as_json and not self.quiet and sys.stdout.isatty()
 
     def progress(self, what: str, done: float, total: float | None, **fields: Any) -> None:
         """Show that ``done`` of ``total`` bytes (or parts, if ``total`` ≤ 1) of ``what`` are there."""
         if self.as_json:
             self.event("progress", what=what, done=done, total=total, **fields)
             return
-        if self.quiet or not sys.stdout.isatty():
+        if not self.shows_bars:
             return
         if self._bars is None:
             self._bars = Progress(
@@ -90,6 +95,16 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish()
+
+
+def _as_line(event: dict[str, Any]) -> str:
+    """``event`` as JSON; in ASCII where standard output can't have it else (file names may be any bytes)."""
+    line = json.dumps(event, ensure_ascii=False)
+    try:
+        line.encode(sys.stdout.encoding or "ascii")
+    except UnicodeEncodeError:
+        return json.dumps(event)
+    return line
 
 
 def _stop_telling() -> None:

@@ -12,7 +12,8 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
 
-EARLIEST = (1980, 1, 1, 0, 0, 0)
+EARLIEST, LATEST = (1980, 1, 1, 0, 0, 0), (2107, 12, 31, 23, 59, 58)
+"""The dates that the format can hold."""
 
 
 class _Outgoing(io.RawIOBase):
@@ -64,6 +65,6 @@ def _leads_out(target: str) -> bool:
 
 def _info(entry: DriveEntry, folder: str) -> zipfile.ZipInfo:
     changed = time.gmtime(mtime_of(entry) or 0)[:6]
-    info = zipfile.ZipInfo(entry.path[len(folder) :], max(EARLIEST, changed))
+    info = zipfile.ZipInfo(entry.path[len(folder) :], min(max(EARLIEST, changed), LATEST))
     info.external_attr = (stat.S_IFREG | (0o755 if entry.executable else 0o644)) << 16
     return info

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import subprocess
 import sys
 
@@ -35,3 +37,22 @@ def test_a_reader_that_leaves_does_not_stop_the_command(as_json: bool) -> None:
     assert process.stderr.read() == b"went on\n"
     assert process.wait(60) == 0
     process.stderr.close()
+
+
+def test_names_of_any_bytes_are_told_as_json() -> None:
+    name = os.fsdecode(b"bad\xffname \xc3\xa9")
+    for encoding in ("utf-8", "ascii"):
+        done = subprocess.run(
+            [
+                *(sys.executable, "-c"),
+                "import os\nfrom pelure.cli.output import Output\n"
+                f"Output(True).event('problem', path={name!r})\n"
+                "Output(True).event('problem', path='é')",
+            ],
+            env={**os.environ, "PYTHONIOENCODING": encoding},
+            capture_output=True,
+            check=False,
+        )
+        assert done.returncode == 0, done.stderr
+        lines = [json.loads(line) for line in done.stdout.decode(encoding).splitlines()]
+        assert [line["path"] for line in lines] == [name, "é"]

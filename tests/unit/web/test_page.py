@@ -20,7 +20,7 @@ async def client(tmp_path: Path):
     drive = Drive(store)
     await drive.put("/a.txt", b"hello", metadata={"mtime": 1_700_000_000})
     await drive.put("/photos/one.png", bytes(range(256)) * 1000)
-    await drive.put("/photos/deep/é ü.bin", b"x" * 10, executable=True)
+    await drive.put("/photos/deep/é ü.bin", b"x" * 10, executable=True, metadata={"mtime": (1 << 40) - 1})
     await drive.put("/page.html", b"<script>alert(1)</script>")
     await drive.put("/" + EVIL.replace("/", ""), b"evil", metadata={"mtime": 1e300})
     await drive.symlink("/link", "/etc/passwd")
@@ -125,6 +125,7 @@ async def test_zip(client: httpx.AsyncClient) -> None:
     assert sorted(archive.namelist()) == ["deep/é ü.bin", "one.png"]
     assert archive.read("one.png") == bytes(range(256)) * 1000
     assert archive.getinfo("deep/é ü.bin").external_attr >> 16 & 0o777 == 0o755
+    assert archive.getinfo("deep/é ü.bin").date_time[0] == 2107  # its date is beyond what the format has
     assert "photos.zip" in got.headers["content-disposition"]
     assert (await client.head("/photos/?zip")).content == b""
 
