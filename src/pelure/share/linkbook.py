@@ -11,7 +11,7 @@ import json
 import os
 import sqlite3
 import time
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import TracebackType
@@ -122,6 +122,15 @@ class LinkBook:
         except sqlite3.DatabaseError as error:
             raise ConfigError(f"the link book {path} is damaged ({error}); restore it from a copy") from error
 
+    def _do(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:
+        """The rows that ``statement`` gives. Raises ``ConfigError`` if the file can't be read or written."""
+        try:
+            return self._db.execute(statement, values).fetchall()
+        except sqlite3.IntegrityError:
+            raise
+        except sqlite3.DatabaseError as error:
+            raise ConfigError(f"the link book can't be used: {error}") from error
+
     def close(self) -> None:
         """Close the file; idempotent."""
         self._db.close()
@@ -139,10 +148,10 @@ class LinkBook:
 
         Raises ``ConfigError`` if a name is already used by a live link of the same share.
         """
-        self._db.execute("BEGIN IMMEDIATE")
+        self._do("BEGIN IMMEDIATE")
         try:
             for entry in entries:
-                self._db.execute(
+                self._do(
                     "INSERT INTO links (share, name, link, browser, service, created, expires, revoked,"
                     " last_use, tags, note) VALUES (?, ?, ?, ?, ?, ?, ?, ?, ?, ?, ?)",
                     (
@@ -160,14 +169,18 @@ class LinkBook:
                     ),
                 )
         except sqlite3.IntegrityError:
-            self._db.execute("ROLLBACK")
+            self._roll_back()
             raise ConfigError(
                 f"there is a live link named «{entry.name}» already; choose another name"
             ) from None
         except BaseException:
-            self._db.execute("ROLLBACK")
+            self._roll_back()
             raise
-        self._db.execute("COMMIT")
+        self._do("COMMIT")
+
+    def _roll_back(self) -> None:
+        if self._db.in_transaction:  # SQLite ends it by itself when the disk is full
+            self._do("ROLLBACK")
 
     def entries(self, share: str | None = None) -> list[Entry]:
         """All entries, oldest first; of one share only, if given (``""``: the received ones)."""
@@ -203,7 +216,7 @@ class LinkBook:
 
     def update(self, entry: Entry) -> None:
         """Write all of ``entry`` (found by ``id``) anew."""
-        self._db.execute(
+        self._do(
             "UPDATE links SET name=?, link=?, service=?, expires=?, revoked=?, last_use=?, tags=?, note=?"
             " WHERE id=?",
             (
@@ -227,16 +240,14 @@ class LinkBook:
 
     def used(self, entry_id: int, now: float | None = None) -> None:
         """Note that a link was used just now."""
-        self._db.execute(
-            "UPDATE links SET last_use=? WHERE id=?", (time.time() if now is None else now, entry_id)
-        )
+        self._do("UPDATE links SET last_use=? WHERE id=?", (time.time() if now is None else now, entry_id))
 
     def forget_share(self, share: str) -> None:
         """Delete every entry of ``share``."""
-        self._db.execute("DELETE FROM links WHERE share=?", (share,))
+        self._do("DELETE FROM links WHERE share=?", (share,))
 
     def _select(self, condition: str, values: tuple[Any, ...]) -> Iterator[Entry]:
-        for row in self._db.execute(f"SELECT * FROM links WHERE {condition} ORDER BY id", values):
+        for row in self._do(f"SELECT * FROM links WHERE {condition} ORDER BY id", values):
             columns = dict(row)
             columns["tags"] = tuple(json.loads(columns["tags"]))
             columns["browser"] = bool(columns["browser"])

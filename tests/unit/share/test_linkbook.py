@@ -88,3 +88,21 @@ def test_damaged_book(tmp_path: Path) -> None:
     (tmp_path / "links.sqlite").write_bytes(b"not a database, but long enough to look at" * 40)
     with pytest.raises(ConfigError, match="damaged"):
         LinkBook(tmp_path / "links.sqlite")
+
+
+def test_a_disk_that_is_full_is_said_and_the_book_goes_on(book: LinkBook) -> None:
+    book.add([entry("alice")])
+    book._db.execute("PRAGMA max_page_count = 1")
+    with pytest.raises(ConfigError, match="full"):
+        book.add([entry(f"reader {number}") for number in range(500)])
+    book._db.execute("PRAGMA max_page_count = 100000")
+    assert [e.name for e in book.entries()] == ["alice"]
+    book.add([entry("bob")])
+
+
+def test_a_book_that_becomes_unreadable_is_an_error_of_ours(tmp_path: Path) -> None:
+    with LinkBook(tmp_path / "links.sqlite") as book:
+        book.add([entry("alice")])
+        (tmp_path / "links.sqlite").write_bytes(b"x" * 20_000)
+        with pytest.raises(ConfigError, match="can't be used"):
+            book.entries()
