@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
@@ -14,9 +15,12 @@ from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.share import node_events, tell
 from pelure.errors import ConfigError
 from pelure.share import daemon
+from pelure.share.describing import link_fields
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook, check_name, export_book, import_received
-from pelure.share.node import link_fields, publisher_folder
+from pelure.share.node import publisher_folder
+from pelure.share.record import SHARES_NAME
+from pelure.share.rendezvous_groups import SERVICES_NAME, wipe_service
 from pelure.share.times import parse_time
 from pelure.tor.net.statefile import write_private
 
@@ -52,8 +56,16 @@ def _list(output: Output, entries: list[Entry]) -> None:
         fields = entry.as_json()
         kind = f"share {entry.share}" if entry.minted else "received"
         tags = "".join(f" #{tag}" for tag in entry.tags)
-        used = "" if entry.last_use is None else "\tused"
-        output.event("entry", f"{entry.name}\t{entry.state()}\t{kind}{used}{tags}\t{entry.note}", **fields)
+        used = "never used" if entry.last_use is None else f"used {_local_time(entry.last_use)}"
+        text = f"{entry.name}\t{entry.state()}\t{kind}\t{used}{tags}\t{entry.note}"
+        output.event("entry", text.rstrip(), **fields)
+    if not output.as_json:
+        live = sum(entry.state() == "live" for entry in entries)
+        output.event("count", f"{len(entries)} private links, {live} of them live.")
+
+
+def _local_time(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 @link_app.command("add")
@@ -100,7 +112,9 @@ def link_revoke(
                 cut = events[-1]["cut"]
             else:
                 with open_book(settings) as book:
-                    book.revoke(book.find(name, share))
+                    gone = book.revoke(book.find(name, share))
+                shares = publisher_folder(settings.state, settings.network) / SHARES_NAME
+                wipe_service(shares / gone.share / SERVICES_NAME, gone.service)
                 cut = 0
             text = f"The link of {name} is revoked; {cut} circuits were cut."
             output.event("revoked", text, name=name, cut=cut)

@@ -27,11 +27,11 @@ from pelure.share.fetch import Fetch
 from pelure.share.fuse import Mounted
 from pelure.share.link import PrivateLink, printable, split_path
 from pelure.share.mount import mount as mount_drive
-from pelure.share.node import SHARES_NAME, publisher_folder
+from pelure.share.node import publisher_folder
 from pelure.share.owner_mount import mount_own
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.share.received import cache_folder, find_link, folder_name, remember
-from pelure.share.record import find_own
+from pelure.share.record import SHARES_NAME, find_own
 from pelure.tor.service.app_server import AppServer
 from pelure.web.listing import readable_size
 from pelure.web.page import DrivePage

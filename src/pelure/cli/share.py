@@ -15,8 +15,9 @@ from pelure.cli.run import Settings, run, settings_of
 from pelure.errors import ConfigError
 from pelure.share import daemon
 from pelure.share.control import request
+from pelure.share.describing import describe_shares
 from pelure.share.linkbook import BOOK_NAME, LinkBook
-from pelure.share.node import describe_shares, publisher_folder, run_node
+from pelure.share.node import publisher_folder, run_node
 from pelure.share.times import parse_time
 from pelure.web.listing import readable_size
 from pelure.web.page import drive_page
@@ -112,8 +113,10 @@ def tell(output: Output, event: dict[str, Any], qr: bool) -> None:
         return
     if name == "done":
         return
-    if name not in ("progress", "transfer"):
-        output.finish()
+    if name == "transfer" and output.shows_bars and not fields["complete"]:
+        output.progress(fields["name"], fields["sent"], fields["total"])
+        return
+    output.finish()
     output.event(name, _sentence(name, fields), **fields)
     if name == "link" and qr and not output.as_json:
         segno.make(fields["link"].upper(), error="l").terminal(compact=True)
@@ -137,7 +140,8 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
             return f"{who} is gone." if fields["streams"] == 0 else None
         case "transfer":
             whole = ", all of it" if fields["complete"] else ""
-            return f"{who} has been sent {readable_size(fields['sent'])}{whole}."
+            rate = readable_size(fields["rate"])
+            return f"{who} has been sent {readable_size(fields['sent'])}{whole} ({rate}/s)."
         case "revoked":
             return f"The link of {who} is revoked."
         case "expired":

@@ -19,7 +19,9 @@ from typing import Any
 from pelure.errors import PelureError, ProtocolError
 
 SOCKET_NAME = "control.sock"
-MAX_LINE = 1 << 20
+MAX_REQUEST = 1 << 20
+MAX_ANSWER = 1 << 26
+"""Bytes of one line; the answer to ``status`` has one of thousands of circuits."""
 
 Emit = Callable[..., Coroutine[Any, Any, None]]
 Handler = Callable[[dict[str, Any], Emit], Coroutine[Any, Any, dict[str, Any]]]
@@ -53,7 +55,7 @@ class ControlServer:
         previous = os.umask(0o177)
         try:
             with _short(self.path) as path:
-                self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_LINE)
+                self._server = await asyncio.start_unix_server(self._accept, path, limit=MAX_REQUEST)
         finally:
             os.umask(previous)
 
@@ -112,7 +114,7 @@ async def request(folder: Path, op: str, **fields: Any) -> AsyncIterator[dict[st
     if it answers with an error.
     """
     with _short(folder / SOCKET_NAME) as path:
-        reader, writer = await asyncio.open_unix_connection(path, limit=MAX_LINE)
+        reader, writer = await asyncio.open_unix_connection(path, limit=MAX_ANSWER)
     try:
         writer.write(json.dumps({"op": op, **fields}).encode() + b"\n")
         await writer.drain()

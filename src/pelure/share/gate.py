@@ -158,15 +158,25 @@ class Gate:
             self._on_event("disconnected", link_id=link_id, name=name, streams=len(streams))
 
     async def _report(self, visitor: Visitor) -> None:
-        """Tell what a link has been sent, when that changes."""
+        """Tell what a link has been sent, and how fast, when that changes."""
         told: tuple[int, bool] | None = None
+        before, at = 0, time.monotonic()
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            now = (sum(v.sent for v in self._visitors[visitor.link_id]), self._complete(visitor))
-            if now != told and self._visitors[visitor.link_id][0] is visitor:
+            streams = self._visitors[visitor.link_id]
+            now = (sum(v.sent for v in streams), self._complete(visitor))
+            sent, since = now[0] - before, time.monotonic() - at
+            before, at = now[0], at + since
+            if now != told and streams[0] is visitor:
                 told = now
                 self._on_event(
-                    "transfer", link_id=visitor.link_id, name=visitor.name, sent=now[0], complete=now[1]
+                    "transfer",
+                    link_id=visitor.link_id,
+                    name=visitor.name,
+                    sent=now[0],
+                    total=sum(core.byte_length for core in self._store.open_cores()),
+                    rate=max(0, round(sent / since)),
+                    complete=now[1],
                 )
 
     def _complete(self, visitor: Visitor) -> bool:

@@ -20,16 +20,19 @@ from typing import Any
 
 from pelure.errors import ConfigError, PelureError
 from pelure.share.control import ControlServer, Emit
+from pelure.share.describing import describe_shares, link_fields
 from pelure.share.fairness import FairUpload
+from pelure.share.followers import Followers
 from pelure.share.link import printable
 from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook
 from pelure.share.publication import MakePage, Publication
-from pelure.share.record import ShareRecord, load_all
+from pelure.share.record import SHARES_NAME, ShareRecord, load_all
+from pelure.share.rendezvous_groups import SERVICES_NAME, wipe_service
 from pelure.tor.api import Tor, connect
 from pelure.tor.client.network_client import Progress
 from pelure.tor.net.statefile import StateFolder
+from pelure.tor.net.wallclock import sleep_until
 
-SHARES_NAME = "shares"
 PROGRESS_SECONDS = 0.25
 log = logging.getLogger(__name__)
 
@@ -41,40 +44,6 @@ def publisher_folder(state: Path, network: str) -> Path:
     else:
         label = "private-" + hashlib.sha256(str(Path(network).absolute()).encode()).hexdigest()[:12]
     return state / "publisher" / label
-
-
-class Followers:
-    """Those who want to hear the events of a share, or of all (share ``None``)."""
-
-    def __init__(self) -> None:
-        self._queues: dict[asyncio.Queue[tuple[str, dict[str, Any]]], str | None] = {}
-
-    def tell(self, event: str, **fields: Any) -> None:
-        """Give everybody concerned an event; who does not listen misses events."""
-        for queue, share in self._queues.items():
-            if share in (None, fields.get("share")):
-                try:
-                    queue.put_nowait((event, fields))
-                except asyncio.QueueFull:
-                    pass
-
-    async def follow(self, share: str | None, emit: Emit, until: asyncio.Event | None = None) -> None:
-        """Pass events on until ``until`` is set (or for ever)."""
-        queue: asyncio.Queue[tuple[str, dict[str, Any]]] = asyncio.Queue(1000)
-        self._queues[queue] = share
-        stop = asyncio.ensure_future((until or asyncio.Event()).wait())
-        try:
-            while not (stop.done() and queue.empty()):
-                taking = asyncio.ensure_future(queue.get())
-                await asyncio.wait((taking, stop), return_when=asyncio.FIRST_COMPLETED)
-                if taking.done():
-                    event, fields = taking.result()
-                    await emit(event, **fields)
-                else:
-                    taking.cancel()
-        finally:
-            stop.cancel()
-            del self._queues[queue]
 
 
 class Node:
@@ -168,7 +137,7 @@ class Node:
     async def _resume(self, record: ShareRecord) -> None:
         try:
             await self._run_share(record, _silent)
-        except PelureError as error:
+        except (PelureError, OSError) as error:
             log.warning("The share «%s» could not be resumed: %s", record.id, error)
 
     async def _run_share(
@@ -181,7 +150,7 @@ class Node:
         """Run a share within its times, until it is over: cancelled, complete (``once``) or too late."""
         if record.start_at is not None and record.start_at > time.time():
             await emit("waiting", share=record.id, until=record.start_at)
-            await asyncio.sleep(record.start_at - time.time())
+            await sleep_until(record.start_at)
         publication = await self.open_share(record, emit)
         try:
             if minted is not None:
@@ -192,13 +161,8 @@ class Node:
                 await emit("published", share=record.id, address=address)
             if announced is not None:
                 announced.set()
-            ending = publication.completed if record.once else asyncio.Event()
-            left = None if record.stop_at is None else max(0.0, record.stop_at - time.time())
-            try:
-                async with asyncio.timeout(left):
-                    await ending.wait()
-            except TimeoutError:
-                log.info("The time of the share «%s» is over", record.id)
+            await _until_over(publication)
+            log.info("The share «%s» has ended", record.id)
         finally:
             if self._running.get(record.id) is publication:
                 await self.close_share(record.id, forget=False)
@@ -301,6 +265,7 @@ class Node:
             cut = await self._running[entry.share].revoke(entry)
         else:
             self.book.revoke(entry)
+            wipe_service(self._folder / SHARES_NAME / entry.share / SERVICES_NAME, entry.service)
         self.followers.tell("revoked", share=entry.share, name=entry.name, cut=cut)
         return {"name": entry.name, "share": entry.share, "cut": cut}
 
@@ -354,41 +319,22 @@ class Node:
         return self._running[share]
 
 
+async def _until_over(publication: Publication) -> None:
+    """Return when somebody has all of it (``once``), or at the time when the share is to stop."""
+    record = publication.record
+    complete = publication.completed if record.once else asyncio.Event()
+    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(complete.wait())]
+    if record.stop_at is not None:
+        ends.append(asyncio.ensure_future(sleep_until(record.stop_at)))
+    try:
+        await asyncio.wait(ends, return_when=asyncio.FIRST_COMPLETED)
+    finally:
+        for end in ends:
+            end.cancel()
+
+
 async def _silent(event: str, **fields: Any) -> None:
     """An ``Emit`` for nobody."""
-
-
-def link_fields(entry: Entry) -> dict[str, Any]:
-    """What the event ``link`` tells; the address and key for Tor Browser only where it is for one."""
-    link = entry.private_link()
-    fields: dict[str, Any] = {"name": entry.name, "link": entry.link, "expires": entry.expires}
-    if entry.browser:
-        fields["address"] = f"http://{link.address}/"
-        fields["auth_key"] = browser_key(link.discovery_secret)
-    return fields
-
-
-def browser_key(secret: bytes) -> str:
-    """An X25519 secret as Tor Browser asks for it: base 32 without padding."""
-    import base64
-
-    return base64.b32encode(secret).decode().rstrip("=")
-
-
-def describe_shares(folder: Path, book: LinkBook, running: set[str]) -> list[dict[str, Any]]:
-    """All shares in a publisher's folder, for listings."""
-    return [
-        {
-            "share": record.id,
-            "title": record.title,
-            "paths": record.paths,
-            "running": record.id in running,
-            "live": record.live,
-            "detached": record.detached,
-            "links": len(book.live(record.id)),
-        }
-        for record in load_all(folder / SHARES_NAME).values()
-    ]
 
 
 @asynccontextmanager

@@ -26,8 +26,9 @@ from pelure.share.importing import Importer, Progress
 from pelure.share.link import SECRET_SIZE, PrivateLink
 from pelure.share.linkbook import Entry, LinkBook
 from pelure.share.record import ShareRecord
-from pelure.share.rendezvous_groups import Group, RendezvousGroups
+from pelure.share.rendezvous_groups import SERVICES_NAME, Group, RendezvousGroups
 from pelure.tor.api import Tor
+from pelure.tor.net.supervision import supervised
 from pelure.tor.service.app_server import AppServer
 
 log = logging.getLogger(__name__)
@@ -127,7 +128,7 @@ class Publication:
         """Take all access from a link at once and wipe it; return how many circuits were cut."""
         cut = self._need_groups().cut(entry.id)
         self._book.revoke(entry)
-        await self._need_groups().close_link(entry.id)
+        await self._need_groups().close_link(entry.id, wipe=True)
         return cut
 
     async def renew(self, entry: Entry, expires: float | None) -> Entry:
@@ -144,11 +145,12 @@ class Publication:
     async def start(self, tor: Tor) -> None:
         """Serve the live links of the book. Returns at once; :meth:`published` waits."""
         self._groups = RendezvousGroups(
-            self._folder / "services", tor, self._store, self._page_socket, self._upload, self._tell
+            self._folder / SERVICES_NAME, tor, self._store, self._page_socket, self._upload, self._tell
         )
-        self._tasks.append(asyncio.ensure_future(self._watch_expiry()))
+        jobs = [supervised(self._watch_expiry, "the watch on expiring links")]
         if self.record.live:
-            self._tasks.append(asyncio.ensure_future(self._importer.follow(self._changed)))
+            jobs.append(supervised(self._follow, "the watch on the shared folder"))
+        self._tasks += [asyncio.ensure_future(job) for job in jobs]
         await self.grant(self._book.live(self.record.id))
 
     async def published(self) -> list[str]:
@@ -190,6 +192,9 @@ class Publication:
             self.completed.set()
         self._on_event(event, share=self.record.id, **fields)
 
+    async def _follow(self) -> None:
+        await self._importer.follow(self._changed)
+
     def _changed(self, op: str, path: str) -> None:
         self._on_event("changed", share=self.record.id, op=op, path=path)
 
@@ -202,6 +207,6 @@ class Publication:
             for entry in self._book.entries(self.record.id):
                 if entry.id in open_links - live and entry.state() == "expired":
                     log.info("Link «%s» has expired", entry.name)
-                    await self._need_groups().close_link(entry.id)
+                    await self._need_groups().close_link(entry.id, wipe=False)
                     self._on_event("expired", share=self.record.id, name=entry.name)
             open_links = live

@@ -16,6 +16,8 @@ from pelure.errors import ConfigError, LinkFormatError
 from pelure.share.link import PrivateLink
 from pelure.tor.net.statefile import private_folder, write_private
 
+SHARES_NAME = "shares"
+"""The folder, in the publisher's, that has a folder for each share."""
 RECORD_NAME = "share.json"
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
 

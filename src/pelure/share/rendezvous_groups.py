@@ -29,6 +29,8 @@ from pelure.tor.service.keys import ServiceKeys
 from pelure.tor.service.service import OnionService
 from pelure.tor.service.targets import Target, UnixTarget
 
+SERVICES_NAME = "services"
+"""The folder, in that of a share, with a folder of keys for each of its services."""
 GROUP_SIZE = 100
 BROWSER_PORT = 80
 BROWSER_PREFIX = "browser-"
@@ -42,6 +44,12 @@ log = logging.getLogger(__name__)
 def client_name(link: PrivateLink) -> str:
     """The file name, without ``.auth``, of a link's discovery key."""
     return base64.b32encode(link.discovery_key[:15]).decode().lower()
+
+
+def wipe_service(services: Path, name: str) -> None:
+    """Delete the keys of a browser link's service; those of a group serve its other links."""
+    if name.startswith(BROWSER_PREFIX):
+        shutil.rmtree(services / name, ignore_errors=True)
 
 
 @dataclass
@@ -160,11 +168,12 @@ class RendezvousGroups:
                         circuits += group.service.close_circuit(connection.id)
         return circuits
 
-    async def close_link(self, link_id: int) -> int:
+    async def close_link(self, link_id: int, *, wipe: bool) -> int:
         """Take all access from a link; return how many circuits were cut.
 
         Its descriptor key is withdrawn and the introduction points that an older descriptor names are
-        replaced, so that a reader who kept that descriptor finds nobody.
+        replaced, so that a reader who kept that descriptor finds nobody. ``wipe``: the keys of a service that
+        was for this link alone are deleted; else it has the same address when the link is opened again.
         """
         circuits = self.cut(link_id)
         for group in list(self._groups.values()):
@@ -175,8 +184,9 @@ class RendezvousGroups:
                 del self._groups[group.name]
                 await group.gate.close()
                 await group.service.close()
-                self._keys.pop(group.name, None)
-                shutil.rmtree(self._folder / group.name, ignore_errors=True)
+                if wipe:
+                    self._keys.pop(group.name, None)
+                    wipe_service(self._folder, group.name)
                 continue
             try:
                 async with asyncio.timeout(ROTATION_SECONDS):

@@ -133,6 +133,11 @@ async def test_a_complete_download_is_noticed(world: World) -> None:
         await asyncio.wait_for(drive.update(wait=True), SECONDS)
         await asyncio.wait_for(drive.download(), SECONDS)
         await world.until(lambda: any(event == "transfer" and f["complete"] for event, f in world.events))
+    told = [fields for event, fields in world.events if event == "transfer"]
+    assert set(told[0]) == {"link_id", "name", "sent", "total", "rate", "complete"}
+    total = world.drive.core.byte_length + len(b"hello")
+    assert told[-1]["total"] == total <= told[-1]["sent"]
+    assert any(fields["rate"] for fields in told)
 
 
 async def test_handshakes_that_never_end_make_room_for_others(
