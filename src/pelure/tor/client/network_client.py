@@ -15,6 +15,7 @@ from pelure.tor.client.demand import Demand
 from pelure.tor.client.dirclient import DirectoryClient
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import OnClientEvent
+from pelure.tor.client.memory import watch_memory
 from pelure.tor.client.onion_circuits import OnionCircuits
 from pelure.tor.client.opener import StreamOpener
 from pelure.tor.client.pool import CircuitPool
@@ -24,6 +25,8 @@ from pelure.tor.directory.network import Network
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.lookout import fleet_of
+from pelure.tor.net.origin import Circuit
+from pelure.tor.net.supervision import Job, supervised
 from pelure.tor.net.wallclock import watch_clock
 from pelure.tor.path.guards import GuardManager
 from pelure.tor.path.selection import PathSelector
@@ -85,10 +88,12 @@ class NetworkClient:
         self.onion_circuits = OnionCircuits(self.onion_client.connect)
         reject = self.network.flag("ClientRejectInternalAddresses", not self.network.testing)
         self.streams = StreamOpener(self.pool, self.onion_circuits, reject_internal=reject)
-        self._jobs = [
-            asyncio.create_task(self.directory.refresh_loop()),
-            asyncio.create_task(watch_clock(self._clock_jumped)),
-        ]
+        jobs: dict[str, Job] = {
+            "the renewal of the directory": self.directory.refresh_loop,
+            "the watch on the clock": lambda: watch_clock(self._clock_jumped),
+            "the watch on memory": lambda: watch_memory(self._circuits),
+        }
+        self._jobs = [asyncio.create_task(supervised(job, what)) for what, job in jobs.items()]
         self.started = True
         if progress is not None:
             progress(1.0, "building circuits")
@@ -113,6 +118,10 @@ class NetworkClient:
         if self._paths is None:
             raise DirectoryError("the network's directory is not known yet")
         return self._paths
+
+    def _circuits(self) -> list[Circuit]:
+        """The circuits that are built and open."""
+        return [entry.circuit for entry in self.pool.circuits() if entry.circuit is not None]
 
     def _clock_jumped(self, seconds: float) -> None:
         """The machine slept, as a rule: its connections may be gone without a word."""

@@ -19,6 +19,7 @@ from pelure.tor.client.demand import EXITS_PER_PORT, Demand
 from pelure.tor.client.pooled import PooledCircuit, Race
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.origin import Circuit
+from pelure.tor.net.supervision import supervised
 
 log = logging.getLogger(__name__)
 
@@ -77,7 +78,7 @@ class CircuitPool:
         self._wake = asyncio.Event()
         self._retry_at = 0.0
         self._retry_delay = RETRY_FIRST
-        self._maintainer = asyncio.create_task(self._maintain())
+        self._maintainer = asyncio.create_task(supervised(self._maintain, "the building of circuits ahead"))
 
     # ---- exits ----
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from pelure.errors import ConfigError, DirectoryError
 from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.directory.network import Network
-from pelure.tor.relay.memory import default_limit
+from pelure.tor.net.memory import default_limit
 
 DEFAULT_EXIT_POLICY = (
     "reject *:25",

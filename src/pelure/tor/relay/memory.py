@@ -9,7 +9,6 @@ it is not queued cells but bytes of exit and directory streams, the circuit with
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Iterable
 
 from pelure.tor.cell.commands import CELL_LEN, DestroyReason
@@ -23,17 +22,6 @@ TARGET = 0.9  # of the limit: what is left once memory was freed
 DESCRIPTORS_SHARE = 0.2  # of the limit: descriptors beyond it are dropped before circuits
 STREAMS_SHARE = 0.5  # of the limit: beyond it circuits go by what waits in their streams
 QUEUE_OVERHEAD = 1024  # bytes that a circuit with waiting cells costs beside them
-LEAST = 256 << 20
-MOST = 8 << 30
-
-
-def default_limit() -> int:
-    """A quarter of this machine's memory, within bounds, in bytes."""
-    try:
-        total = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    except (ValueError, OSError):
-        total = 4 * LEAST
-    return min(max(total // 4, LEAST), MOST)
 
 
 def queued_bytes(links: Iterable[Link]) -> int:
