@@ -33,6 +33,7 @@ WRITE_HIGH = 256 * 1024  # bytes the socket has not taken at which the stream is
 CONNECT_SECONDS = 20.0
 TTL_MIN, TTL_MAX = 300, 3600  # the TTLs an exit tells are clipped, so as to say little of its cache
 MAX_ANSWERS = 8
+MAX_ANSWERING = 1024  # RESOLVEs that wait for their answer, of all circuits
 LINGER_SECONDS = 30.0  # a destination may take so long to read what was sent before its stream ended
 
 _REASONS = {
@@ -63,6 +64,7 @@ class Exits:
         self.opened = 0
         self.connections: set[ExitStream] = set()
         self._max_connections = max_connections
+        self._answering = 0
         self._tasks: set[asyncio.Task[None]] = set()
 
     def begin(self, circuit: RelayCircuit, event: ev.Incoming) -> ExitStream | None:
@@ -95,12 +97,21 @@ class Exits:
         if not self.enabled or circuit.link.peer.rsa_id is None:
             event.stream.end(EndReason.EXITPOLICY)
             return
-        self._start(self._answer(circuit, event.stream, name))
+        if self._answering >= MAX_ANSWERING:
+            event.stream.end(EndReason.RESOURCELIMIT)
+            return
+        self._answering += 1
+        task = self._start(self._answer(circuit, event.stream, name))
+        task.add_done_callback(self._answered)
 
-    def _start(self, work: Coroutine[Any, Any, None]) -> None:
+    def _answered(self, task: asyncio.Task[None]) -> None:
+        self._answering -= 1
+
+    def _start(self, work: Coroutine[Any, Any, None]) -> asyncio.Task[None]:
         task = asyncio.ensure_future(work)
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+        return task
 
     async def close(self) -> None:
         """Give up what is being connected or looked up."""

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import ipaddress
 import os
 import socket
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from unittest import mock
@@ -38,6 +40,7 @@ from pelure.tor.relay import exit as exit_streams
 from pelure.tor.relay import memory
 from pelure.tor.relay import server as server_module
 from pelure.tor.relay.circuit import RelayCircuit
+from pelure.tor.relay.resolver import Address, Resolver
 
 from .support import EchoServer, Relays, until
 
@@ -497,6 +500,30 @@ async def test_the_number_of_exit_connections_is_bounded() -> None:
         for stream in held:
             await stream.close()
         await until(lambda: not exits.connections)
+
+
+async def test_the_number_of_names_asked_for_at_a_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_streams, "MAX_ANSWERING", 2)
+    answered = threading.Event()
+
+    def slow(name: str) -> list[Address]:
+        answered.wait(SECONDS)
+        return [ipaddress.ip_address("127.0.0.1")]
+
+    async with attacked() as (relays, _, _):
+        exits = relays.servers[2].exits
+        exits.resolver = Resolver(slow)
+        circuit = await relays.circuit()
+        held = [asyncio.ensure_future(circuit.resolve("one.invalid")) for _ in range(2)]
+        await until(lambda: exits._answering == 2)
+        with pytest.raises(StreamError) as refused:
+            await circuit.resolve("one.invalid")
+        assert refused.value.reason == EndReason.RESOURCELIMIT
+        answered.set()
+        for answer in held:
+            assert [found.text for found in await answer] == ["127.0.0.1"]
+        assert await circuit.resolve("one.invalid")
+        assert not exits._answering
 
 
 async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them() -> None:
