@@ -23,7 +23,7 @@ from pelure.hyper.core.linked import LinkedFile
 from pelure.hyper.core.state import PlacedBlock
 
 _CHUNK = 16 * BLOCK_SIZE
-_GROUP_CHUNKS = 64
+_GROUP_BLOCKS = 1024
 _THREADS = min(8, os.cpu_count() or 1)
 
 Progress = Callable[[int], None]
@@ -63,7 +63,7 @@ async def _import_chunks(
     placed: list[PlacedBlock] = []
     index = core.length
     try:
-        for number, at in enumerate(range(0, size, _CHUNK), 1):
+        for at in range(0, size, _CHUNK):
             length = min(_CHUNK, size - at)
             blocks = -(-length // BLOCK_SIZE)
             position = at
@@ -73,11 +73,9 @@ async def _import_chunks(
             index += blocks
             if len(waiting) > 2 * _THREADS:
                 await _collect(waiting, placed, progress)
-            if number % _GROUP_CHUNKS == 0:
-                while waiting:
-                    await _collect(waiting, placed, progress)
+            if len(placed) >= _GROUP_BLOCKS:
                 core.append_placed(placed, durable=False)
-                placed = []
+                placed.clear()
         while waiting:
             await _collect(waiting, placed, progress)
         core.append_placed(placed, durable=False)
