@@ -141,22 +141,6 @@ async def test_client_authorization_of_a_pelure_service(
     ctor_client.stop()
 
 
-async def test_a_c_tor_service_with_proof_of_work_defences(
-    ctor_network: CTorNetwork, client: OnionClient, file_server: FileServer
-) -> None:
-    """Its descriptor has ``pow-params``; while it suggests no effort, clients need none."""
-    service = await asyncio.to_thread(
-        ctor_network.service, {80: file_server.port}, service_extra="HiddenServicePoWDefensesEnabled 1"
-    )
-    try:
-        assert await fetch(client, service.address, SIZE) == payload(SIZE)[1]
-        descriptor = await client._descriptor(decode_address(service.address), [])
-        assert descriptor.content.pow_params is not None
-        assert descriptor.content.pow_params.effort == 0
-    finally:
-        service.stop()
-
-
 async def check_refused(client: OnionClient, address: str, code: int) -> None:
     with pytest.raises(OnionServiceError) as refused:
         await client.connect(address)

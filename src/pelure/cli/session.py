@@ -8,7 +8,7 @@ from contextlib import asynccontextmanager
 from pelure.cli.output import Output
 from pelure.cli.run import Settings
 from pelure.tor.api import Tor, connect
-from pelure.tor.client.hs_events import ClientEvent
+from pelure.tor.client.hs_events import ClientEvent, PuzzleBegun
 
 
 @asynccontextmanager
@@ -22,14 +22,17 @@ async def session(
 ) -> AsyncIterator[Tor]:
     """A connection to the chosen network. Raises ``ConfigError``, ``DirectoryError``.
 
-    Tells ``bootstrapped`` once it is there (or leaves :func:`announce_network` to the command), and with
-    ``--verbose`` each step of a rendezvous as ``step``.
+    Tells ``bootstrapped`` once it is there (or leaves :func:`announce_network` to the command), ``puzzle``
+    where a service wants a proof of work, and with ``--verbose`` each step of a rendezvous as ``step``.
     """
 
     def progress(fraction: float, what: str) -> None:
         output.progress("bootstrap", fraction, 1.0, step=what)
 
     def step(event: ClientEvent) -> None:
+        if isinstance(event, PuzzleBegun):
+            text = f"The onion service is busy: solving a puzzle of effort {event.effort} to be let in."
+            output.event("puzzle", text, effort=event.effort)
         if settings.verbose:
             output.event("step", what=event.name, **event.fields())
 

@@ -19,12 +19,14 @@ from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
 from pelure.tor.client.hs_events import ClientEvent, DescriptorOpened, Introduced, OnClientEvent
 from pelure.tor.client.hs_rendezvous import INTRODUCTION_FAILED, RENDEZVOUS_FAILED, Meeting, reach
+from pelure.tor.client.pow import Work
 from pelure.tor.crypto.address import decode_address
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.netdir_source import NetDirSource, current_netdir
 from pelure.tor.net.origin import Circuit
 from pelure.tor.onion.client_auth import ClientAuthKey
+from pelure.tor.onion.pow import Puzzle, client_effort
 from pelure.tor.onion.second_layer import IntroPoint
 
 BAD_ADDRESS = 0xF6
@@ -32,7 +34,8 @@ RENDEZVOUS_ATTEMPTS = 3
 ANSWER_SECONDS = (10.0, 20.0, 30.0)
 """How long the service may take to come to the first rendezvous point, the second, the third."""
 FAILURE_SECONDS = 120.0
-"""For so long an introduction point that failed is tried after the others."""
+"""For so long an introduction point that failed is tried after the others, and a service that did not answer
+is offered more work."""
 
 T = TypeVar("T")
 log = logging.getLogger(__name__)
@@ -68,6 +71,7 @@ class OnionClient:
         self._rng = rng
         self._descriptors = DescriptorClient(source, rng)
         self._failed: dict[bytes, float] = {}
+        self._unanswered: list[tuple[bytes, float]] = []
 
     async def connect(self, address: str, isolation: Hashable = None) -> Circuit:
         """Return a new circuit that ends at the service, for streams by ``circuit.begin("", port)``.
@@ -97,6 +101,7 @@ class OnionClient:
         """Fetch descriptors anew and take no notice of earlier failures (a *new identity*)."""
         self._descriptors.forget()
         self._failed.clear()
+        self._unanswered.clear()
 
     def _emit(self, event: ClientEvent) -> None:
         if self._on_event is not None:
@@ -109,17 +114,18 @@ class OnionClient:
         try:
             descriptor = await self._descriptor(identity, secrets, newer_than)
             try:
-                meeting, point = await self._introduce(arranging, descriptor)
+                meeting, point = await self._introduce(arranging, identity, descriptor)
             except OnionServiceError as error:
                 if error.code == RENDEZVOUS_FAILED:
                     raise
                 log.info("No introduction point of the descriptor at hand works: %s", error)
                 descriptor = await self._descriptor(identity, secrets, descriptor.revision_counter)
-                meeting, point = await self._introduce(arranging, descriptor)
+                meeting, point = await self._introduce(arranging, identity, descriptor)
             try:
                 return await meeting.join(self._emit, patience)
             except OnionServiceError as error:
                 self._failed[point.auth_key] = time.monotonic()
+                self._unanswered.append((identity, time.monotonic()))
                 raise Unanswered(error, descriptor.revision_counter) from error
         except BaseException:
             arranged = await _abandon(arranging)
@@ -146,34 +152,50 @@ class OnionClient:
         return descriptor
 
     async def _introduce(
-        self, arranging: asyncio.Task[Meeting], descriptor: ServiceDescriptor
+        self, arranging: asyncio.Task[Meeting], identity: bytes, descriptor: ServiceDescriptor
     ) -> tuple[Meeting, IntroPoint]:
         """Introduce ourselves through any introduction point; returns which. Raises ``OnionServiceError``."""
         params = CircuitParams.from_consensus(current_netdir(self._directory).params)
         failure = OnionServiceError("the onion service has no introduction point now", INTRODUCTION_FAILED)
-        for point in self._in_order(descriptor.content.intro_points):
-            began = time.monotonic()
-            reaching = asyncio.create_task(reach(self._source, point))
-            try:
-                meeting = await asyncio.shield(arranging)
-                await meeting.introduce(await reaching, point, descriptor, params, self._rng)
-            except OnionServiceError as error:
-                if error.code == RENDEZVOUS_FAILED:
-                    raise
-                if meeting.circuit.closed.is_set():
-                    raise OnionServiceError("the rendezvous point was lost", RENDEZVOUS_FAILED) from error
-                self._failed[point.auth_key] = time.monotonic()
-                failure = error
-            else:
-                relay = point.relay()
-                relay = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay)
-                self._emit(Introduced(relay.nickname, time.monotonic() - began))
-                return meeting, point
-            finally:
-                circuit = await _abandon(reaching)
-                if circuit is not None:
-                    circuit.close()
+        work = Work(self._puzzle(identity, descriptor), self._rng, self._emit)
+        try:
+            for point in self._in_order(descriptor.content.intro_points):
+                began = time.monotonic()
+                work.begin()
+                reaching = asyncio.create_task(reach(self._source, point))
+                try:
+                    meeting = await asyncio.shield(arranging)
+                    circuit = await reaching
+                    await meeting.introduce(circuit, point, descriptor, params, self._rng, await work.take())
+                except OnionServiceError as error:
+                    if error.code == RENDEZVOUS_FAILED:
+                        raise
+                    if meeting.circuit.closed.is_set():
+                        raise OnionServiceError("the rendezvous point was lost", RENDEZVOUS_FAILED) from error
+                    self._failed[point.auth_key] = time.monotonic()
+                    failure = error
+                else:
+                    relay = point.relay()
+                    relay = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay)
+                    self._emit(Introduced(relay.nickname, time.monotonic() - began))
+                    return meeting, point
+                finally:
+                    reached = await _abandon(reaching)
+                    if reached is not None:
+                        reached.close()
+        finally:
+            await work.close()
         raise failure
+
+    def _puzzle(self, identity: bytes, descriptor: ServiceDescriptor) -> Puzzle | None:
+        """What to solve for an introduction: of more effort after each that was not answered lately."""
+        params = descriptor.content.pow_params
+        if params is None:
+            return None
+        since = time.monotonic() - FAILURE_SECONDS
+        self._unanswered = [one for one in self._unanswered if one[1] > since]
+        effort = client_effort(params.effort, sum(one[0] == identity for one in self._unanswered))
+        return Puzzle(descriptor.blinded_key, params.seed, effort) if effort else None
 
     def _in_order(self, points: Iterable[IntroPoint]) -> list[IntroPoint]:
         """Random order, but those that failed lately come last, the latest failure at the very end."""

@@ -38,9 +38,10 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServiceDescriptor:
-    """An opened descriptor: its content, the subcredential it goes with, and its revision."""
+    """An opened descriptor: its content, the blinded key and subcredential it goes with, and its revision."""
 
     content: SecondLayer
+    blinded_key: bytes
     subcredential: bytes = field(repr=False)
     revision_counter: int
 
@@ -52,6 +53,12 @@ class _Cached:
     outer: OuterDescriptor
     expires: float
     opened: dict[frozenset[bytes], ServiceDescriptor] = field(default_factory=dict, repr=False)
+
+    def is_good(self, now: float, newer_than: int) -> bool:
+        """Whether it is valid and new enough, and the seed for proofs of work has not expired (327, 3.2)."""
+        params = [one.content.pow_params for one in self.opened.values()]
+        seed_is_good = all(one is None or one.expires > now for one in params)
+        return self.expires > now and self.outer.revision_counter > newer_than and seed_is_good
 
 
 class DescriptorClient:
@@ -80,7 +87,7 @@ class DescriptorClient:
             raise OnionServiceError("this onion address holds no usable key", INVALID) from error
         subcred = subcredential(identity, blinded_key)
         cached = self._cache.get(blinded_key)
-        if cached is None or cached.expires <= time.time() or cached.outer.revision_counter <= newer_than:
+        if cached is None or not cached.is_good(time.time(), newer_than):
             directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
             ring = HsDirRing(directories, slot, RingParams.from_params(netdir.params))
             cached = await self._fetch_shared(blinded_key, ring.fetches(blinded_key), newer_than)
@@ -103,14 +110,7 @@ class DescriptorClient:
         except (DirectoryError, CryptoError) as error:
             self._cache.pop(blinded_key, None)
             raise OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID) from error
-        work = content.pow_params
-        if work is not None and work.effort and work.expires > time.time():
-            log.warning(
-                "The onion service is busy and lets clients pass first that prove work (effort %d). "
-                "That is not done here: connecting may take long.",
-                work.effort,
-            )
-        return ServiceDescriptor(content, subcred, outer.revision_counter)
+        return ServiceDescriptor(content, blinded_key, subcred, outer.revision_counter)
 
     async def _fetch_shared(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> _Cached:
         """Fetch once for everybody who waits for the same descriptor."""

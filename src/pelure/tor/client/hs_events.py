@@ -37,6 +37,23 @@ class RendezvousEstablished(ClientEvent):
 
 
 @dataclass(frozen=True)
+class PuzzleBegun(ClientEvent):
+    """The service lets clients pass first that prove work: a puzzle of this effort is being solved."""
+
+    name: ClassVar[str] = "puzzle"
+    effort: int
+
+
+@dataclass(frozen=True)
+class PuzzleSolved(ClientEvent):
+    """The proof is there."""
+
+    name: ClassVar[str] = "puzzle_solved"
+    effort: int
+    seconds: float
+
+
+@dataclass(frozen=True)
 class Introduced(ClientEvent):
     """Introduction point ``relay`` passed our introduction on."""
 

@@ -24,6 +24,7 @@ from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.origin import Circuit
 from pelure.tor.onion.introduction import introduce
+from pelure.tor.onion.pow import ProofOfWork
 from pelure.tor.onion.second_layer import IntroPoint
 
 RENDEZVOUS_LENGTH = 3
@@ -31,6 +32,8 @@ INTRODUCTION_LENGTH = 4
 ESTABLISH_SECONDS = 20.0
 REACH_SECONDS = 20.0
 ACK_SECONDS = 20.0
+WORK_ANSWER_SECONDS = 30.0
+"""How long the service may take at least when a proof of work was sent: it has a queue."""
 
 INTRODUCTION_FAILED = 0xF2
 RENDEZVOUS_FAILED = 0xF3
@@ -46,6 +49,7 @@ class Meeting:
         self.circuit = circuit
         self.cookie = cookie
         self._introductions: list[tuple[hs_ntor.ClientState, int | None]] = []
+        self._patience = 0.0
 
     @classmethod
     async def arrange(cls, source: CircuitSource, rng: Rng, emit: OnClientEvent) -> Meeting:
@@ -70,6 +74,7 @@ class Meeting:
         descriptor: ServiceDescriptor,
         params: CircuitParams,
         rng: Rng,
+        proof: ProofOfWork | None = None,
     ) -> None:
         """Tell the service where we wait, by ``circuit`` to ``point``; returns when that passed it on.
 
@@ -84,8 +89,10 @@ class Meeting:
                 self.cookie,
                 rng,
                 congestion_control=sendme_inc is not None,
+                proof=proof,
             )
             self._introductions.append((state, sendme_inc))
+            self._patience = 0.0 if proof is None else WORK_ANSWER_SECONDS
             circuit.send(RelayCommand.INTRODUCE1, body)
             answer = await circuit.expect(RelayCommand.INTRODUCE_ACK, timeout=ACK_SECONDS)
             status = IntroduceAck.decode(answer.data).status
@@ -99,12 +106,13 @@ class Meeting:
             )
 
     async def join(self, emit: OnClientEvent, patience: float) -> Circuit:
-        """Wait ``patience`` seconds for the service's answer; returns the joined circuit.
+        """Wait ``patience`` seconds for the service's answer, longer after work; returns the joined circuit.
 
         Raises :class:`OnionServiceError`.
         """
         began = time.monotonic()
         try:
+            patience = max(patience, self._patience)
             answer = await self.circuit.expect(RelayCommand.RENDEZVOUS2, timeout=patience)
             material, sendme_inc = self._finish(Rendezvous2.decode(answer.data).handshake_info)
             self.circuit.add_hs_hop(HopKeys.service(material), service=False, sendme_inc=sendme_inc)

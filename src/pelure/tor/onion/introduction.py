@@ -15,6 +15,7 @@ from pelure.tor.cell.onion_messages import Introduce1, Introduce2, IntroducePayl
 from pelure.tor.crypto import hs_ntor
 from pelure.tor.crypto.keys import Ed25519KeyPair, Rng, x25519_generate
 from pelure.tor.directory.relay import Relay
+from pelure.tor.onion.pow import ProofOfWork
 from pelure.tor.onion.second_layer import IntroPoint
 
 INTRODUCE1_MIN_LEN = 246
@@ -29,17 +30,21 @@ def introduce(
     rng: Rng,
     *,
     congestion_control: bool,
+    proof: ProofOfWork | None = None,
 ) -> tuple[hs_ntor.ClientState, bytes]:
     """Return what the client remembers and the body of INTRODUCE1, as long as C tor's shortest at least.
 
-    ``congestion_control`` asks for it on the joined circuit. Raises :class:`ProtocolError` if the
-    rendezvous point's ntor key isn't known, :class:`CryptoError` if the introduction point's key is unusable.
+    ``congestion_control`` asks for it on the joined circuit; a ``proof`` of work goes along. Raises
+    :class:`ProtocolError` if the rendezvous point's ntor key isn't known, :class:`CryptoError` if the
+    introduction point's key is unusable.
     """
     if rendezvous_point.ntor_key is None:
         raise ProtocolError("the rendezvous point's ntor key is not known")
-    extensions = (cc_request(),) if congestion_control else ()
+    extensions = [cc_request()] if congestion_control else []
+    if proof is not None:
+        extensions.append(proof.extension())
     payload = IntroducePayload(
-        cookie, extensions, rendezvous_point.ntor_key, tuple(rendezvous_point.link_specifiers())
+        cookie, tuple(extensions), rendezvous_point.ntor_key, tuple(rendezvous_point.link_specifiers())
     )
     header = Introduce1(point.auth_key, (), b"").header
     plaintext = payload.encode(padded_to=INTRODUCE1_MIN_LEN - len(header) - _SEALED_OVERHEAD)

@@ -16,7 +16,8 @@ from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.onion.descriptor import MissingClientAuth
-from pelure.tor.onion.second_layer import PowParams, SecondLayer
+from pelure.tor.onion.pow import PowParams
+from pelure.tor.onion.second_layer import SecondLayer
 from pelure.tor.onion.time_periods import PeriodSchedule
 from pelure.tor.service.publisher import Descriptor
 from unit.tor.service.fake_network import NOW, FakeNetwork
@@ -78,19 +79,14 @@ async def test_a_descriptor_is_fetched_once_and_kept(scene: Scene) -> None:
     assert len(scene.asked) == 2
 
 
-@pytest.mark.parametrize(("effort", "expires", "lines"), [(0, 60, 0), (7, 60, 1), (7, -60, 0)])
-async def test_a_service_that_wants_work_is_tried_without_and_the_user_told(
-    scene: Scene,
-    monkeypatch: pytest.MonkeyPatch,
-    caplog: pytest.LogCaptureFixture,
-    effort: int,
-    expires: float,
-    lines: int,
+@pytest.mark.parametrize(("expires", "fetches"), [(60, 1), (-60, 2)])
+async def test_a_seed_that_expired_makes_it_fetch_a_new_one(
+    scene: Scene, monkeypatch: pytest.MonkeyPatch, expires: float, fetches: int
 ) -> None:
-    content = SecondLayer((), pow_params=PowParams(bytes(32), effort, NOW + expires))
+    content = SecondLayer((), pow_params=PowParams(bytes(32), 7, NOW + expires))
     monkeypatch.setattr(hs_descriptors, "open_descriptor", lambda *_: content)
     assert (await scene.get()).content == (await scene.get()).content == content
-    assert sum("prove work (effort 7)" in record.getMessage() for record in caplog.records) == lines
+    assert len(scene.asked) == fetches
 
 
 async def test_it_expires(scene: Scene, monkeypatch: pytest.MonkeyPatch) -> None:

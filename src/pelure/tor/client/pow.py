@@ -1,0 +1,113 @@
+"""A client's proofs of work: worker processes search while circuits are built (proposal 327 section 3.2).
+
+Processes, because a search keeps a processor busy for seconds: it neither delays the event loop nor shares
+its interpreter, several run at once, and one that is not needed any more is killed.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+import time
+from asyncio.subprocess import DEVNULL, PIPE, Process
+
+from pelure.errors import ProtocolError
+from pelure.tor.client.hs_events import OnClientEvent, PuzzleBegun, PuzzleSolved
+from pelure.tor.client.pow_worker import order
+from pelure.tor.crypto.keys import Rng
+from pelure.tor.onion.pow import NONCE_LEN, ProofOfWork, Puzzle
+
+EFFORT_PER_WORKER = 16
+"""With less to do a second process would begin when the first one is done."""
+
+log = logging.getLogger(__name__)
+
+
+async def prove(puzzle: Puzzle, rng: Rng) -> ProofOfWork | None:
+    """Return a proof, or None if no process can be run; cancelled, it ends the search."""
+    workers = max(1, min(os.cpu_count() or 1, puzzle.effort // EFFORT_PER_WORKER))
+    searches = {asyncio.create_task(_search(puzzle, rng(NONCE_LEN))) for _ in range(workers)}
+    try:
+        while searches:
+            done, searches = await asyncio.wait(searches, return_when=asyncio.FIRST_COMPLETED)
+            for search in done:
+                try:
+                    return search.result()
+                except (OSError, ValueError, ProtocolError) as error:
+                    log.warning("A search for a proof of work failed: %s", error)
+    finally:
+        for search in searches:
+            search.cancel()
+        await asyncio.gather(*searches, return_exceptions=True)
+    return None
+
+
+async def _search(puzzle: Puzzle, nonce: bytes) -> ProofOfWork:
+    """One process' search. ``OSError``, ``ValueError``, ``ProtocolError``: it ended without a proof."""
+    process = await asyncio.create_subprocess_exec(
+        sys.executable,
+        "-m",
+        "pelure.tor.client.pow_worker",
+        stdin=PIPE,
+        stdout=PIPE,
+        stderr=DEVNULL,
+        start_new_session=True,  # an interrupt from the terminal is for us; we end the search
+    )
+    try:
+        assert process.stdin is not None and process.stdout is not None
+        process.stdin.write(order(puzzle, nonce))
+        return ProofOfWork.decode(bytes.fromhex((await process.stdout.read()).decode("ascii")))
+    finally:
+        await _end(process)
+
+
+async def _end(process: Process) -> None:
+    if process.returncode is None:
+        try:
+            process.kill()
+        except ProcessLookupError:
+            pass
+        await process.wait()
+
+
+class Work:
+    """Proofs for the introductions of one connection: begun early, each of them good for one introduction.
+
+    ``puzzle`` is None for a service that asks for no work.
+    """
+
+    def __init__(self, puzzle: Puzzle | None, rng: Rng, emit: OnClientEvent) -> None:
+        self._puzzle = puzzle
+        self._rng = rng
+        self._emit = emit
+        self._proving: asyncio.Task[ProofOfWork | None] | None = None
+
+    def begin(self) -> None:
+        """See to it that a proof is there or being searched for."""
+        if self._puzzle is not None and self._proving is None:
+            self._proving = asyncio.create_task(self._prove(self._puzzle))
+
+    async def take(self) -> ProofOfWork | None:
+        """The proof for an introduction, None if it has to do without."""
+        if self._proving is None:
+            return None
+        proof = await asyncio.shield(self._proving)
+        self._proving = None
+        return proof
+
+    async def close(self) -> None:
+        """End a search that nobody needs any more."""
+        if self._proving is not None:
+            self._proving.cancel()
+            await asyncio.gather(self._proving, return_exceptions=True)
+
+    async def _prove(self, puzzle: Puzzle) -> ProofOfWork | None:
+        began = time.monotonic()
+        log.info("The onion service is busy: solving a puzzle of effort %d to be let in", puzzle.effort)
+        self._emit(PuzzleBegun(puzzle.effort))
+        proof = await prove(puzzle, self._rng)
+        if proof is not None:
+            self._emit(PuzzleSolved(puzzle.effort, time.monotonic() - began))
+        return proof
