@@ -61,7 +61,7 @@ def _list(output: Output, entries: list[Entry]) -> None:
         output.event("entry", text.rstrip(), **fields)
     if not output.as_json:
         live = sum(entry.state() == "live" for entry in entries)
-        output.event("count", f"{len(entries)} private links, {live} of them live.")
+        output.console.print(f"{len(entries)} private links, {live} of them live.")
 
 
 def _local_time(seconds: float) -> str:
@@ -132,7 +132,12 @@ def link_renew(
     share: Share = None,
     as_json: Json = False,
 ) -> None:
-    """Let a link live longer, or for a shorter time; its keys stay, so the old text works as long."""
+    """Let a link live longer, or for a shorter time; its keys stay.
+
+    Send the new text to its reader: the old one holds the old date, and is not tried any more after it.
+
+    Example: `pelure link renew alice --expires 30d`
+    """
     settings = settings_of(context)
     until = None if expires is None else parse_time(expires)
 
