@@ -114,7 +114,13 @@ class Gate:
 
     async def _admit(self, fair: FairStream, circuit: int) -> None:
         replication = Replication(
-            fair, False, self._store, self._keypair, self._allowed.__contains__, max_message=MAX_MESSAGE
+            fair,
+            False,
+            self._store,
+            self._keypair,
+            self._allowed.__contains__,
+            max_message=MAX_MESSAGE,
+            crowded=lambda identity: self._is_full(*self._allowed[identity]),
         )
         async with replication:
             held = await self._handshake(replication, circuit)
@@ -137,10 +143,16 @@ class Gate:
         finally:
             self._handshakes.pop(replication, None)
         held = self._allowed.get(replication.remote_public)
-        if held is not None and len(self._visitors.get(held[0], ())) >= MAX_STREAMS_PER_LINK:
-            log.info("Link «%s» has %d streams open already", held[1], MAX_STREAMS_PER_LINK)
+        if held is None or self._is_full(*held):  # barred, or full since the handshake was complete
             return None
-        return held  # None: barred while the handshake was under way
+        return held
+
+    def _is_full(self, link_id: int, name: str) -> bool:
+        """Whether a link has as many streams as it may."""
+        full = len(self._visitors.get(link_id, ())) >= MAX_STREAMS_PER_LINK
+        if full:
+            log.info("Link «%s» has %d streams open already", name, MAX_STREAMS_PER_LINK)
+        return full
 
     async def _host(self, replication: Replication, circuit: int, link_id: int, name: str) -> None:
         streams = self._visitors.setdefault(link_id, [])

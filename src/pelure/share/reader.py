@@ -16,7 +16,7 @@ from pathlib import Path
 
 from pelure.errors import AccessDenied, ConfigError, OnionServiceError, PelureError
 from pelure.hyper.core.corestore import Corestore
-from pelure.hyper.core.replication.stream import Replication
+from pelure.hyper.core.replication.stream import Crowded, Replication
 from pelure.hyper.core.storage import StoreInUse
 from pelure.hyper.drive.drive import Drive
 from pelure.share.link import DEFAULT_PORT, PrivateLink
@@ -30,6 +30,10 @@ MAX_CACHES = 9
 _NEED_CLIENT_KEY = frozenset({0xF4, 0xF5})
 """Codes of proposal 304 for a descriptor that the link's key does not open."""
 REFUSED = "the publisher does not accept this link: it was revoked or has expired"
+CROWDED = (
+    "this link has as many connections open as one link may: end other readers of it, use fewer circuits, "
+    "or ask for a link of your own"
+)
 
 log = logging.getLogger(__name__)
 
@@ -63,8 +67,8 @@ class RemoteDrive:
     async def connected(self, timeout: float = OPEN_SECONDS) -> None:
         """Wait until one circuit is let in.
 
-        Raises ``AccessDenied`` if the publisher refuses this link, ``OnionServiceError`` if nobody could be
-        reached within ``timeout`` seconds.
+        Raises ``AccessDenied`` if the publisher refuses this link, ``Crowded`` if it serves as many circuits
+        of it as it will, ``OnionServiceError`` if nobody could be reached within ``timeout`` seconds.
         """
         try:
             async with asyncio.timeout(timeout):
@@ -74,6 +78,8 @@ class RemoteDrive:
                     self._changed.clear()
                     await self._changed.wait()
         except TimeoutError:
+            if isinstance(self.last_error, Crowded):
+                raise self.last_error from None
             raise OnionServiceError(
                 f"the publisher could not be reached: {self.last_error or 'no answer'}; "
                 "ask whether the share is running, then try again"
@@ -122,6 +128,8 @@ class RemoteDrive:
 
 
 def _explained(error: PelureError | OSError) -> PelureError | OSError:
+    if isinstance(error, Crowded):
+        return Crowded(CROWDED)
     refused = isinstance(error, AccessDenied) or getattr(error, "code", None) in _NEED_CLIENT_KEY
     return AccessDenied(REFUSED) if refused else error
 

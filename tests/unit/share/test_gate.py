@@ -5,14 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
 
 from pelure.errors import AccessDenied
 from pelure.hyper.core.corestore import Corestore
-from pelure.hyper.core.replication.stream import Replication
+from pelure.hyper.core.replication.stream import Crowded, Replication
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
 from pelure.share import gate as gate_module
@@ -187,16 +187,39 @@ async def test_circuits_of_those_not_let_in_are_closed_unless_others_are_on_them
 
 
 async def test_one_link_may_not_open_streams_without_end(world: World) -> None:
+    alice, bob = KeyPair.generate(os.urandom), KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    world.gate.admit(2, "bob", bob.public)
+    async with AsyncExitStack() as stack, asyncio.timeout(SECONDS):
+        stores = Corestore(world.folder / "greedy")
+        stack.callback(stores.close)
+        streams = []
+        for _ in range(MAX_STREAMS_PER_LINK):
+            replication = Replication(world.knock(), True, stores, alice)
+            streams.append(await stack.enter_async_context(replication))
+            await replication.accepted()
+        async with Replication(world.knock(), True, stores, alice) as one_too_many:
+            with pytest.raises(Crowded):
+                await one_too_many.accepted()
+        assert len(world.gate.visitors()) == MAX_STREAMS_PER_LINK
+        async with world.reader(bob) as (_, other):
+            await other.accepted()
+        await streams[0].close()
+        await world.until(lambda: len(world.gate.visitors()) < MAX_STREAMS_PER_LINK)
+        async with Replication(world.knock(), True, stores, alice) as again:
+            await again.accepted()
+
+
+async def test_streams_opened_in_one_moment_are_bounded_too(world: World) -> None:
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     stores = Corestore(world.folder / "greedy")
     streams = []
-    for _ in range(MAX_STREAMS_PER_LINK + 3):
-        replication = Replication(world.knock(), True, stores, alice)
+    for circuit in range(MAX_STREAMS_PER_LINK + 3):
+        replication = Replication(world.knock(circuit), True, stores, alice)
         replication.start()
         streams.append(replication)
-    await world.until(lambda: world.waiting() <= MAX_STREAMS_PER_LINK)
-    assert len(world.gate.visitors()) <= MAX_STREAMS_PER_LINK
+    await world.until(lambda: world.waiting() == MAX_STREAMS_PER_LINK)
     for replication in streams:
         await replication.close()
     stores.close()

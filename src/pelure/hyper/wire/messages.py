@@ -27,6 +27,8 @@ from pelure.hyper.wire.parts import (
 
 PROTOCOL = "hypercore/alpha"
 ALIASES = ("hypercore",)
+CROWDED = "pelure/crowded"
+"""A channel of this name says that its side serves as many streams for the other's key as it will."""
 
 MAX_BLOCK = 15 * 1024 * 1024
 """Bytes of the longest block that may be appended."""

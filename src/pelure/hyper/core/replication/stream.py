@@ -17,6 +17,7 @@ from pelure.errors import AccessDenied, DriveError, PelureError, ProtocolError
 from pelure.hyper.core.replication.local import LocalCore, LocalStore
 from pelure.hyper.core.replication.peer import MAX_INVALID_REQUESTS, Peer
 from pelure.hyper.core.replication.replicator import Replicator
+from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.noise import KeyPair, Rng
 from pelure.hyper.wire.protomux import Mux, Name
@@ -44,6 +45,23 @@ _PAUSE_SECONDS = 5.0
 _TICK_SECONDS = 1.0
 
 
+class Crowded(DriveError):
+    """One side serves as many streams of the other's key as it will."""
+
+
+class _Word:
+    """What handles a channel that nothing goes over: its name has said everything."""
+
+    def on_open(self, handshake: Reader) -> None:
+        pass
+
+    def on_message(self, kind: int, body: Reader) -> None:
+        pass
+
+    def on_close(self) -> None:
+        pass
+
+
 class Replication:
     """Replicates the cores of ``store`` over ``stream`` until either side ends it.
 
@@ -61,8 +79,13 @@ class Replication:
         allow: Callable[[bytes], bool] | None = None,
         rng: Rng = os.urandom,
         max_message: int = MAX_MESSAGE,
+        crowded: Callable[[bytes], bool] | None = None,
     ) -> None:
-        """``max_message``: bytes of the longest message taken from the other side."""
+        """``max_message``: bytes of the longest message taken from the other side.
+
+        ``crowded`` is asked about a key that is let in; the other side is told if it says yes, and nothing
+        is replicated.
+        """
         self.initiator = initiator
         self.mux = Mux(self._pair, dict.fromkeys(m.ALIASES, m.PROTOCOL))
         self.error: Exception | None = None
@@ -70,6 +93,7 @@ class Replication:
         self.bytes_written = 0
         self._stream = stream
         self._store = store
+        self._crowded = crowded
         self._secret = SecretStream(initiator, keypair, rng, allow, max_message)
         self._cores: dict[bytes, LocalCore] = {}
         self._unsubscribe: Callable[[], None] | None = None
@@ -112,14 +136,17 @@ class Replication:
         await self._opened.wait()
 
     async def accepted(self) -> None:
-        """Wait for the other side's first word after the handshake: it lets this side's key in.
+        """Wait for the other side's first message after the handshake: it lets this side's key in.
 
-        Raises :class:`~pelure.errors.AccessDenied` if it ends the stream instead.
+        Raises :class:`Crowded` if that is all it has to say, :class:`~pelure.errors.AccessDenied` if it ends
+        the stream instead, or what broke the stream.
         """
         waiting = asyncio.get_running_loop().create_task(self._accepted.wait())
         await asyncio.wait((waiting, self._end_future), return_when=asyncio.FIRST_COMPLETED)
         waiting.cancel()
         if not self._accepted.is_set():
+            if self.error is not None:
+                raise self.error
             raise AccessDenied("the other side does not let this key in")
 
     async def wait_closed(self) -> Exception | None:
@@ -204,6 +231,8 @@ class Replication:
     def _pair(self, name: Name) -> None:
         """The other side opened a channel that is not open here: open it too if the core is known."""
         protocol, discovery_key = name
+        if protocol == m.CROWDED:
+            raise Crowded("the other side serves as many streams for this key as it will")
         if protocol != m.PROTOCOL or discovery_key is None:
             return
         core = self._store.find(discovery_key)
@@ -254,11 +283,12 @@ class Replication:
             self.bytes_read += len(data)
             messages = self._secret.receive(data)
             if self._secret.ready and not self._opened.is_set():
+                if self._crowded is not None and self._crowded(self.remote_public):
+                    await self._turn_away()
                 self._open_cores()
-            if self._secret.opened:
-                self._accepted.set()
             for message in messages:
                 self.mux.receive(message)
+                self._accepted.set()
             answered, self._answered = self._answered, {}
             for peer in answered:
                 peer.replicator.apply(peer)
@@ -266,6 +296,12 @@ class Replication:
             if self._ending is not None:
                 return
             await self._make_room()
+
+    async def _turn_away(self) -> None:
+        """Say why nothing follows, and end the stream."""
+        self.mux.open((m.CROWDED, None), b"", _Word())
+        await self._stream.write(self._secret.take_output() + self._secret.seal(self.mux.take_output()))
+        raise Crowded("as many streams of this key are served as may be")
 
     def _open_cores(self) -> None:
         self._opened.set()
