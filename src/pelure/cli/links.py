@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +18,7 @@ from pelure.share.describing import link_fields
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook, check_name, export_book, import_received
 from pelure.share.node import publisher_folder
+from pelure.share.received import forget
 from pelure.share.record import SHARES_NAME
 from pelure.share.rendezvous_groups import SERVICES_NAME, wipe_service
 from pelure.share.times import parse_time
@@ -112,7 +112,7 @@ def link_revoke(
                 cut = events[-1]["cut"]
             else:
                 with open_book(settings) as book:
-                    gone = book.revoke(book.find(name, share))
+                    gone = book.revoke(book.find_minted(name, share))
                 shares = publisher_folder(settings.state, settings.network) / SHARES_NAME
                 wipe_service(shares / gone.share / SERVICES_NAME, gone.service)
                 cut = 0
@@ -120,6 +120,22 @@ def link_revoke(
             output.event("revoked", text, name=name, cut=cut)
 
     run(work(), settings)
+
+
+@link_app.command("forget")
+def link_forget(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME")],
+    as_json: Json = False,
+) -> None:
+    """Delete a link that was given to you from the link book, and what is kept of its share to go on faster.
+
+    Folders that you fetched into stay. To take back a link that you gave to others: `pelure link revoke`.
+    """
+    settings = settings_of(context)
+    with open_book(settings) as book, Output(as_json) as output:
+        forget(book, settings.state, name)
+        output.event("forgotten", f"The link {name} is forgotten.", name=name)
 
 
 @link_app.command("renew")
@@ -215,13 +231,12 @@ def link_tag(
     with open_book(settings_of(context)) as book, Output(as_json) as output:
         entry = book.find(name, share)
         kept = [tag for tag in (*entry.tags, *(tags or [])) if tag not in (remove or [])]
-        changed = replace(
+        changed = book.change(
             entry,
             name=check_name(rename or entry.name),
             tags=tuple(dict.fromkeys(check_name(tag) for tag in kept)),
             note=entry.note if note is None else note,
         )
-        book.update(changed)
         tagged = " ".join(f"#{tag}" for tag in changed.tags)
         output.event("tagged", f"{changed.name} {tagged}", name=changed.name, tags=list(changed.tags))
 
@@ -260,5 +275,5 @@ def link_import(
 ) -> None:
     """Take links from an exported book as received ones."""
     with open_book(settings_of(context)) as book, Output(as_json) as output:
-        count = import_received(book, file.read_text("utf-8"))
+        count = import_received(book, file.read_bytes())
         output.event("imported", f"{count} links are new.", links=count)

@@ -107,7 +107,7 @@ def check_name(name: str) -> str:
 
 
 class LinkBook:
-    """The open book; a context manager. One process at a time holds it (the state folder's lock)."""
+    """The open book; a context manager. A running node and commands beside it may have it open at once."""
 
     def __init__(self, path: Path) -> None:
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
@@ -170,13 +170,15 @@ class LinkBook:
                 )
         except sqlite3.IntegrityError:
             self._roll_back()
-            raise ConfigError(
-                f"there is a live link named «{entry.name}» already; choose another name"
-            ) from None
+            raise self._name_is_taken(entry.name) from None
         except BaseException:
             self._roll_back()
             raise
         self._do("COMMIT")
+
+    @staticmethod
+    def _name_is_taken(name: str) -> ConfigError:
+        return ConfigError(f"there is a live link named «{name}» already; choose another name")
 
     def _roll_back(self) -> None:
         if self._db.in_transaction:  # SQLite ends it by itself when the disk is full
@@ -205,6 +207,17 @@ class LinkBook:
             raise ConfigError(f"several links are named «{name}» (shares {shares}): say which with --share")
         return found[0]
 
+    def find_minted(self, name: str, share: str | None = None) -> Entry:
+        """As :meth:`find`, of the links made here. Raises ``ConfigError``, also for a received one."""
+        minted = [e for e in self.entries(share) if e.minted and e.name == name and e.revoked is None]
+        if len(minted) == 1:
+            return minted[0]
+        found = self.find(name, share)
+        raise ConfigError(
+            f"«{found.name}» was given to you: only who shares it can do that. "
+            f"`pelure link forget` takes it out of your link book"
+        )
+
     def search(self, words: str) -> list[Entry]:
         """Entries whose name, tags, note or share contain every one of ``words``, in any case."""
         wanted = words.casefold().split()
@@ -214,29 +227,39 @@ class LinkBook:
 
         return [entry for entry in self.entries() if all(word in text(entry) for word in wanted)]
 
-    def update(self, entry: Entry) -> None:
-        """Write all of ``entry`` (found by ``id``) anew."""
-        self._do(
-            "UPDATE links SET name=?, link=?, service=?, expires=?, revoked=?, last_use=?, tags=?, note=?"
-            " WHERE id=?",
-            (
-                check_name(entry.name),
-                entry.link,
-                entry.service,
-                entry.expires,
-                entry.revoked,
-                entry.last_use,
-                json.dumps(entry.tags),
-                entry.note,
-                entry.id,
-            ),
-        )
+    def change(self, entry: Entry, **values: Any) -> Entry:
+        """``entry`` with other ``values``, which are written; what other processes wrote meanwhile stays.
+
+        Raises ``ConfigError`` if the link was revoked meanwhile, or another live one of its share has its
+        new name.
+        """
+        changed = replace(entry, **values)
+        columns = {name: getattr(changed, name) for name in values}
+        if "name" in columns:
+            columns["name"] = check_name(changed.name)
+        if "tags" in columns:
+            columns["tags"] = json.dumps(changed.tags)
+        assignments = ", ".join(f"{name}=?" for name in columns)
+        try:
+            written = self._do(
+                f"UPDATE links SET {assignments} WHERE id=? AND revoked IS NULL RETURNING id",
+                (*columns.values(), entry.id),
+            )
+        except sqlite3.IntegrityError:
+            raise self._name_is_taken(changed.name) from None
+        if not written:
+            raise ConfigError(f"the link «{entry.name}» was revoked already")
+        return changed
 
     def revoke(self, entry: Entry, now: float | None = None) -> Entry:
         """Wipe the secret of ``entry`` and mark it revoked."""
         gone = replace(entry, link=None, revoked=time.time() if now is None else now)
-        self.update(gone)
+        self._do("UPDATE links SET link=NULL, revoked=? WHERE id=?", (gone.revoked, entry.id))
         return gone
+
+    def forget(self, entry: Entry) -> None:
+        """Delete a link that was received."""
+        self._do("DELETE FROM links WHERE id=?", (entry.id,))
 
     def used(self, entry_id: int, now: float | None = None) -> None:
         """Note that a link was used just now."""
@@ -259,7 +282,7 @@ def export_book(book: LinkBook, *, secrets: bool) -> str:
     return json.dumps([e.as_json(secret=secrets) for e in book.entries()], indent=2, ensure_ascii=False)
 
 
-def import_received(book: LinkBook, text: str) -> int:
+def import_received(book: LinkBook, text: str | bytes) -> int:
     """Take links from an exported book (those that carry their link) as received ones; return how many.
 
     Links already known are passed over. Raises ``ConfigError`` for anything that isn't such an export.

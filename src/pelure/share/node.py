@@ -259,7 +259,7 @@ class Node:
         return {"share": share, "links": len(entries)}
 
     async def _op_revoke(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        entry = self.book.find(asked["name"], asked["share"])
+        entry = self.book.find_minted(asked["name"], asked["share"])
         cut = 0
         if entry.share in self._running:
             cut = await self._running[entry.share].revoke(entry)
@@ -270,7 +270,7 @@ class Node:
         return {"name": entry.name, "share": entry.share, "cut": cut}
 
     async def _op_renew(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:
-        entry = self.book.find(asked["name"], asked["share"])
+        entry = self.book.find_minted(asked["name"], asked["share"])
         if entry.share not in self._running:
             raise ConfigError(f"the share «{entry.share}» is not running")
         renewed = await self._running[entry.share].renew(entry, asked["expires"])

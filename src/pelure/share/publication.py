@@ -134,8 +134,7 @@ class Publication:
     async def renew(self, entry: Entry, expires: float | None) -> Entry:
         """Give a link another expiry; the link's own text changes with it, its keys stay."""
         link = replace(entry.private_link(), expires=None if expires is None else int(expires))
-        renewed = replace(entry, link=link.encode(), expires=link.expires)
-        self._book.update(renewed)
+        renewed = self._book.change(entry, link=link.encode(), expires=link.expires)
         if entry.state() == "expired" and renewed.state() == "live":
             await self.grant([renewed])
         return renewed

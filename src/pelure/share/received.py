@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import re
+import shutil
 import time
-from dataclasses import replace
 from pathlib import Path
 
 from pelure.errors import ConfigError
@@ -45,9 +45,7 @@ def remember(book: LinkBook, link: PrivateLink) -> Entry:
     received = book.entries("")
     for entry in received:
         if entry.link == text or (entry.link and PrivateLink.decode(entry.link).secret == link.secret):
-            kept = replace(entry, link=text, expires=link.expires, last_use=time.time())
-            book.update(kept)
-            return kept
+            return book.change(entry, link=text, expires=link.expires, last_use=time.time())
     names = {entry.name for entry in received if entry.revoked is None}
     stem = folder_name(link)[:60]
     name, number = stem, 2
@@ -55,3 +53,17 @@ def remember(book: LinkBook, link: PrivateLink) -> Entry:
         name, number = f"{stem} ({number})", number + 1
     book.add([Entry(0, "", name, text, False, "", time.time(), link.expires, last_use=time.time())])
     return book.find(name, "")
+
+
+def forget(book: LinkBook, state: Path, name: str) -> Entry:
+    """Delete the received link of this name, and what was fetched through it; return it.
+
+    Raises ``ConfigError`` if there is none.
+    """
+    entry = book.find(name, "")
+    link = entry.private_link()
+    book.forget(entry)
+    others = (other.private_link() for other in book.entries("") if other.link)
+    if all(other.drive_key != link.drive_key for other in others):
+        shutil.rmtree(cache_folder(state, link), ignore_errors=True)
+    return entry

@@ -7,9 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from pelure.errors import ConfigError
+from pelure.errors import ConfigError, PelureError
 from pelure.share.link import PrivateLink
 from pelure.share.linkbook import Entry, LinkBook, export_book, import_received
+from pelure.share.received import cache_folder, forget
 
 
 def entry(name: str, share: str = "s1", secret: bytes = b"s" * 16, **fields: object) -> Entry:
@@ -55,6 +56,48 @@ def test_revoking_wipes_the_secret(book: LinkBook, tmp_path: Path) -> None:
     book.add([entry("alice")])
 
 
+def test_a_link_revoked_meanwhile_stays_so(book: LinkBook) -> None:
+    """A command that tags a link has read it before a node that runs beside it revokes it."""
+    book.add([entry("alice")])
+    read_before = book.find("alice")
+    book.revoke(read_before)
+    with pytest.raises(ConfigError, match="revoked already"):
+        book.change(read_before, tags=("family",), note="sister")
+    assert book.entries()[0].link is None
+    assert book.entries()[0].state() == "revoked"
+
+
+def test_what_others_changed_meanwhile_stays(book: LinkBook) -> None:
+    book.add([entry("alice")])
+    read_before = book.find("alice")
+    book.change(read_before, expires=4e9)
+    book.change(read_before, note="sister", tags=("family",))
+    alice = book.find("alice")
+    assert (alice.expires, alice.note, alice.tags) == (4e9, "sister", ("family",))
+
+
+def test_a_name_that_is_taken(book: LinkBook) -> None:
+    book.add([entry("alice"), entry("bob", secret=b"t" * 16)])
+    with pytest.raises(ConfigError, match="named «alice» already"):
+        book.change(book.find("bob"), name="alice")
+
+
+def test_received_links_are_forgotten_not_revoked(book: LinkBook, tmp_path: Path) -> None:
+    book.add([entry("bob"), entry("bob", share=""), entry("docs", share="", secret=b"t" * 16)])
+    assert book.find_minted("bob").share == "s1"
+    with pytest.raises(ConfigError, match="given to you"):
+        book.find_minted("docs")
+    kept = cache_folder(tmp_path, book.find("docs").private_link())
+    kept.mkdir(parents=True)
+    with pytest.raises(ConfigError, match="no link is named"):
+        forget(book, tmp_path, "alice")
+    forget(book, tmp_path, "docs")
+    assert kept.exists(), "the other link of the same drive uses it"
+    forget(book, tmp_path, "bob")
+    assert not kept.exists()
+    assert [e.share for e in book.entries()] == ["s1"]
+
+
 def test_states_and_search(book: LinkBook) -> None:
     book.add([entry("alice", expires=10.0, tags=("family",)), entry("bob", note="From Work")])
     assert [e.state(now=11) for e in book.entries()] == ["expired", "live"]
@@ -80,8 +123,10 @@ def test_export_and_import(book: LinkBook, tmp_path: Path) -> None:
         assert import_received(other, text) == 0
         assert {e.name for e in other.entries("")} == {"alice", "bob"}
         for bad in ("[1]", "{", '[{"link": 3}]', '[{"name":"a","link":"pelure:zz"}]'):
-            with pytest.raises((ConfigError, Exception)):
+            with pytest.raises(PelureError):
                 import_received(other, bad)
+        with pytest.raises(ConfigError, match="not an exported link book"):
+            import_received(other, b"\xff\xfe")
 
 
 def test_damaged_book(tmp_path: Path) -> None:
