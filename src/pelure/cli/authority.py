@@ -41,7 +41,11 @@ def keygen(
     dirport: Annotated[int, typer.Option(min=1, max=65535)],
     as_json: Json = False,
 ) -> None:
-    """Make an authority's keys and print the `DirAuthority` line of its network."""
+    """Make an authority's keys and print the `DirAuthority` line of its network.
+
+    Example: `pelure authority keygen --dir auth1 --nickname auth1 --address 192.0.2.1 --orport 9001
+    --dirport 9030`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
@@ -72,7 +76,10 @@ def run_authority(
     ],
     as_json: Json = False,
 ) -> None:
-    """Run the authority whose keys are in a data folder, C tor's or one made by `keygen`."""
+    """Run the authority whose keys are in a data folder, C tor's or one made by `keygen`.
+
+    Example: `pelure authority run --dir auth1 --torrc net.torrc`
+    """
     settings = settings_of(context)
     run(_run(folder.expanduser().absolute(), torrc, Output(as_json)), settings)
 

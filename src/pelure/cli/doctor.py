@@ -27,7 +27,10 @@ def doctor(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
-    """Check that this machine can use the network; says what is wrong."""
+    """Check that this machine can use the network; says what is wrong.
+
+    Example: `pelure doctor`
+    """
     settings = settings_of(context)
     run(_examine(settings, as_json), settings)
 

@@ -54,7 +54,10 @@ def create(
     encrypted: Annotated[bool, typer.Option(help="Encrypt all blocks with a new key.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make the store's own drive, or tell its key if there is one."""
+    """Make the store's own drive, or tell its key if there is one.
+
+    Example: `pelure drive create --encrypted`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -83,7 +86,10 @@ def ls(
     recursive: Annotated[bool, typer.Option("--recursive", "-r", help="Folders within, too.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List the files of a drive."""
+    """List the files of a drive.
+
+    Example: `pelure drive ls own /photos -r`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -121,7 +127,10 @@ def cat(
     start: Annotated[int, typer.Option(min=0, help="First byte.")] = 0,
     end: Annotated[int | None, typer.Option(min=0, help="Byte after the last.")] = None,
 ) -> None:
-    """Write a file's content to standard output."""
+    """Write a file's content to standard output.
+
+    Example: `pelure drive cat own /notes.txt`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -144,7 +153,10 @@ def get(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Copy a file out of a drive."""
+    """Copy a file out of a drive.
+
+    Example: `pelure drive get own /notes.txt notes.txt`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -171,7 +183,10 @@ def put(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Copy a file into a drive."""
+    """Copy a file into a drive.
+
+    Example: `pelure drive put own notes.txt /notes.txt`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -188,7 +203,10 @@ def put(
 def rm(
     context: typer.Context, key: Key, file: FileInDrive, store: Store = None, as_json: Json = False
 ) -> None:
-    """Delete a file from a drive. Older versions keep it."""
+    """Delete a file from a drive. Older versions keep it.
+
+    Example: `pelure drive rm own /notes.txt`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -210,7 +228,10 @@ def log(
     limit: Annotated[int, typer.Option(min=1, help="At most so many, the newest first.")] = 1000,
     as_json: Json = False,
 ) -> None:
-    """Show what was put and deleted, the newest first; the numbers are versions."""
+    """Show what was put and deleted, the newest first; the numbers are versions.
+
+    Example: `pelure drive log own --limit 20`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -238,7 +259,10 @@ def diff(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Show how two versions of a drive differ."""
+    """Show how two versions of a drive differ.
+
+    Example: `pelure drive diff own 3 7`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -255,7 +279,10 @@ def diff(
 def info(
     context: typer.Context, key: Key = OWN, store: Store = None, secret: Secret = None, as_json: Json = False
 ) -> None:
-    """Show keys, versions, and how much of a drive is held here."""
+    """Show keys, versions, and how much of a drive is held here.
+
+    Example: `pelure drive info`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:

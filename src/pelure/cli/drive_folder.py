@@ -53,7 +53,10 @@ def import_folder(
     by_hash: ByHash = False,
     as_json: Json = False,
 ) -> None:
-    """Make a drive of a folder, or bring the drive up to date with it."""
+    """Make a drive of a folder, or bring the drive up to date with it.
+
+    Example: `pelure drive import ~/Photos`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -83,7 +86,10 @@ def export(
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
-    """Write a drive's files into a folder. Other files there stay; nothing outside it is ever written."""
+    """Write a drive's files into a folder. Other files there stay; nothing outside it is ever written.
+
+    Example: `pelure drive export own ~/copy`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -103,7 +109,10 @@ def checkout(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Make a folder like an older version of a drive; files that came from newer ones are deleted."""
+    """Make a folder like an older version of a drive; files that came from newer ones are deleted.
+
+    Example: `pelure drive checkout own 3 ~/as-it-was`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -128,7 +137,10 @@ def sync(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Keep a folder and a drive alike: deletions and renames, too. Without --pull the folder leads."""
+    """Keep a folder and a drive alike: deletions and renames, too. Without --pull the folder leads.
+
+    Example: `pelure drive sync ~/Photos --watch`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:

@@ -45,7 +45,10 @@ def serve(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Serve a drive to all who know its key, over plain TCP, until interrupted."""
+    """Serve a drive to all who know its key, over plain TCP, until interrupted.
+
+    Example: `pelure drive serve own --tcp 127.0.0.1:4282`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -87,7 +90,10 @@ def replicate(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Fetch a drive from a peer over plain TCP and write its files. Interrupted, it goes on where it was."""
+    """Fetch a drive from a peer over plain TCP and write its files. Interrupted, it goes on where it was.
+
+    Example: `pelure drive replicate KEY --tcp 192.0.2.7:4282 --out photos`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def work() -> None:
@@ -189,7 +195,10 @@ def watch(
     secret: Secret = None,
     as_json: Json = False,
 ) -> None:
-    """Follow a peer's drive over plain TCP, telling every change, until interrupted."""
+    """Follow a peer's drive over plain TCP, telling every change, until interrupted.
+
+    Example: `pelure drive watch KEY --tcp 192.0.2.7:4282`
+    """
     settings, path = settings_of(context), store_folder(context, store)
 
     async def follow(drive: Drive, output: Output) -> None:

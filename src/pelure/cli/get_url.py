@@ -38,7 +38,10 @@ def get_url(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line; needs --output.")] = False,
 ) -> None:
-    """Fetch a page or file."""
+    """Fetch a page or file.
+
+    Example: `pelure get-url https://example.com/a.iso -o a.iso`
+    """
     settings = settings_of(context)
     if not url.startswith(("http://", "https://")):
         raise typer.BadParameter("the address must begin with http:// or https://")

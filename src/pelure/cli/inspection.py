@@ -27,7 +27,10 @@ def netstat(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
-    """Show links to relays, circuits, streams, services and readers of the share that runs."""
+    """Show links to relays, circuits, streams, services and readers of the share that runs.
+
+    Example: `pelure netstat`
+    """
     settings = settings_of(context)
 
     async def work() -> None:

@@ -46,7 +46,10 @@ def links(
     received: Annotated[bool, typer.Option("--received", help="Only links that others gave you.")] = False,
     as_json: Json = False,
 ) -> None:
-    """List all private links, minted and received."""
+    """List all private links, minted and received.
+
+    Example: `pelure links --received`
+    """
     with open_book(settings_of(context)) as book, Output(as_json) as output:
         _list(output, book.entries("" if received else share))
 
@@ -78,7 +81,10 @@ def link_add(
     qr: Annotated[bool, typer.Option("--qr", help="Show QR codes.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Make more links for a share that runs."""
+    """Make more links for a share that runs.
+
+    Example: `pelure link add carol dave --share photos --expires 7d`
+    """
     settings = settings_of(context)
     until = None if expires is None else parse_time(expires)
 
@@ -99,7 +105,10 @@ def link_revoke(
     share: Share = None,
     as_json: Json = False,
 ) -> None:
-    """Take a link's access away, at once and for good; other links don't notice."""
+    """Take a link's access away, at once and for good; other links don't notice.
+
+    Example: `pelure link revoke bob`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
@@ -131,6 +140,8 @@ def link_forget(
     """Delete a link that was given to you from the link book, and what is kept of its share to go on faster.
 
     Folders that you fetched into stay. To take back a link that you gave to others: `pelure link revoke`.
+
+    Example: `pelure link forget photos`
     """
     settings = settings_of(context)
     with open_book(settings) as book, Output(as_json) as output:
@@ -184,7 +195,10 @@ def link_show(
     npm: Annotated[bool, typer.Option("--npm", help="What an npm hyperdrive peer needs.")] = False,
     as_json: Json = False,
 ) -> None:
-    """Print a link again."""
+    """Print a link again.
+
+    Example: `pelure link show alice --qr`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
@@ -227,7 +241,10 @@ def link_tag(
     share: Share = None,
     as_json: Json = False,
 ) -> None:
-    """Sort links: tags, a note, another name."""
+    """Sort links: tags, a note, another name.
+
+    Example: `pelure link tag alice family --note 'my sister'`
+    """
     with open_book(settings_of(context)) as book, Output(as_json) as output:
         entry = book.find(name, share)
         kept = [tag for tag in (*entry.tags, *(tags or [])) if tag not in (remove or [])]
@@ -247,7 +264,10 @@ def link_search(
     words: Annotated[list[str], typer.Argument(metavar="WORD…")],
     as_json: Json = False,
 ) -> None:
-    """Find links by name, tag, note or share."""
+    """Find links by name, tag, note or share.
+
+    Example: `pelure link search family`
+    """
     with open_book(settings_of(context)) as book, Output(as_json) as output:
         _list(output, book.search(" ".join(words)))
 
@@ -258,7 +278,10 @@ def link_export(
     file: Annotated[Path, typer.Argument(help="Where to write; `-` for standard output.", allow_dash=True)],
     secrets: Annotated[bool, typer.Option("--secrets", help="With the links themselves.")] = False,
 ) -> None:
-    """Write the link book as JSON."""
+    """Write the link book as JSON.
+
+    Example: `pelure link export links.json`
+    """
     with open_book(settings_of(context)) as book:
         text = export_book(book, secrets=secrets)
     if str(file) == "-":
@@ -273,7 +296,10 @@ def link_import(
     file: Annotated[Path, typer.Argument(help="An exported link book.", exists=True, dir_okay=False)],
     as_json: Json = False,
 ) -> None:
-    """Take links from an exported book as received ones."""
+    """Take links from an exported book as received ones.
+
+    Example: `pelure link import links.json`
+    """
     with open_book(settings_of(context)) as book, Output(as_json) as output:
         count = import_received(book, file.read_bytes())
         output.event("imported", f"{count} links are new.", links=count)

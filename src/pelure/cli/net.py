@@ -54,6 +54,8 @@ def up(
     """Bring a network up and keep it until SIGINT, SIGTERM or `pelure net down`.
 
     Prints the path of its network file: use it as `--network FILE`, or put its lines into a torrc.
+
+    Example: `pelure net up --relays 9 --detach`
     """
     settings, where = _folder(context, folder)
 
@@ -97,7 +99,10 @@ async def _up(network: EmbeddedNetwork, output: Output) -> None:
 
 @net.command("status")
 def status(context: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
-    """Show the nodes of a running network and the flags they have in its consensus."""
+    """Show the nodes of a running network and the flags they have in its consensus.
+
+    Example: `pelure net status`
+    """
     settings, where = _folder(context, folder)
     if running_pid(where) is None:
         raise fail(f"no network is up in {where}")
@@ -140,7 +145,10 @@ async def _fetch_consensus(plan: NetworkPlan) -> Consensus:
 
 @net.command("down")
 def down(context: typer.Context, folder: Folder = None, as_json: Json = False) -> None:
-    """Stop the network in a folder; its keys are kept, so that it can be brought up again."""
+    """Stop the network in a folder; its keys are kept, so that it can be brought up again.
+
+    Example: `pelure net down`
+    """
     _, where = _folder(context, folder)
     pid = running_pid(where)
     if pid is None:

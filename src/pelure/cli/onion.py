@@ -73,6 +73,8 @@ def serve(
     """Publish an onion service until interrupted.
 
     Changes of its authorized clients (``pelure onion clients``) take effect at once.
+
+    Example: `pelure onion serve --site ./public --dir ~/site-key`
     """
     settings = settings_of(context)
     try:
@@ -157,7 +159,10 @@ def _tell(output: Output, settings: Settings, event: ServiceEvent) -> None:
 
 @onion.command()
 def keygen(context: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
-    """Make the keys of a new onion service and print its address."""
+    """Make the keys of a new onion service and print its address.
+
+    Example: `pelure onion keygen --dir ~/site-key`
+    """
     with _errors(), Output(as_json) as output:
         keys = ServiceKeys.create(folder, os.urandom)
         output.event("address", keys.address, address=keys.address)
@@ -165,7 +170,10 @@ def keygen(context: typer.Context, folder: Folder, as_json: AsJson = False) -> N
 
 @onion.command()
 def address(context: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
-    """Print the address of the service in a folder."""
+    """Print the address of the service in a folder.
+
+    Example: `pelure onion address --dir ~/site-key`
+    """
     with _errors(), Output(as_json) as output:
         keys = ServiceKeys.load(folder)
         output.event("address", keys.address, address=keys.address)
@@ -185,6 +193,8 @@ def add_client(
     """Authorize a client; the service answers nobody else from then on.
 
     Without ``--key`` prints the line for the client's ``.auth_private`` file. It is secret and not kept.
+
+    Example: `pelure onion clients add alice --dir ~/site-key`
     """
     with _errors(), Output(as_json) as output:
         keys = ServiceKeys.load(folder)
@@ -202,7 +212,10 @@ def add_client(
 
 @clients.command("list")
 def list_clients(context: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
-    """List the authorized clients with their public keys."""
+    """List the authorized clients with their public keys.
+
+    Example: `pelure onion clients list --dir ~/site-key`
+    """
     with _errors(), Output(as_json) as output:
         for name, public in sorted(ServiceKeys.load(folder).clients.items()):
             if name != NOBODY:
@@ -212,7 +225,10 @@ def list_clients(context: typer.Context, folder: Folder, as_json: AsJson = False
 
 @clients.command("remove")
 def remove_client(context: typer.Context, name: Name, folder: Folder, as_json: AsJson = False) -> None:
-    """Withdraw a client's authorization; a service without clients answers nobody."""
+    """Withdraw a client's authorization; a service without clients answers nobody.
+
+    Example: `pelure onion clients remove alice --dir ~/site-key`
+    """
     with _errors(), Output(as_json) as output:
         ServiceKeys.load(folder).remove_client(name, os.urandom)
         output.event("removed", f"{name} is not authorized any more.", name=name)
@@ -220,7 +236,10 @@ def remove_client(context: typer.Context, name: Name, folder: Folder, as_json: A
 
 @clients.command("clear")
 def clear_clients(context: typer.Context, folder: Folder, as_json: AsJson = False) -> None:
-    """Open a restricted service to everyone who knows its address."""
+    """Open a restricted service to everyone who knows its address.
+
+    Example: `pelure onion clients clear --dir ~/site-key`
+    """
     with _errors(), Output(as_json) as output:
         ServiceKeys.load(folder).open_to_all()
         output.event("opened", "Everyone who knows the address can connect now.")

@@ -42,6 +42,8 @@ def proxy(
     """Let other programs use the network: SOCKS5 and HTTP CONNECT on one port.
 
     Different SOCKS credentials never share a circuit. Host names are looked up by exits, never here.
+
+    Example: `pelure proxy --socks 127.0.0.1:9150`
     """
     settings = settings_of(context)
     addresses = [_parse_address(text) for text in socks or [DEFAULT_ADDRESS]]

@@ -205,6 +205,8 @@ def mount(
     """Show what a link gives as a folder, until interrupted. Content is fetched when it is read.
 
     A share of your own (its name, or one of its links) can be written to: that changes the shared folder.
+
+    Example: `pelure mount photos ~/mnt/photos`
     """
     settings = settings_of(context)
 
@@ -247,7 +249,10 @@ def sync(
     circuits: Circuits = CIRCUITS,
     as_json: Json = False,
 ) -> None:
-    """Keep a folder like what a link gives, and follow changes until interrupted."""
+    """Keep a folder like what a link gives, and follow changes until interrupted.
+
+    Example: `pelure sync photos ~/Photos-of-alice`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
@@ -275,7 +280,10 @@ def open_page(
     circuits: Circuits = CIRCUITS,
     as_json: Json = False,
 ) -> None:
-    """Show what a link gives as a web page on this machine, behind a secret address."""
+    """Show what a link gives as a web page on this machine, behind a secret address.
+
+    Example: `pelure open photos`
+    """
     settings = settings_of(context)
 
     async def work() -> None:

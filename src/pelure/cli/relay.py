@@ -56,7 +56,10 @@ def relay(
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
-    """Carry other people's traffic: run a relay."""
+    """Carry other people's traffic: run a relay.
+
+    Example: `pelure relay --nickname mine --address 192.0.2.7 --orport 9001 --contact me@example.com`
+    """
     settings = settings_of(context)
     given = {
         "nickname": nickname,

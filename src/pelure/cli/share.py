@@ -155,7 +155,10 @@ def shares(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
-    """List what is shared from here."""
+    """List what is shared from here.
+
+    Example: `pelure shares`
+    """
     settings = settings_of(context)
     run(_shares(settings, as_json), settings)
 
@@ -182,7 +185,10 @@ def unshare(
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
-    """End a share that runs in the background."""
+    """End a share that runs in the background.
+
+    Example: `pelure unshare photos`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
@@ -199,7 +205,10 @@ def daemon_run(
     context: typer.Context,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
-    """Run the background process here, in the foreground (what the systemd unit does)."""
+    """Run the background process here, in the foreground (what the systemd unit does).
+
+    Example: `pelure daemon run`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
@@ -213,7 +222,10 @@ def daemon_run(
 
 @daemon_app.command("install")
 def daemon_install(context: typer.Context) -> None:
-    """Write a systemd user unit, so that shares survive a reboot."""
+    """Write a systemd user unit, so that shares survive a reboot.
+
+    Example: `pelure daemon install`
+    """
     settings = settings_of(context)
     unit = daemon.install(settings.network, settings.state)
     print(f"Wrote {unit}. Now: systemctl --user enable --now pelure.service")
@@ -222,7 +234,10 @@ def daemon_install(context: typer.Context) -> None:
 
 @daemon_app.command("stop")
 def daemon_stop(context: typer.Context) -> None:
-    """End the background process; its shares resume when it is started again."""
+    """End the background process; its shares resume when it is started again.
+
+    Example: `pelure daemon stop`
+    """
     settings = settings_of(context)
 
     async def work() -> None:
