@@ -65,5 +65,7 @@ def forget(book: LinkBook, state: Path, name: str) -> Entry:
     book.forget(entry)
     others = (other.private_link() for other in book.entries("") if other.link)
     if all(other.drive_key != link.drive_key for other in others):
-        shutil.rmtree(cache_folder(state, link), ignore_errors=True)
+        cache = cache_folder(state, link)
+        for folder in (cache, *cache.parent.glob(f"{cache.name}-*")):
+            shutil.rmtree(folder, ignore_errors=True)
     return entry

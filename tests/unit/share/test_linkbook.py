@@ -88,13 +88,16 @@ def test_received_links_are_forgotten_not_revoked(book: LinkBook, tmp_path: Path
     with pytest.raises(ConfigError, match="given to you"):
         book.find_minted("docs")
     kept = cache_folder(tmp_path, book.find("docs").private_link())
-    kept.mkdir(parents=True)
+    second = kept.with_name(f"{kept.name}-2")  # made where two commands read the drive at once
+    for folder in (kept, second):
+        folder.mkdir(parents=True)
     with pytest.raises(ConfigError, match="no link is named"):
         forget(book, tmp_path, "alice")
     forget(book, tmp_path, "docs")
     assert kept.exists(), "the other link of the same drive uses it"
     forget(book, tmp_path, "bob")
     assert not kept.exists()
+    assert not second.exists()
     assert [e.share for e in book.entries()] == ["s1"]
 
 
