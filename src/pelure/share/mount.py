@@ -1,7 +1,7 @@
 """A shared drive as a folder of this machine (FUSE): read-only, live, content fetched when it is read.
 
 Every open file stays at the version it was opened in; a path looked up again shows the newest. What the
-publisher's absence leaves unread is an input/output error after :data:`WAIT_SECONDS`, never other bytes.
+publisher's absence leaves unread is an input/output error in the end (:mod:`.patience`), never other bytes.
 FUSE calls from its own threads; each call runs on the event loop that owns the drive.
 """
 
@@ -26,9 +26,9 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
 from pelure.share.fuse import FileSystem, Mounted, mount_at
+from pelure.share.patience import WAIT_SECONDS, Patience
 from pelure.share.readahead import FilesAhead, download
 
-WAIT_SECONDS = 60.0
 AHEAD_FIRST, AHEAD_MAX = 256 << 10, 8 << 20
 """Bytes fetched ahead of a reader: at its first read, and at most when it reads on and on."""
 BLOCK_SIZE = 65536
@@ -58,6 +58,7 @@ class DriveOperations(FileSystem):
         self._loop = loop
         self._files: dict[int, _OpenFile] = {}
         self._files_ahead = FilesAhead(WAIT_SECONDS)
+        self._patience = Patience(self._connected)
         self._next_handle = 1
         self._lock = threading.Lock()
         self._mounted_at = time.time()
@@ -109,7 +110,7 @@ class DriveOperations(FileSystem):
 
     async def _entry(self, path: str) -> DriveEntry | None:
         try:
-            return await self._drive.entry(path, timeout=WAIT_SECONDS)
+            return await self._drive.entry(path)
         except UnicodeEncodeError:
             return None  # a name that is not UTF-8 can't be in a drive
 
@@ -173,7 +174,7 @@ class DriveOperations(FileSystem):
         blob, blobs = held.entry.blob, self._drive.local_blobs()
         if offset == 0 and blob is not None and not blob.block_map and blobs is not None:
             self._files_ahead.reads(blobs.core, blob)
-        parts = self._drive.read(held.entry, offset, end, timeout=WAIT_SECONDS)
+        parts = self._drive.read(held.entry, offset, end)
         return b"".join([part async for part in parts])
 
     async def _fetch(self, entry: DriveEntry, start: int, end: int) -> None:
@@ -207,9 +208,13 @@ class DriveOperations(FileSystem):
 
     # -- running on the loop --
 
+    def _connected(self) -> bool:
+        replicator = self._drive.core.replicator
+        return replicator is not None and bool(replicator.peers)
+
     def _run(self, work: Coroutine[Any, Any, T]) -> T:
         """The result of ``work``; errors become what a program understands."""
-        future = asyncio.run_coroutine_threadsafe(work, self._loop)
+        future = asyncio.run_coroutine_threadsafe(self._in_time(work), self._loop)
         try:
             return future.result(2 * WAIT_SECONDS)
         except DriveError as error:
@@ -219,6 +224,18 @@ class DriveOperations(FileSystem):
             future.cancel()
             raise mfusepy.FuseOSError(errno.EIO) from None
 
+    async def _in_time(self, work: Coroutine[Any, Any, T]) -> T:
+        """The result of ``work``. Raises what it does, and ``TimeoutError`` when patience is over."""
+        try:
+            async with asyncio.timeout(self._patience.left()):
+                result = await work
+        except TimeoutError:
+            if self._patience.exhausted():
+                log.warning("The publisher is away: reads from the mounted drive fail until it is back")
+            raise
+        self._patience.answered()
+        return result
+
 
 async def _keep_index(drive: Drive) -> None:
     """Hold the whole index here, now and as it grows: `find` then needs no round trip for each name."""
@@ -226,10 +243,10 @@ async def _keep_index(drive: Drive) -> None:
     while core.byte_length <= INDEX_MAX:
         try:
             await core.download([(0, core.length)])
+            await core.changed()
         except PelureError as error:
             log.info("The index of the mounted drive: %s", error)
             return
-        await core.changed()
 
 
 async def mount(drive: Drive, folder: Path) -> Mounted:

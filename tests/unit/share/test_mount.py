@@ -16,6 +16,7 @@ from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
+from pelure.share import patience
 from pelure.share.mount import mount
 from pelure.share.readahead import FilesAhead
 from pelure.streams import memory_pipe
@@ -104,7 +105,8 @@ async def test_a_publisher_that_is_gone_is_an_input_output_error(
         assert await asyncio.to_thread(read, 0, 1000) == film[:1000]
     try:
         with monkeypatch.context() as patched:
-            patched.setattr("pelure.share.mount.WAIT_SECONDS", 0.2)
+            patched.setattr(patience, "WAIT_SECONDS", 0.2)
+            patched.setattr(patience, "AWAY_SECONDS", 0.2)
             with pytest.raises(OSError) as failed:
                 await asyncio.to_thread(read, 2_900_000, 1000)
             assert failed.value.errno == errno.EIO
