@@ -131,7 +131,7 @@ async def test_four_streams_at_once(relays: list[Relay], links: LinkManager, fil
 async def test_a_directory_stream_over_create_fast(relays: list[Relay], links: LinkManager) -> None:
     async with asyncio.timeout(WAIT):
         circuit = await Circuit.build(links, relays[:1], params=CircuitParams(), fast=True)
-        stream = await circuit.begin_dir()
+        stream = circuit.open_dir()
         await stream.write(b"GET /tor/status-vote/current/consensus-microdesc HTTP/1.0\r\n\r\n")
         answer = bytearray()
         while data := await stream.read():

@@ -32,7 +32,7 @@ async def fetch(
     text = "".join(f"{name}: {value}\r\n" for name, value in lines.items())
     try:
         async with asyncio.timeout(REQUEST_SECONDS):
-            stream = await circuit.begin_dir()
+            stream = circuit.open_dir()
             try:
                 answer = await dir_http.get(stream, path, limit=min(limit, MAX_COMPRESSED), headers=text)
             finally:

@@ -189,7 +189,7 @@ class DescriptorClient:
     async def _request(self, relay: Relay, blinded_key: bytes) -> DirResponse:
         circuit = await self._source.internal_circuit(relay, length=CIRCUIT_LENGTH, purpose="hsdir")
         try:
-            stream = await circuit.begin_dir()
+            stream = circuit.open_dir()
             name = base64.b64encode(blinded_key).decode("ascii").rstrip("=")
             return await dir_http.get(stream, f"/tor/hs/3/{name}", limit=MAX_DESCRIPTOR_LEN)
         finally:

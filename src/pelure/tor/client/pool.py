@@ -32,6 +32,8 @@ MAX_IDLE_EXITS = 64
 MAINTAIN_SECONDS = 10.0
 MAX_BUILDING = 8
 """Circuits built ahead of use at a time; those that somebody waits for don't count."""
+REFILL_SECONDS = 0.5
+"""So long after a circuit was taken or lost others are built ahead: that holds up nobody who uses it."""
 PRUNE_MIN = 64
 RETRY_FIRST, RETRY_MAX = 1.0, 60.0
 
@@ -76,6 +78,7 @@ class CircuitPool:
         self.first_built = asyncio.Event()
         """Set once any circuit was built: the network can be used."""
         self._wake = asyncio.Event()
+        self._refill: asyncio.TimerHandle | None = None
         self._retry_at = 0.0
         self._retry_delay = RETRY_FIRST
         self._maintainer = asyncio.create_task(supervised(self._maintain, "the building of circuits ahead"))
@@ -101,7 +104,7 @@ class CircuitPool:
             entry.isolation = isolation
             entry.used_at = entry.used_at or self._loop.time()
             tried.append(entry)
-            self._wake.set()
+            self._refill_later()
             return entry
 
         return await Race(begin).run()
@@ -149,7 +152,7 @@ class CircuitPool:
                 entry = self._begin_extending(entry, last)
             entry.purpose = purpose
             self._give(entry)
-            self._wake.set()
+            self._refill_later()
             return entry
 
         return await Race(begin, _close_when_built).run()
@@ -184,10 +187,10 @@ class CircuitPool:
     def _settled(self, task: asyncio.Task[Circuit]) -> None:
         """Look again what is missing when a circuit failed, and when it closes."""
         if task.cancelled() or task.exception() is not None:
-            self._wake.set()
+            self._refill_later()
         else:
             self.first_built.set()
-            task.result().on_closed = lambda _: self._wake.set()
+            task.result().on_closed = lambda _: self._refill_later()
 
     def _begin_extending(self, stock: PooledCircuit, last: Relay) -> PooledCircuit:
         """``stock``, a ready circuit, with ``last`` at its end."""
@@ -215,6 +218,15 @@ class CircuitPool:
                     await self._wake.wait()
             except TimeoutError:
                 pass
+
+    def _refill_later(self) -> None:
+        """Look what is missing, a moment from now."""
+        if self._refill is None:
+            self._refill = self._loop.call_later(REFILL_SECONDS, self._refill_now)
+
+    def _refill_now(self) -> None:
+        self._refill = None
+        self._wake.set()
 
     def _expire(self, now: float) -> None:
         """Close what is too old, and the oldest of too many used exit circuits without streams."""
@@ -299,6 +311,8 @@ class CircuitPool:
     async def close(self) -> None:
         """Close every circuit and stop building; idempotent."""
         self._maintainer.cancel()
+        if self._refill is not None:
+            self._refill.cancel()
         entries = [*self._exits, *self._stock, *self._given]
         for entry in entries:
             if entry.circuit is not None:

@@ -172,12 +172,23 @@ class Circuit:
         self, host: str, port: int, *, hop: int = -1, flags: int = 0, timeout: float = STREAM_SECONDS
     ) -> CircuitStream:
         """Open a stream and wait until it is accepted. Raises ``StreamError``, ``CircuitError``."""
-        return await self._accepted(self.open(host, port, hop=hop, flags=flags), timeout)
+        stream = self.open(host, port, hop=hop, flags=flags)
+        try:
+            await stream.connected(timeout)
+        except TimeoutError:
+            stream.close_soon()
+            raise StreamError(
+                "the other end of the circuit did not answer in time", EndReason.TIMEOUT
+            ) from None
+        except asyncio.CancelledError:
+            stream.close_soon()
+            raise
+        return stream
 
-    async def begin_dir(self, *, hop: int = -1, timeout: float = STREAM_SECONDS) -> CircuitStream:
-        """Open a stream to the directory cache that ``hop`` is. Raises ``StreamError``, ``CircuitError``."""
+    def open_dir(self, *, hop: int = -1) -> CircuitStream:
+        """Open a stream to the directory cache that ``hop`` is, without waiting: as :meth:`open`."""
         self._check_open()
-        return await self._accepted(self._opened(self.core.begin_dir(hop), "directory"), timeout)
+        return self._opened(self.core.begin_dir(hop), "directory")
 
     async def resolve(self, name: str, *, timeout: float = STREAM_SECONDS) -> tuple[Answer, ...]:
         """Let the exit look up ``name``. Raises ``StreamError``, ``CircuitError``, ``ProtocolError``."""
@@ -194,21 +205,8 @@ class Circuit:
         stream = self._streams[endpoint] = CircuitStream(self, endpoint, accepted=False)
         stream.target = target
         stream.expect_connected()
-        self.flush()
+        self.pump_soon()  # what is written at once leaves together with BEGIN
         self.lookout.expect()
-        return stream
-
-    async def _accepted(self, stream: CircuitStream, timeout: float) -> CircuitStream:
-        try:
-            await stream.connected(timeout)
-        except TimeoutError:
-            stream.close_soon()
-            raise StreamError(
-                "the other end of the circuit did not answer in time", EndReason.TIMEOUT
-            ) from None
-        except asyncio.CancelledError:
-            stream.close_soon()
-            raise
         return stream
 
     # ---- messages ----

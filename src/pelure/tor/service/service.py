@@ -276,7 +276,7 @@ class OnionService:
                     relay, length=HSDIR_CIRCUIT_LENGTH, purpose="hsdir"
                 )
                 try:
-                    stream = await circuit.begin_dir()
+                    stream = circuit.open_dir()
                     answer = await dir_http.post(stream, "/tor/hs/3/publish", document)
                 finally:
                     circuit.close()

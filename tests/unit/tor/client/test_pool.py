@@ -140,7 +140,8 @@ async def test_streams_that_come_together_wait_for_one_circuit() -> None:
         assert len(set(await asyncio.gather(*waiting))) == 1
 
 
-async def test_unused_exits_are_ready_and_replaced() -> None:
+async def test_unused_exits_are_ready_and_replaced(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "REFILL_SECONDS", 0.0)
     async with pooled_circuits(ports=[80, 443]) as (pool, builder):
         await settle(lambda: pool.has_ready_exit and len(builder.built) == 2)
         ready = list(builder.built)
@@ -159,6 +160,7 @@ async def test_old_exits_take_no_new_streams(monkeypatch: pytest.MonkeyPatch) ->
 
 
 async def test_idle_exits_of_many_owners_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(pools, "REFILL_SECONDS", 0.0)
     monkeypatch.setattr(pools, "MAX_IDLE_EXITS", 3)
     async with pooled_circuits() as (pool, builder):
         for owner in range(10):

@@ -69,7 +69,7 @@ async def test_extend_and_one_hop_with_create_fast() -> None:
     link = ChainLink(chain)
     links: Any = ChainLinks(link)
     circuit = await Circuit.build(links, chain.path()[:1], params=CircuitParams(), fast=True)
-    stream = await circuit.begin_dir()
+    stream = circuit.open_dir()
     await stream.write(b"GET /")
     assert await stream.read() == b"GET /"
     await circuit.extend(chain.path()[1])

@@ -120,16 +120,16 @@ async def test_directory_requests_are_answered() -> None:
     async with Relays() as relays:
         relays.servers[2].cache.own_descriptor = b"router me\n"
         circuit = await relays.circuit()
-        reply = await dir_http.get(await circuit.begin_dir(), "/tor/server/authority", limit=10_000)
+        reply = await dir_http.get(circuit.open_dir(), "/tor/server/authority", limit=10_000)
         assert (reply.status, reply.body) == (200, b"router me\n")
-        missing = await dir_http.get(await circuit.begin_dir(), "/tor/hs/3/abc", limit=10_000)
+        missing = await dir_http.get(circuit.open_dir(), "/tor/hs/3/abc", limit=10_000)
         assert missing.status == 404
 
 
 async def test_onion_descriptors_are_not_for_those_who_come_in_person() -> None:
     async with Relays(1) as relays:
         circuit = await relays.circuit(fast=True)
-        reply = await dir_http.post(await circuit.begin_dir(), "/tor/hs/3/publish", b"x")
+        reply = await dir_http.post(circuit.open_dir(), "/tor/hs/3/publish", b"x")
         assert reply.status == 404
 
 

@@ -131,7 +131,7 @@ class FakeCircuit:
         self.hs_keys = keys
         self.sendme_inc = sendme_inc
 
-    async def begin_dir(self) -> MemoryStream:
+    def open_dir(self) -> MemoryStream:
         ours, theirs = memory_pipe()
         self.network.keep(asyncio.create_task(self.network.serve_directory(self.end, theirs)))
         return ours
