@@ -9,6 +9,7 @@ import random
 from collections.abc import AsyncIterator, Collection
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from interop.ctor import CTorNetwork
 from pelure.errors import PathError, PelureError
@@ -119,7 +120,7 @@ async def pelure_service(
     keys: ServiceKeys,
     port: int,
     on_event: OnEvent | None = None,
-    **options: int,
+    **options: Any,
 ) -> AsyncIterator[OnionService]:
     """A published onion service whose port 80 is TCP ``port`` of 127.0.0.1."""
     service = OnionService(

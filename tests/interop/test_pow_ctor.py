@@ -3,21 +3,40 @@
 from __future__ import annotations
 
 import asyncio
+import os
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
 
-from interop.ctor import CTorNetwork, FileServer, payload
-from interop.onion_support import PelureNode, fetch, pelure_node
+from interop.ctor import CTorNetwork, FileServer, curl, payload
+from interop.onion_support import PelureNode, fetch, pelure_node, pelure_service
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import ClientEvent, PuzzleSolved
 from pelure.tor.crypto.address import decode_address
+from pelure.tor.crypto.keys import Rng
+from pelure.tor.onion.intro_queue import PowLimits
+from pelure.tor.onion.pow import ProofOfWork
+from pelure.tor.onion.pow_seeds import PowSeeds
+from pelure.tor.service.keys import ServiceKeys
 
 pytestmark = [pytest.mark.ctor, pytest.mark.timeout(300)]
 
 SIZE = 300_000
+EFFORT = 40
+
+
+class CountedSeeds(PowSeeds):
+    """Tells the effort of each proof that was right."""
+
+    def __init__(self, rng: Rng, now: float, efforts: list[int]) -> None:
+        super().__init__(rng, now)
+        self._efforts = efforts
+
+    def use(self, proof: ProofOfWork) -> None:
+        super().use(proof)
+        self._efforts.append(proof.effort)
 
 
 @pytest.fixture
@@ -50,3 +69,29 @@ async def test_a_c_tor_service_takes_proofs(
         assert "Enqueued rendezvous request with effort: 8." in lines
     finally:
         service.stop()
+
+
+async def test_a_c_tor_client_solves_a_pelure_services_puzzle(
+    ctor_network: CTorNetwork, node: PelureNode, file_server: FileServer, tmp_path: Path
+) -> None:
+    efforts: list[int] = []
+    keys, limits, log = ServiceKeys.generate(os.urandom), PowLimits(), tmp_path / "info.log"
+    async with pelure_service(node, keys, file_server.port, pow_limits=limits) as service:
+        defence = service._pow
+        assert defence is not None
+        defence._seeds = CountedSeeds(os.urandom, time.time(), efforts)
+        defence._queue.suggested_effort = EFFORT
+        defence._renew_params()
+        await service._publisher.settled()
+        ctor_client = await asyncio.to_thread(ctor_network.client, extra=f"Log info file {log}")
+        try:
+            url = file_server.url(SIZE, service.address)
+            fetched = await asyncio.to_thread(curl, url, ctor_client.socks, timeout=120)
+        finally:
+            ctor_client.stop()
+        assert (fetched.status, fetched.sha256) == (200, payload(SIZE)[1])
+        client = OnionClient(node.circuits, node.directory)
+        assert await fetch(client, service.address, SIZE) == payload(SIZE)[1]
+    assert f"Proof of work solution (effort {EFFORT}) found" in log.read_text()
+    assert len(efforts) >= 2, "one proof by each client at least"
+    assert min(efforts) == EFFORT

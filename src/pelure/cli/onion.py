@@ -20,14 +20,16 @@ from pelure.errors import ConfigError, PelureError
 from pelure.tor.net.statefile import StateFolder, private_folder
 from pelure.tor.onion.auth_files import AuthPrivate, decode_auth, encode_auth
 from pelure.tor.onion.client_auth import ClientAuthKey
+from pelure.tor.onion.intro_queue import PowLimits
 from pelure.tor.onion.key_files import CLIENTS_FOLDER
-from pelure.tor.service.events import DescriptorUploaded, Published, ServiceEvent
+from pelure.tor.service.events import DescriptorUploaded, EffortSuggested, Published, ServiceEvent
 from pelure.tor.service.keys import NOBODY, ServiceKeys
 from pelure.tor.service.service import OnionService
 from pelure.tor.service.site import Site
 from pelure.tor.service.targets import Target, UnixTarget, parse_ports
 
 SITE_PORT = 80
+BURST_SECONDS = 10
 DEBOUNCE_MILLISECONDS = 200
 LOOK_MILLISECONDS = 5000
 log = logging.getLogger(__name__)
@@ -68,6 +70,23 @@ def serve(
         Path | None,
         typer.Option(help="Serve this folder's files as a web site.", file_okay=False, exists=True),
     ] = None,
+    pow_defence: Annotated[
+        bool,
+        typer.Option(
+            "--pow",
+            help="While more clients come than can be answered, those who prove work come first "
+            "(C tor's HiddenServicePoWDefensesEnabled).",
+        ),
+    ] = False,
+    pow_rate: Annotated[
+        int,
+        typer.Option(
+            min=1,
+            metavar="N",
+            help="With --pow: clients answered per second, and ten times as many at once "
+            "(HiddenServicePoWQueueRate, -Burst).",
+        ),
+    ] = PowLimits().rate,
     as_json: AsJson = False,
 ) -> None:
     """Publish an onion service until interrupted.
@@ -85,11 +104,17 @@ def serve(
         raise typer.BadParameter("--port or --site must say what the onion service offers")
     if site is not None and SITE_PORT in ports:
         raise typer.BadParameter(f"--site uses port {SITE_PORT}, which --port gives to something else")
-    run(_serve(settings, ports, folder, site, as_json), settings)
+    limits = PowLimits(pow_rate, BURST_SECONDS * pow_rate) if pow_defence else None
+    run(_serve(settings, ports, folder, site, limits, as_json), settings)
 
 
 async def _serve(
-    settings: Settings, ports: dict[int, Target], folder: Path | None, site: Path | None, as_json: bool
+    settings: Settings,
+    ports: dict[int, Target],
+    folder: Path | None,
+    site: Path | None,
+    pow_limits: PowLimits | None,
+    as_json: bool,
 ) -> None:
     with Output(as_json) as output, contextlib.ExitStack() as stack:
         keys = None
@@ -101,7 +126,9 @@ async def _serve(
             _tell(output, settings, event)
 
         async with _site(site, ports), session(settings, output, role="service") as tor:
-            service = await tor.serve_onion(ports, keys=keys, on_event=tell, wait=False)
+            service = await tor.serve_onion(
+                ports, keys=keys, pow_limits=pow_limits, on_event=tell, wait=False
+            )
             await _follow_clients(service, folder, output)
 
 
@@ -146,11 +173,14 @@ async def _follow_clients(service: OnionService, folder: Path | None, output: Ou
 
 
 def _tell(output: Output, settings: Settings, event: ServiceEvent) -> None:
-    """Tell ``published``; every other event is a ``step``, told with ``--verbose``."""
+    """Tell ``published`` and ``effort``; every other event is a ``step``, told with ``--verbose``."""
     if isinstance(event, Published):
         output.finish()
         text = f"Published: {event.address} (after {event.seconds:.1f} seconds)"
         output.event("published", text, address=event.address, seconds=round(event.seconds, 3))
+    elif isinstance(event, EffortSuggested):
+        text = f"Clients are asked for proofs of work of effort {event.effort} now; {event.waiting} wait."
+        output.event("effort", text, effort=event.effort, waiting=event.waiting)
     elif isinstance(event, DescriptorUploaded):
         output.progress("publishing", event.done, event.total)
     if settings.verbose:

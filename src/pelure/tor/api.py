@@ -12,6 +12,7 @@ from weakref import WeakSet
 import platformdirs
 
 from pelure.errors import ConfigError
+from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.client.hs_events import OnClientEvent
 from pelure.tor.client.network_client import NetworkClient, Progress
 from pelure.tor.client.proxy import ProxyServer
@@ -22,6 +23,7 @@ from pelure.tor.embedded.shared import shared_network
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.onion.auth_files import AUTH_PRIVATE_SUFFIX, AuthPrivate
 from pelure.tor.onion.client_auth import ClientAuthKey
+from pelure.tor.onion.intro_queue import PowLimits
 from pelure.tor.service.events import OnEvent
 from pelure.tor.service.keys import ServiceKeys
 from pelure.tor.service.service import OnionService
@@ -94,13 +96,18 @@ class Tor:
         ports: Mapping[int, Target | tuple[str, int]],
         *,
         keys: ServiceKeys | Path | None = None,
+        pow_limits: PowLimits | None = None,
+        intro_dos: DosParameters | None = None,
         on_event: OnEvent | None = None,
         wait: bool = True,
     ) -> OnionService:
         """Publish an onion service: virtual ports to targets, ``(host, port)`` pairs or async callables.
 
-        ``keys``: a C tor ``HiddenServiceDir`` (made if it is missing); None for a new address. Returns once
-        the descriptor is published, or at once with ``wait`` false. Raises ``ConfigError``.
+        ``keys``: a C tor ``HiddenServiceDir`` (made if it is missing); None for a new address.
+        ``pow_limits``: how many introductions are answered before clients are asked for proofs of work; None:
+        they never are. ``intro_dos``: how many introductions each introduction point passes on, None for the
+        network's own limit. Returns once the descriptor is published, or at once with ``wait`` false. Raises
+        ``ConfigError``.
         """
         if isinstance(keys, Path):
             keys = ServiceKeys.open(keys, os.urandom)
@@ -113,6 +120,8 @@ class Tor:
             self.client.directory,
             keys or ServiceKeys.generate(os.urandom),
             targets,
+            pow_limits=pow_limits,
+            intro_dos=intro_dos,
             on_event=on_event,
         )
         self._services.add(service)

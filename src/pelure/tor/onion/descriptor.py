@@ -13,6 +13,7 @@ from pelure.tor.onion.client_auth import authorize
 from pelure.tor.onion.first_layer import FirstLayer
 from pelure.tor.onion.layer_crypto import FIRST_LAYER, SECOND_LAYER, LayerSecrets
 from pelure.tor.onion.outer import LIFETIME_MINUTES, MAX_DESCRIPTOR_LEN, OuterDescriptor, encode_outer
+from pelure.tor.onion.pow import EFFORT_MAX, PowParams
 from pelure.tor.onion.second_layer import FlowControl, IntroPoint, SecondLayer
 
 CERT_LIFETIME = 54 * 3600
@@ -76,7 +77,8 @@ def check_room(clients: int, intro_points: int, now: float, rng: Rng) -> None:
         LinkSpecifier.address("::", 1),
     )
     point = IntroPoint(specifiers, bytes(32), bytes(32), bytes(32))
-    content = SecondLayer((point,) * intro_points, flow_control=FlowControl("1-2", 31))
+    work = PowParams(bytes(32), EFFORT_MAX, now)
+    content = SecondLayer((point,) * intro_points, flow_control=FlowControl("1-2", 31), pow_params=work)
     keys = DescriptorKeys(Ed25519KeyPair.generate(rng), Ed25519KeyPair.generate(rng), bytes(32))
     build_descriptor(content, keys, 1 << 32, [x25519_generate(rng)[1]] * clients, now, rng)
 

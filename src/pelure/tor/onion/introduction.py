@@ -10,7 +10,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pelure.errors import CryptoError, ProtocolError
-from pelure.tor.cell.extensions import cc_request, wants_congestion_control
+from pelure.tor.cell.extensions import cc_request, find_extension, wants_congestion_control
 from pelure.tor.cell.onion_messages import Introduce1, Introduce2, IntroducePayload
 from pelure.tor.crypto import hs_ntor
 from pelure.tor.crypto.keys import Ed25519KeyPair, Rng, x25519_generate
@@ -77,6 +77,10 @@ class Introduction:
     congestion_control: bool
     client_public: bytes
     keys: IntroKeys = field(repr=False)
+    subcredential: bytes = field(repr=False)
+    """That of the descriptor which the client had."""
+    proof_of_work: bytes | None
+    """The extension PROOF_OF_WORK as it came, for whom it concerns."""
 
     @classmethod
     def open(cls, message: Introduce2, keys: IntroKeys, subcredentials: Iterable[bytes]) -> Introduction:
@@ -86,10 +90,18 @@ class Introduction:
         """
         if message.auth_key != keys.auth.public:
             raise ProtocolError("INTRODUCE2 is for another introduction point")
-        plaintext, client_public = _open_sealed(message, keys, subcredentials)
+        plaintext, client_public, subcredential = _open_sealed(message, keys, subcredentials)
         payload = IntroducePayload.decode(plaintext)
         relay = Relay.from_link_specifiers(payload.specifiers, payload.onion_key)
-        return cls(payload.cookie, relay, wants_congestion_control(payload.extensions), client_public, keys)
+        return cls(
+            payload.cookie,
+            relay,
+            wants_congestion_control(payload.extensions),
+            client_public,
+            keys,
+            subcredential,
+            find_extension(payload.extensions, ProofOfWork.TYPE),
+        )
 
     def answer(self, rng: Rng) -> tuple[bytes, bytes]:
         """Return HANDSHAKE_INFO for RENDEZVOUS1 (64 bytes) and the virtual hop's key material (128 bytes)."""
@@ -100,11 +112,12 @@ class Introduction:
 
 def _open_sealed(
     message: Introduce2, keys: IntroKeys, subcredentials: Iterable[bytes]
-) -> tuple[bytes, bytes]:
+) -> tuple[bytes, bytes, bytes]:
+    """Returns the plaintext, the client's key, and the subcredential that it was sealed for."""
     failure = CryptoError("an introduction came before any descriptor was published")
     for subcredential in subcredentials:
         try:
-            return hs_ntor.service_open(
+            plaintext, client_public = hs_ntor.service_open(
                 keys.enc_secret,
                 keys.enc_public,
                 keys.auth.public,
@@ -112,6 +125,7 @@ def _open_sealed(
                 message.header,
                 message.encrypted,
             )
+            return plaintext, client_public, subcredential
         except CryptoError as error:
             failure = error
     raise failure

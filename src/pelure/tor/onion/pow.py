@@ -14,7 +14,7 @@ from typing import ClassVar
 
 from pelure.errors import CryptoError, ProtocolError
 from pelure.tor.cell.codec import Reader
-from pelure.tor.cell.extensions import Extension, find_extension
+from pelure.tor.cell.extensions import Extension
 from pelure.tor.crypto import equix
 from pelure.tor.directory.tokenizer import (
     Item,
@@ -102,12 +102,6 @@ class ProofOfWork:
         if reader.remaining:
             raise ProtocolError("bytes behind a proof of work")
         return proof
-
-    @classmethod
-    def find(cls, extensions: Iterable[Extension]) -> ProofOfWork | None:
-        """The proof among an introduction's extensions, if there is one. Raises :class:`ProtocolError`."""
-        body = find_extension(extensions, cls.TYPE)
-        return None if body is None else cls.decode(body)
 
 
 @dataclass(frozen=True)

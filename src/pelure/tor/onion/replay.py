@@ -1,4 +1,4 @@
-"""The replay cache of an introduction point: every INTRODUCE2 is answered once (rend-spec-v3 3.3)."""
+"""Replay caches: every INTRODUCE2 is answered once (rend-spec-v3 3.3), every proof of work accepted once."""
 
 from __future__ import annotations
 
@@ -11,8 +11,8 @@ INTRODUCTIONS_MAX = 32768
 class ReplayCache:
     """Remembers what was seen, as 16-byte digests; full after ``capacity`` entries.
 
-    It never forgets: an introduction point is retired before its cache is full, because the cache must
-    live as long as the encryption key does.
+    It never forgets: it must live as long as what it guards does. An introduction point is retired before
+    its cache is full.
     """
 
     def __init__(self, capacity: int = INTRODUCTIONS_MAX) -> None:
@@ -22,6 +22,9 @@ class ReplayCache:
     def __len__(self) -> int:
         return len(self._seen)
 
+    def __contains__(self, data: bytes) -> bool:
+        return self._digest(data) in self._seen
+
     @property
     def full(self) -> bool:
         """Whether nothing new is accepted any more."""
@@ -29,8 +32,12 @@ class ReplayCache:
 
     def accept(self, data: bytes) -> bool:
         """Remember ``data``; return whether it is new and there was room for it."""
-        digest = sha3_256(data)[:16]
+        digest = self._digest(data)
         if self.full or digest in self._seen:
             return False
         self._seen.add(digest)
         return True
+
+    @staticmethod
+    def _digest(data: bytes) -> bytes:
+        return sha3_256(data)[:16]

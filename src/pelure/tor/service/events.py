@@ -108,4 +108,13 @@ class ConnectionEnded(ServiceEvent):
     circuit: int
 
 
+@dataclass(frozen=True)
+class EffortSuggested(ServiceEvent):
+    """Clients are asked for proofs of work of another ``effort``, 0 for none; so many introductions wait."""
+
+    name: ClassVar[str] = "effort"
+    effort: int
+    waiting: int
+
+
 OnEvent = Callable[[ServiceEvent], None]

@@ -80,6 +80,11 @@ class Descriptor:
         counter = revision_counter(self._revision_key, self.slot.srv_start, self._stamp)
         return build_descriptor(content, self.keys, counter, client_keys, now, rng)
 
+    @property
+    def names(self) -> tuple[bytes, bytes]:
+        """Its subcredential and its blinded key."""
+        return self.keys.subcredential, self.keys.blinded.public
+
     def abandon(self) -> None:
         """Stop every upload under way."""
         for upload in self.uploads.values():
@@ -100,7 +105,7 @@ class Publisher:
         self._descriptors: list[Descriptor] = []
         self._directories: list[Relay] = []
         self._ring_params = RingParams()
-        self._retired: list[bytes] = []
+        self._retired: list[tuple[bytes, bytes]] = []
         self._wake = asyncio.Event()
         self._outdated = False
         self._renewal: asyncio.TimerHandle | None = None
@@ -109,9 +114,10 @@ class Publisher:
         self._began = time.monotonic()
 
     @property
-    def subcredentials(self) -> list[bytes]:
-        """The subcredentials that clients may introduce themselves with, newest first."""
-        return [one.keys.subcredential for one in reversed(self._descriptors)] + self._retired
+    def subcredentials(self) -> dict[bytes, bytes]:
+        """The subcredentials that clients may introduce themselves with, newest first, with blinded keys."""
+        current = [one.names for one in reversed(self._descriptors)]
+        return dict(current + self._retired)
 
     def set_network(
         self, slots: Sequence[PeriodSlot], directories: Sequence[Relay], params: RingParams
@@ -128,7 +134,7 @@ class Publisher:
             current.append(one)
         for one in known.values():
             one.abandon()
-            self._retired = [one.keys.subcredential, *self._retired][:RETIRED_SUBCREDENTIALS]
+            self._retired = [one.names, *self._retired][:RETIRED_SUBCREDENTIALS]
         self._descriptors, self._directories, self._ring_params = current, list(directories), params
         self._wake.set()
 

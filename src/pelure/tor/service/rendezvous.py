@@ -44,6 +44,11 @@ class Rendezvous:
         self._building = asyncio.Semaphore(CONCURRENT_BUILDS)
         self._tasks: set[asyncio.Task[None]] = set()
 
+    @property
+    def in_progress(self) -> int:
+        """How many introductions are being answered."""
+        return len(self._tasks)
+
     def answer(self, introduction: Introduction, where: str) -> None:
         """Meet the client, in the background; ``where`` is how events name the rendezvous point."""
         if len(self._tasks) >= MAX_WAITING:

@@ -24,6 +24,7 @@ from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.netdir_source import NetDirSource, current_netdir
 from pelure.tor.net.origin import Circuit
 from pelure.tor.onion.descriptor import check_room
+from pelure.tor.onion.intro_queue import PowLimits
 from pelure.tor.onion.introduction import Introduction
 from pelure.tor.onion.ring import RingParams
 from pelure.tor.onion.second_layer import INTRO_POINTS_MAX, FlowControl, SecondLayer
@@ -31,6 +32,7 @@ from pelure.tor.onion.time_periods import PeriodSchedule
 from pelure.tor.service.events import ConnectionEnded, IntroductionReceived, OnEvent, ServiceEvent
 from pelure.tor.service.intro_points import IntroPoints, ServiceIntroPoint
 from pelure.tor.service.keys import ServiceKeys, check_client
+from pelure.tor.service.pow_defence import PowDefence
 from pelure.tor.service.publisher import Publisher, UploadRefused
 from pelure.tor.service.rendezvous import Rendezvous
 from pelure.tor.service.streams import StreamAcceptor
@@ -71,12 +73,14 @@ class OnionService:
         intro_points: int = INTRO_POINTS_DEFAULT,
         max_streams: int = 0,
         intro_dos: DosParameters | None = None,
+        pow_limits: PowLimits | None = None,
         on_event: OnEvent | None = None,
         rng: Rng = os.urandom,
     ) -> None:
         """``ports``: virtual port to target. ``max_streams``: most streams open on a circuit (0: any number).
 
         ``intro_dos``: limits that introduction points shall keep to (proposal 305), None for the network's.
+        ``pow_limits``: beyond these, clients are asked for proofs of work (proposal 327); None: never.
         Raises :class:`ConfigError` if no descriptor can name that many introduction points.
         """
         if not 1 <= intro_points <= INTRO_POINTS_MAX:
@@ -104,6 +108,16 @@ class OnionService:
             intro_dos,
         )
         self._rendezvous = Rendezvous(source, self._joined, self._emit, rng)
+        self._pow: PowDefence | None = None
+        if pow_limits is not None:
+            self._pow = PowDefence(
+                pow_limits,
+                self._rendezvous.answer,
+                lambda: self._rendezvous.in_progress,
+                self._pow_changed,
+                self._emit,
+                rng,
+            )
         self._streams = StreamAcceptor(ports, max_streams, self._emit)
 
     @property
@@ -126,6 +140,8 @@ class OnionService:
         self._directory.on_change.append(self._network_changed)
         self._publishing = asyncio.create_task(self._publisher.run())
         self._intro.start()
+        if self._pow is not None:
+            self._pow.start()
 
     async def close(self) -> None:
         """End everything; the descriptor stays valid: the service can be found as soon as it is back."""
@@ -137,6 +153,8 @@ class OnionService:
             self._publishing.cancel()
             await asyncio.gather(self._publishing, return_exceptions=True)
         await self._intro.close()
+        if self._pow is not None:
+            await self._pow.close()
         await self._rendezvous.close()
         await self._streams.close()
         for circuit, _ in list(self._connections.values()):
@@ -251,8 +269,13 @@ class OnionService:
             SecondLayer(
                 tuple(point.describe() for point in self._intro.listed),
                 flow_control=None if increment is None else FlowControl("1-2", increment),
+                pow_params=None if self._pow is None else self._pow.params,
             )
         )
+
+    def _pow_changed(self) -> None:
+        if self._described:
+            self._describe()
 
     async def _points_changed(self) -> None:
         """Publish the introduction points, the first time when all are there or after a moment of grace."""
@@ -288,15 +311,19 @@ class OnionService:
             raise OnionServiceError(f"{relay.nickname} answered with status {answer.status}")
 
     def _introduced(self, point: ServiceIntroPoint, message: Introduce2) -> None:
+        subcredentials = self._publisher.subcredentials
         try:
-            introduction = Introduction.open(message, point.keys, self._publisher.subcredentials)
+            introduction = Introduction.open(message, point.keys, subcredentials)
         except ProtocolError as error:
             log.info("An introduction through %s can't be opened: %s", point.relay.nickname, error)
             return
         relay = introduction.rendezvous_point
         where = current_netdir(self._directory).by_rsa.get(relay.rsa_id, relay).nickname
         self._emit(IntroductionReceived(point.relay.nickname, where))
-        self._rendezvous.answer(introduction, where)
+        if self._pow is None:
+            self._rendezvous.answer(introduction, where)
+        else:
+            self._pow.submit(introduction, where, subcredentials[introduction.subcredential])
 
     def _joined(self, circuit: Circuit) -> None:
         self._connections[circuit.id] = circuit, time.time()

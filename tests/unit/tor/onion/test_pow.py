@@ -77,8 +77,6 @@ def test_decoding_anything(body: bytes) -> None:
 
 def test_only_version_1_is_known() -> None:
     body = bytes.fromhex(VECTORS["verify"][1]["extension"])
-    assert ProofOfWork.find([Extension(1, b"x")]) is None
-    assert ProofOfWork.find([Extension(2, body)]) == ProofOfWork.decode(body)
     for wrong in (b"\2" + body[1:], body + b"x", body[:-1], b""):
         with pytest.raises(ProtocolError):
             ProofOfWork.decode(wrong)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 
@@ -14,9 +15,12 @@ from pelure.tor.cell.commands import RelayCommand
 from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.client import hs
 from pelure.tor.client.hs import OnionClient
-from pelure.tor.client.hs_events import ClientEvent
+from pelure.tor.client.hs_events import ClientEvent, PuzzleSolved
 from pelure.tor.net import supervision, wallclock
 from pelure.tor.onion.client_auth import ClientAuthKey
+from pelure.tor.onion.intro_queue import PowLimits
+from pelure.tor.onion.pow import ProofOfWork
+from pelure.tor.onion.pow_seeds import PowSeeds
 from pelure.tor.onion.second_layer import IntroPoint
 from pelure.tor.relay.hsdir import DescriptorStore
 from pelure.tor.service import intro_points, publisher
@@ -306,6 +310,46 @@ async def test_introduction_points_are_told_limits(network: FakeNetwork) -> None
     await service.start()
     await service.published.wait()
     assert network.limits == [DosParameters(25, 200)] * 3
+    await service.close()
+
+
+async def test_introductions_with_proofs_of_work(
+    network: FakeNetwork, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The service suggests an effort, clients make it and get in; one that was not answered makes more."""
+    efforts: list[int] = []
+    use = PowSeeds.use
+
+    def spy(seeds: PowSeeds, proof: ProofOfWork) -> None:
+        use(seeds, proof)
+        efforts.append(proof.effort)
+
+    monkeypatch.setattr(PowSeeds, "use", spy)
+    service = OnionService(
+        network,  # type: ignore[arg-type]
+        network,  # type: ignore[arg-type]
+        ServiceKeys.generate(os.urandom),
+        {},
+        pow_limits=PowLimits(),
+    )
+    await service.start()
+    async with asyncio.timeout(SECONDS):
+        await service.published.wait()
+    steps: list[ClientEvent] = []
+    client = new_client(network, steps.append)
+    await connect(client, service)
+    assert efforts == []
+    assert service._pow is not None
+    service._pow._queue.suggested_effort = 2
+    service._pow._renew_params()
+    await service._publisher.settled()
+    client.forget()
+    await connect(client, service)
+    client._unanswered.append((service.keys.identity.public, time.monotonic()))
+    await connect(client, service)
+    assert efforts == [2, 8]
+    assert [step.effort for step in steps if isinstance(step, PuzzleSolved)] == efforts
+    await until(lambda: len(service.connections()) == 3)
     await service.close()
 
 
