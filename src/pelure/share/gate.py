@@ -89,11 +89,12 @@ class Gate:
     async def accept(self, stream: ByteStream, info: IncomingInfo) -> None:
         """Serve one stream from its handshake to its end; the target of the onion service's drive port."""
         fair = FairStream(stream, self._upload)
+        passed = False
         try:
-            if self._make_room(info.circuit):
-                await self._admit(fair, info.circuit)
+            passed = self._make_room(info.circuit) and await self._admit(fair, info.circuit)
         finally:
-            asyncio.get_running_loop().call_later(HANG_UP_SECONDS, self._leave, info.circuit)
+            loop = asyncio.get_running_loop()
+            loop.call_later(HANG_UP_SECONDS, self._leave, info.circuit, passed)
 
     def _make_room(self, circuit: int) -> bool:
         """Whether another handshake may begin on ``circuit``; of too many in all, the oldest is ended."""
@@ -107,12 +108,18 @@ class Gate:
             self._keep(asyncio.ensure_future(oldest.close()))
         return True
 
-    def _leave(self, circuit: int) -> None:
-        """Close a circuit that nobody who was let in is on any more."""
-        if circuit not in self._handshakes.values() and all(v.circuit != circuit for v in self.visitors()):
+    def _leave(self, circuit: int, passed: bool) -> None:
+        """Close a circuit that nobody who was let in is on any more.
+
+        Whoever failed on it (not ``passed``) gets no second try there: that is a circuit of one reader.
+        """
+        if any(visitor.circuit == circuit for visitor in self.visitors()):
+            return
+        if not passed or circuit not in self._handshakes.values():
             self.hang_up(circuit)
 
-    async def _admit(self, fair: FairStream, circuit: int) -> None:
+    async def _admit(self, fair: FairStream, circuit: int) -> bool:
+        """Serve a stream; return whether it was let in."""
         replication = Replication(
             fair,
             False,
@@ -125,12 +132,13 @@ class Gate:
         async with replication:
             held = await self._handshake(replication, circuit)
             if held is None:
-                return
+                return False
             fair.assign(self._upload.join(held[0]))
             try:
                 await self._host(replication, circuit, *held)
             finally:
                 self._upload.part(held[0])
+            return True
 
     async def _handshake(self, replication: Replication, circuit: int) -> tuple[int, str] | None:
         """The id and name of the reader's link, None if it may not come in."""

@@ -12,6 +12,7 @@ import base64
 import logging
 import os
 import shutil
+import time
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +25,8 @@ from pelure.share.gate import Gate, OnEvent
 from pelure.share.link import DEFAULT_PORT, PrivateLink
 from pelure.share.linkbook import Entry
 from pelure.tor.api import Tor
+from pelure.tor.cell.extensions import DosParameters
+from pelure.tor.net.supervision import supervised
 from pelure.tor.service.events import Published, ServiceEvent
 from pelure.tor.service.keys import ServiceKeys
 from pelure.tor.service.service import OnionService
@@ -35,8 +38,14 @@ GROUP_SIZE = 100
 BROWSER_PORT = 80
 BROWSER_PREFIX = "browser-"
 ROTATION_SECONDS = 120.0
+INTRO_DOS = DosParameters(rate=25, burst=200)
+"""What each introduction point passes on a second, and at once: all readers of a full service, who come on
+four circuits each, get through together; a flood is kept off. C tor's defaults too."""
 IDLE_SECONDS = 60.0
-"""A circuit without streams is closed after one to two times as long."""
+"""A circuit without streams is closed after so long."""
+MAX_IDLE = 256
+"""So many circuits without streams are kept; of more, the oldest are closed."""
+SWEEP_SECONDS = 5.0
 
 log = logging.getLogger(__name__)
 
@@ -89,7 +98,7 @@ class RendezvousGroups:
         self._keypair = KeyPair.generate(os.urandom)
         self._groups: dict[str, Group] = {}
         self._keys: dict[str, ServiceKeys] = {}
-        self._sweeping = asyncio.ensure_future(self._sweep())
+        self._sweeping = asyncio.ensure_future(supervised(self._sweep, "closing idle circuits"))
 
     def keys_for(self, name: str) -> ServiceKeys:
         """The keys of the service ``name``, made if there are none yet."""
@@ -141,7 +150,9 @@ class RendezvousGroups:
         ports: dict[int, Target] = {DEFAULT_PORT: gate.accept}
         if name.startswith(BROWSER_PREFIX):
             ports[BROWSER_PORT] = UnixTarget(await self._page_socket())
-        service = await self._tor.serve_onion(ports, keys=keys, on_event=self._tell, wait=False)
+        service = await self._tor.serve_onion(
+            ports, keys=keys, on_event=self._tell, wait=False, intro_dos=INTRO_DOS
+        )
         gate.hang_up = service.close_circuit
         group = Group(name, service, gate, {})
         self._groups[name] = group
@@ -198,17 +209,21 @@ class RendezvousGroups:
 
     async def _sweep(self) -> None:
         """Close circuits on which nobody has had a stream for a while: a reader needs no circuit without."""
-        idle: set[int] = set()
+        since: dict[int, float] = {}
         while True:
-            await asyncio.sleep(IDLE_SECONDS)
-            before, idle = idle, set()
-            for group in self._groups.values():
-                for connection in group.service.connections():
-                    if connection.streams:
-                        continue
-                    idle.add(connection.id)
-                    if connection.id in before:
-                        group.service.close_circuit(connection.id)
+            await asyncio.sleep(SWEEP_SECONDS)
+            now = time.monotonic()
+            idle = {
+                connection.id: group.service
+                for group in self._groups.values()
+                for connection in group.service.connections()
+                if not connection.streams
+            }
+            since = {number: since.get(number, now) for number in idle}
+            surplus = len(idle) - MAX_IDLE
+            for place, number in enumerate(sorted(idle, key=lambda number: (since[number], number))):
+                if place < surplus or now - since[number] >= IDLE_SECONDS:
+                    idle[number].close_circuit(number)
 
     def groups(self) -> list[Group]:
         """The services that run, for listings."""

@@ -186,6 +186,19 @@ async def test_circuits_of_those_not_let_in_are_closed_unless_others_are_on_them
     await world.until(lambda: world.hung_up == [2, 1])
 
 
+async def test_who_failed_on_a_circuit_is_hung_up_on_whatever_else_is_begun_there(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "HANG_UP_SECONDS", 0.01)
+    silent = world.knock(1)
+    await world.until(lambda: world.waiting() == 1)
+    async with world.reader(KeyPair.generate(os.urandom), 1) as (_, replication):
+        with pytest.raises(AccessDenied):
+            await asyncio.wait_for(replication.accepted(), SECONDS)
+    await world.until(lambda: world.hung_up == [1])
+    await silent.close()
+
+
 async def test_one_link_may_not_open_streams_without_end(world: World) -> None:
     alice, bob = KeyPair.generate(os.urandom), KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
 from pelure.hyper.core.corestore import Corestore
+from pelure.share import rendezvous_groups
 from pelure.share.fairness import FairUpload
 from pelure.share.link import PrivateLink
 from pelure.share.linkbook import Entry
@@ -24,6 +27,8 @@ class FakeService:
         self.keys = keys
         self.rotations = 0
         self.closed = False
+        self.circuits: dict[int, int] = {}
+        """The streams on each."""
 
     async def add_clients(self, clients: dict[str, bytes]) -> None:
         for name, key in clients.items():
@@ -36,10 +41,10 @@ class FakeService:
         self.rotations += 1
 
     def connections(self) -> list[Any]:
-        return []
+        return [SimpleNamespace(id=number, streams=streams) for number, streams in self.circuits.items()]
 
     def close_circuit(self, number: int) -> bool:
-        return False
+        return self.circuits.pop(number, None) is not None
 
     async def close(self) -> None:
         self.closed = True
@@ -56,9 +61,15 @@ class World:
             self.folder, cast(Any, self), self.store, self.page, FairUpload(), lambda event, **fields: None
         )
 
-    async def serve_onion(self, ports: Any, *, keys: ServiceKeys, on_event: Any, wait: bool) -> FakeService:
+    async def serve_onion(self, ports: Any, *, keys: ServiceKeys, **_: Any) -> FakeService:
         self.services.append(FakeService(keys))
         return self.services[-1]
+
+    async def until(self, condition: Callable[[], bool]) -> None:
+        """Wait for what a job in the background does."""
+        async with asyncio.timeout(30):
+            while not condition():  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
 
     async def page(self) -> Path:
         return Path("/nowhere")
@@ -69,6 +80,12 @@ class World:
         link = PrivateLink(key, b"d" * 32, b"c" * 32, number.to_bytes(16))
         browser = service.startswith("browser-")
         return Entry(number, "share", f"link {number}", link.encode(), browser, service, time.time())
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Look for idle circuits all the time."""
+    monkeypatch.setattr(rendezvous_groups, "SWEEP_SECONDS", 0.01)
 
 
 @pytest.fixture
@@ -86,6 +103,19 @@ async def test_groups_are_filled_one_after_the_other(world: World) -> None:
     assert world.groups.place(full, browser=True) == "browser-1"
     world.groups.keys_for("browser-1")
     assert world.groups.place([], browser=True) == "browser-2"
+
+
+async def test_idle_circuits_are_closed_after_a_while_and_the_oldest_of_many(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(rendezvous_groups, "MAX_IDLE", 3)
+    await world.groups.open([world.mint(1, "group-1")])
+    (service,) = world.services
+    service.circuits = {1: 0, 2: 1, 3: 0, 4: 0, 5: 0, 6: 4}
+    await world.until(lambda: list(service.circuits) == [2, 3, 4, 5, 6])
+    service.circuits[5] = 1
+    monkeypatch.setattr(rendezvous_groups, "IDLE_SECONDS", 0.01)
+    await world.until(lambda: list(service.circuits) == [2, 5, 6])
 
 
 async def test_a_revoked_link_is_out_and_the_others_stay(world: World) -> None:
