@@ -7,10 +7,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from interop.ctor import free_port, seed_shared_random
+from pelure.tor.authority.config import AuthorityConfig
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.authority.schedule import VotingTimes
-from pelure.tor.authority.server import Authority, AuthorityConfig
+from pelure.tor.authority.server import Authority
 from pelure.tor.directory.network import parse_network
 
 # The very timing of the C tor harness's authorities.

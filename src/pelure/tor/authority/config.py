@@ -1,22 +1,49 @@
-"""An authority's settings from torrc (tor manual, "DIRECTORY AUTHORITY SERVER OPTIONS")."""
+"""An authority's settings, also from torrc (tor manual, "DIRECTORY AUTHORITY SERVER OPTIONS")."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pelure.errors import ConfigError
 from pelure.tor.authority.flags import FlagOptions
+from pelure.tor.authority.reachability import Probe
 from pelure.tor.authority.schedule import VotingTimes
-from pelure.tor.authority.server import AuthorityConfig
 from pelure.tor.directory.network import Network
 
 Options = Mapping[str, Sequence[str]]
 _SECONDS = {"": 1, "second": 1, "minute": 60, "hour": 3600, "day": 86400, "week": 7 * 86400}
 _AMOUNT = re.compile(r"(\d{1,9})\s*([a-z]*)", re.IGNORECASE)
 _BYTES = {"": 1, "byte": 1, "kbyte": 1 << 10, "kb": 1 << 10, "mbyte": 1 << 20, "mb": 1 << 20, "gb": 1 << 30}
+
+
+@dataclass(frozen=True, slots=True)
+class AuthorityConfig:
+    """One authority of ``network``, the one with v3 identity of its keys under ``data``.
+
+    ``expected_relays``: once so many relays run the first consensus is made at once, not at the next
+    interval (0: never); ``probe``: tells whether a relay answers; None: all are taken to run. ``has_ipv6``:
+    this machine reaches IPv6 addresses, so that it can vote on them. The folder may hold an
+    ``approved-routers`` file (:mod:`.relay_list`), which is read anew for each vote.
+    """
+
+    nickname: str
+    data: Path
+    network: Network
+    ip: str
+    dir_port: int
+    or_port: int
+    times: VotingTimes = field(default_factory=VotingTimes)
+    flags: FlagOptions = field(default_factory=FlagOptions)
+    params: Mapping[str, int] = field(default_factory=dict)
+    contact: str = "(none)"
+    bandwidth_file: Path | None = None
+    allow_private_addresses: bool = False
+    has_ipv6: bool = False
+    expected_relays: int = 0
+    probe: Probe | None = None
 
 
 def authority_config(network: Network, options: Options, data: Path) -> AuthorityConfig:

@@ -12,21 +12,21 @@ import contextlib
 import logging
 import os
 import time
-from collections.abc import Awaitable, Callable, Mapping
-from dataclasses import dataclass, field
-from pathlib import Path
+from collections.abc import Awaitable, Callable
 
 from pelure.errors import ConfigError, DirectoryError
 from pelure.tor.authority.bandwidth_file import parse_bandwidth_file
+from pelure.tor.authority.catching_up import CatchingUp
+from pelure.tor.authority.config import AuthorityConfig
 from pelure.tor.authority.descriptors import Descriptors
 from pelure.tor.authority.dirport import DirPort
 from pelure.tor.authority.exchange import Exchange, hex_paths
-from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.keys import AuthorityKeys
+from pelure.tor.authority.reachability import Reachability
 from pelure.tor.authority.relay_list import FILE_NAME as RELAY_LIST_FILE
 from pelure.tor.authority.relay_list import RelayList, read_relay_list
 from pelure.tor.authority.requests import AuthorityRequests
-from pelure.tor.authority.schedule import Round, VotingTimes, next_round
+from pelure.tor.authority.schedule import Round, next_round
 from pelure.tor.authority.state import AuthorityState
 from pelure.tor.authority.vote_builder import VoteBuilder
 from pelure.tor.authority.voting import FLAVOURS, VotingRound, split_votes
@@ -36,48 +36,12 @@ from pelure.tor.directory.consensus_compute import SUPPORTED_METHODS
 from pelure.tor.directory.consensus_verify import verify_consensus
 from pelure.tor.directory.http import DirReply, DirRequest
 from pelure.tor.directory.microdescriptor import microdescriptors_by_method
-from pelure.tor.directory.network import Network
-from pelure.tor.directory.router_descriptor import (
-    RouterDescriptor,
-    parse_router_descriptor,
-    split_router_descriptors,
-)
-from pelure.tor.directory.vote import Vote
 from pelure.tor.directory.vote_encode import encode_vote
+from pelure.tor.net.supervision import supervised
 
 EXCHANGE_SECONDS = 15.0
 HURRIED_WAIT = 10.0
-MAX_PROBES = 50
 log = logging.getLogger(__name__)
-Probe = Callable[[RouterDescriptor], Awaitable[frozenset[int]]]
-"""Tells by which IP versions (4, 6) a relay answers at the ORPorts of its descriptor."""
-
-
-@dataclass(frozen=True, slots=True)
-class AuthorityConfig:
-    """One authority of ``network``, the one with v3 identity of its keys under ``data``.
-
-    ``expected_relays``: once so many relays run the first consensus is made at once, not at the next
-    interval (0: never); ``probe``: tells whether a relay answers; None: all are taken to run. ``has_ipv6``:
-    this machine reaches IPv6 addresses, so that it can vote on them. The folder may hold an
-    ``approved-routers`` file (:mod:`.relay_list`), which is read anew for each vote.
-    """
-
-    nickname: str
-    data: Path
-    network: Network
-    ip: str
-    dir_port: int
-    or_port: int
-    times: VotingTimes = field(default_factory=VotingTimes)
-    flags: FlagOptions = field(default_factory=FlagOptions)
-    params: Mapping[str, int] = field(default_factory=dict)
-    contact: str = "(none)"
-    bandwidth_file: Path | None = None
-    allow_private_addresses: bool = False
-    has_ipv6: bool = False
-    expected_relays: int = 0
-    probe: Probe | None = None
 
 
 class Authority:
@@ -101,7 +65,10 @@ class Authority:
         self._names.setdefault(self.keys.identity, config.nickname)
         others = [one for one in voters if one.v3ident != self.keys.identity]
         self.exchange = Exchange(others, EXCHANGE_SECONDS)
-        self._reachable: dict[bytes, frozenset[int]] = {}
+        self.reachability = Reachability(self.descriptors.routers, config.probe, has_ipv6=config.has_ipv6)
+        self._catching_up = CatchingUp(
+            self.exchange, self.cache, self.descriptors, self._adopt, self._descriptors_changed
+        )
         self._changed = asyncio.Condition()
         self._tasks: list[asyncio.Task[None]] = []
         self._load(now, marks)
@@ -136,8 +103,8 @@ class Authority:
             flags=config.flags,
             descriptors=self.descriptors,
             history=self.history,
-            running=self._is_running,
-            ipv6_works=self._ipv6_works,
+            running=self.reachability.runs,
+            ipv6_works=self.reachability.ipv6_works,
             marks=marks,
             authorities=frozenset(one.rsa_id for one in config.network.authorities),
             params=config.params,
@@ -150,7 +117,8 @@ class Authority:
         await self.dir_port.start()
         self._tasks.append(asyncio.ensure_future(self._vote_forever()))
         if self.config.probe is not None:
-            self._tasks.append(asyncio.ensure_future(self._probe_forever(self.config.probe)))
+            tests = supervised(self._test_forever, "testing which relays can be reached")
+            self._tasks.append(asyncio.ensure_future(tests))
 
     async def close(self) -> None:
         """Stop voting and listening; write the state."""
@@ -209,7 +177,7 @@ class Authority:
             self.state.save_shared_random(self.shared_random)
         self.cache.add_certificates(vote.certificate.text)
         if vote.identity != self.keys.identity:
-            self._spawn(self._fetch_unknown_descriptors(vote))
+            self._spawn(self._catching_up.fetch_descriptors(vote))
         self._notify()
         return True
 
@@ -246,7 +214,7 @@ class Authority:
     async def _vote_forever(self) -> None:
         try:
             if self.exchange.others:
-                await self._fetch_consensus()
+                await self._catching_up.fetch_consensus()
             if self.config.expected_relays and self.live_consensus(time.time()) is None:
                 await self._vote_at_once(self.config.expected_relays)
         except Exception:
@@ -271,7 +239,9 @@ class Authority:
         start = int(now // interval) * interval
         moment = now + max(interval, HURRIED_WAIT)
         self._begin(Round(start, interval, now, moment, moment, moment))
-        await self._until(moment, lambda: sum(map(self._is_running, self.descriptors.routers)) >= relays)
+        await self._until(
+            moment, lambda: sum(map(self.reachability.runs, self.descriptors.routers)) >= relays
+        )
         moment = time.time() + HURRIED_WAIT
         self.round.when = Round(start, interval, now, moment, moment, moment)
         await self._vote()
@@ -286,7 +256,7 @@ class Authority:
         if late and self.exchange.others:
             log.info("too late for this round; joining the next one")
             await self._until(when.valid_after + 1)
-            await self._fetch_consensus()
+            await self._catching_up.fetch_consensus()
             return
         await self._until(when.vote_at)
         await self._vote()
@@ -319,7 +289,7 @@ class Authority:
         self._read_relay_list()
         self.descriptors.expire(now)
         for rsa_id in self.descriptors.routers:
-            self.history.note(rsa_id, self._is_running(rsa_id), now)
+            self.history.note(rsa_id, self.reachability.runs(rsa_id), now)
         self.history.decay(now)
         document = await asyncio.to_thread(self._make_vote, now)
         self.cache.add_microdescriptors(b"".join(self._builder.microdescriptors.values()), now)
@@ -384,7 +354,7 @@ class Authority:
         if "ns" not in documents:
             if self.round.pending:
                 log.warning("the consensus lacks signatures and is not published")
-            await self._fetch_consensus()
+            await self._catching_up.fetch_consensus()
         for document in documents.values():
             self._set_consensus(await asyncio.to_thread(parse_consensus, document))
         self._save()
@@ -400,20 +370,6 @@ class Authority:
         for callback in self.on_consensus:
             callback(consensus)
 
-    async def _fetch_consensus(self) -> None:
-        """Take over the others' consensus, when we have none of this interval ourselves."""
-        for answer in await self.exchange.get_from_all("/tor/keys/all.z"):
-            with contextlib.suppress(DirectoryError):
-                self.cache.add_certificates(answer)
-        for flavour in FLAVOURS:
-            path = f"/tor/status-vote/current/consensus-{flavour}.z"
-            for answer in await self.exchange.get_from_all(path):
-                with contextlib.suppress(DirectoryError):
-                    self._adopt(flavour, await asyncio.to_thread(parse_consensus, answer))
-        for digest_path in hex_paths("/tor/server/d/", self._unknown_digests()):
-            for answer in await self.exchange.get_from_all(f"{digest_path}.z"):
-                self._take_routers(answer)
-
     def _adopt(self, flavour: str, consensus: Consensus) -> None:
         known = self.cache.consensus(flavour)
         if consensus.flavour != flavour or (known and known.valid_after >= consensus.valid_after):
@@ -423,65 +379,10 @@ class Authority:
 
     # -- relays
 
-    def _unknown_digests(self) -> list[bytes]:
-        consensus = self.cache.consensus("ns")
-        routers = consensus.routers if consensus else []
-        return [one.descriptor_digest for one in routers if one.rsa_id not in self.descriptors.routers]
-
-    async def _fetch_unknown_descriptors(self, vote: Vote) -> None:
-        """Get descriptors that another authority knows and we don't: relays may have missed us."""
-        wanted = []
-        for entry in vote.entries:
-            known = self.descriptors.routers.get(entry.rsa_id)
-            if known is None or known.published < entry.published:
-                wanted.append(entry.descriptor_digest)
-        other = next(
-            (one for one in self.exchange.others if one.v3ident == vote.identity and wanted),
-            None,
-        )
-        if other is not None:
-            for path in hex_paths("/tor/server/d/", wanted):
-                self._take_routers(await self.exchange.get(other, f"{path}.z"))
-
-    def _take_routers(self, documents: bytes) -> None:
-        changed = False
-        for text in split_router_descriptors(documents):
-            try:
-                changed |= self.descriptors.add_router(parse_router_descriptor(text), time.time())
-            except DirectoryError as error:
-                log.info("a descriptor that another authority has is not acceptable: %s", error)
-        if changed:
-            self._descriptors_changed()
-
-    def _is_running(self, rsa_id: bytes) -> bool:
-        """Whether the relay answers by IPv4 and, as far as we can tell, at its IPv6 address if it has one."""
-        if self.config.probe is None:
-            return True
-        reached = self._reachable.get(rsa_id, frozenset())
-        router = self.descriptors.routers.get(rsa_id)
-        needed = {4, 6} if self.config.has_ipv6 and router is not None and router.ipv6 else {4}
-        return needed <= reached
-
-    def _ipv6_works(self, rsa_id: bytes) -> bool:
-        if not self.config.has_ipv6:
-            return False
-        return self.config.probe is None or 6 in self._reachable.get(rsa_id, frozenset())
-
-    async def _probe_forever(self, probe: Probe) -> None:
-        """Try every relay once an interval, new ones as they come."""
-        limit = asyncio.Semaphore(MAX_PROBES)
-
-        async def one(router: RouterDescriptor) -> None:
-            async with limit:
-                try:
-                    self._reachable[router.rsa_id] = await probe(router)
-                except Exception:
-                    log.exception("bug: testing whether %s can be reached", router.nickname)
-            self._notify()
-
+    async def _test_forever(self) -> None:
+        """Try every relay twice an interval, new ones as they come."""
         while True:
-            known = dict(self.descriptors.routers)
-            self._reachable = {key: value for key, value in self._reachable.items() if key in known}
-            await asyncio.gather(*(one(router) for router in known.values()))
+            known = set(self.descriptors.routers)
+            await self.reachability.test_all(self._notify)
             again = time.time() + self.config.times.interval / 2
             await self._until(again, lambda known=known: self.descriptors.routers.keys() - known)  # type: ignore[misc]

@@ -26,7 +26,11 @@ log = logging.getLogger(__name__)
 
 
 class AuthorityState:
-    """Reads and writes the files; a damaged one is logged and counts as missing."""
+    """Reads and writes the files; a damaged one is logged and counts as missing.
+
+    One that can't be written (a full disk) is logged, too, and the authority goes on, as C tor does: voting
+    matters more than what is lost at a restart.
+    """
 
     def __init__(self, data: Path) -> None:
         self.data = private_folder(data)
@@ -36,6 +40,12 @@ class AuthorityState:
             return (self.data / name).read_bytes()
         except FileNotFoundError:
             return None
+
+    def _write(self, name: str, content: bytes) -> None:
+        try:
+            write_private(self.data / name, content)
+        except OSError as error:
+            log.warning("can't write %s: %s", self.data / name, error)
 
     def load_shared_random(self, now: float, interval: int) -> SharedRandomState:
         """The shared random state, a fresh one if there is none of this protocol run."""
@@ -49,7 +59,7 @@ class AuthorityState:
 
     def save_shared_random(self, state: SharedRandomState) -> None:
         """Write ``sr-state``; to be done before a vote with a new commitment leaves."""
-        write_private(self.data / FILE_NAME, encode_state(state))
+        self._write(FILE_NAME, encode_state(state))
 
     def load_consensus(self, flavour: str) -> bytes | None:
         """The consensus of ``flavour`` that was current last, None if there is none."""
@@ -57,7 +67,7 @@ class AuthorityState:
 
     def save_consensus(self, flavour: str, text: bytes) -> None:
         """Write the current consensus of ``flavour``."""
-        write_private(self.data / CONSENSUS_FILES[flavour], text)
+        self._write(CONSENSUS_FILES[flavour], text)
 
     def load_history(self, now: float) -> History:
         """What was seen of relays so far."""
@@ -65,7 +75,7 @@ class AuthorityState:
 
     def save_history(self, history: History) -> None:
         """Write what was seen of relays."""
-        write_private(self.data / HISTORY_FILE, json.dumps(history.to_json()).encode())
+        self._write(HISTORY_FILE, json.dumps(history.to_json()).encode())
 
     def load_descriptors(self, descriptors: Descriptors, now: float) -> None:
         """Fill ``descriptors`` with those accepted before, and the key pins."""
@@ -86,8 +96,8 @@ class AuthorityState:
 
     def save_descriptors(self, descriptors: Descriptors) -> None:
         """Write the accepted descriptors and the key pins."""
-        write_private(self.data / DESCRIPTORS_FILE, descriptors.texts())
-        write_private(self.data / PINS_FILE, json.dumps(descriptors.pins_to_json()).encode())
+        self._write(DESCRIPTORS_FILE, descriptors.texts())
+        self._write(PINS_FILE, json.dumps(descriptors.pins_to_json()).encode())
 
     def _read_json(self, name: str) -> object:
         content = self._read(name)

@@ -7,7 +7,8 @@ import logging
 from dataclasses import replace
 
 from pelure.errors import PelureError
-from pelure.tor.authority.server import Authority, AuthorityConfig
+from pelure.tor.authority.config import AuthorityConfig
+from pelure.tor.authority.server import Authority
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus
 from pelure.tor.directory.relay import Relay

@@ -17,9 +17,9 @@ from pathlib import Path
 from typing import Any
 
 from pelure.errors import PelureError
+from pelure.tor.authority.config import AuthorityConfig
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.schedule import VotingTimes
-from pelure.tor.authority.server import AuthorityConfig
 from pelure.tor.directory.network import Network, parse_network
 from pelure.tor.embedded.authority_node import AuthorityNode
 from pelure.tor.embedded.plan import ADDRESS, NetworkPlan, NodePlan

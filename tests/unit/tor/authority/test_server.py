@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import errno
+import os
 import random
 import socket
 import threading
@@ -16,12 +18,13 @@ import pytest
 
 from pelure.errors import DirectoryError
 from pelure.streams import SocketStream
-from pelure.tor.authority import dirport
+from pelure.tor.authority import dirport, state
+from pelure.tor.authority.config import AuthorityConfig
 from pelure.tor.authority.dirport import DirPort
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.keys import AuthorityKeys
-from pelure.tor.authority.schedule import VotingTimes
-from pelure.tor.authority.server import Authority, AuthorityConfig
+from pelure.tor.authority.schedule import Round, VotingTimes
+from pelure.tor.authority.server import Authority
 from pelure.tor.authority.voting import VotingRound
 from pelure.tor.directory.consensus import parse_consensus
 from pelure.tor.directory.consensus_verify import verify_consensus
@@ -237,17 +240,35 @@ async def test_a_probe_that_fails_does_not_end_the_others(
 
     settings = replace(config(0, folders[0], network_of([keys], free_ports(1)), 99), probe=probe)
     authority = Authority(settings)
-    authority._reachable[b"gone"] = frozenset({4})
+    authority.reachability.found[b"gone"] = frozenset({4})
     for relay in relays:
         authority.upload(relay.documents(time.time() - 5), time.time())
     await authority.start()
     try:
         async with asyncio.timeout(60):
-            await authority._until(time.time() + 60, lambda: len(authority._reachable) == 3)
-        assert authority._reachable.keys() == {one.rsa_id for one in relays[1:]}
+            await authority._until(time.time() + 60, lambda: len(authority.reachability.found) == 3)
+        assert authority.reachability.found.keys() == {one.rsa_id for one in relays[1:]}
         assert "bug" in caplog.text
     finally:
         await authority.close()
+
+
+async def test_a_full_disk_does_not_end_the_voting(
+    folders: list[Path], caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(path: Path, content: bytes) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    keys = AuthorityKeys.load(folders[0], time.time())
+    authority = Authority(config(0, folders[0], network_of([keys], free_ports(1)), 99))
+    monkeypatch.setattr(state, "write_private", full)
+    now = time.time()
+    when = Round(int(now) - 60, 60, now, now, now, now)
+    async with asyncio.timeout(60):
+        await authority.hold_round(when, late=False)
+    await authority.close()
+    assert keys.identity in authority.round.votes
+    assert "No space left" in caplog.text
 
 
 async def test_marks_and_ipv6_addresses_reach_the_consensus(
