@@ -5,13 +5,14 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Iterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from hashlib import sha256
 from pathlib import Path
 
 import pytest
 
-from interop.npm import AVAILABLE, NpmCores, seeded_block
+from interop.npm import AVAILABLE, NpmCores, NpmError, seeded_block
+from pelure.errors import ConflictError
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
@@ -65,6 +66,12 @@ async def within(awaitable, seconds: float = 60.0):
 async def until_length(core: Core, length: int, fork: int = 0) -> None:
     while core.length < length or core.fork < fork:
         await core.changed()
+
+
+async def until_conflict(core: Core) -> None:
+    with pytest.raises(ConflictError):
+        while True:
+            await core.changed()
 
 
 def digest(core: Core, start: int, end: int) -> str:
@@ -254,7 +261,7 @@ async def test_truncated_while_the_reader_was_away(store: Corestore, npm: NpmCor
 
 
 async def test_npm_core_lost_and_made_again(store: Corestore, tmp_path: Path) -> None:
-    """A reader of the first core keeps what it has; a new reader gets the second one."""
+    """A new reader gets the second core. One of the first sees the two, and keeps what it has."""
     primary_key = os.urandom(32)
     async with NpmCores(tmp_path / "npm-1", primary_key) as npm:
         state = await npm.call("open", id="w", name="core")
@@ -266,14 +273,68 @@ async def test_npm_core_lost_and_made_again(store: Corestore, tmp_path: Path) ->
         again = await npm.call("open", id="w", name="core")
         assert (again["key"], again["length"]) == (state["key"], 0)
         await npm.call("append", id="w", blocks=[b"second".hex(), b"third".hex()])
-        async with linked(store, npm) as replication:
-            await within(replication.wait_closed())  # the two trees contradict each other
-        assert (old.length, old.get_local(0)) == (1, b"first")
         fresh_store = Corestore(tmp_path / "fresh")
         fresh = fresh_store.get(key=bytes.fromhex(state["key"]))
         async with linked(fresh_store, npm):
             assert await within(fresh.get(0)) == b"second"
             assert await within(fresh.get(1)) == b"third"
+        fresh_store.close()
+        async with linked(store, npm):
+            with pytest.raises(ConflictError):
+                await within(old.get(1))
+            assert await npm.call("waitConflict", id="w") == {"length": 1, "fork": 0}
+        assert (old.length, old.get_local(0)) == (1, b"first")
+
+
+@pytest.mark.parametrize("ours, theirs", [(8, 12), (12, 8)])
+async def test_an_npm_reader_of_another_history_convinces_the_writer(
+    store: Corestore, npm: NpmCores, tmp_path: Path, ours: int, theirs: int
+) -> None:
+    """Two pelure stores write with one key; an npm reader of the one, or this writer, sees it first."""
+    primary_key = (store.path / "primary-key").read_bytes()
+    copy = Corestore(tmp_path / "copy", primary_key)
+    other = copy.get(name="core")
+    other.append([b"other %d" % index for index in range(theirs)])
+    await npm.call("open", id="r", key=other.key.hex())
+    async with linked(copy, npm):
+        await npm.call("update", id="r", wait=True)
+        await npm.call("download", id="r", start=0, end=theirs)
+    copy.close()
+    writer = store.get(name="core")
+    writer.append([b"own %d" % index for index in range(ours)])
+    async with linked(store, npm):
+        with suppress(NpmError):  # it may be closed already
+            await npm.call("update", id="r")
+        assert await npm.call("waitConflict", id="r") == {"length": 8, "fork": 0}
+        await within(until_conflict(writer))
+    with pytest.raises(ConflictError):
+        writer.append([b"more"])
+
+
+async def test_two_npm_writers_with_one_key(store: Corestore, tmp_path: Path) -> None:
+    """A pelure reader that replicates with both takes the one history, and shows it to the other writer."""
+    primary_key = os.urandom(32)
+    async with (
+        NpmCores(tmp_path / "1", primary_key) as first,
+        NpmCores(tmp_path / "2", primary_key) as second,
+    ):
+        for npm, seed in ((first, "a"), (second, "b")):
+            state = await npm.call("open", id="w", name="core")
+            await npm.call("appendSeeded", id="w", seed=seed, **{"from": 0}, count=20, size=SIZE, batch=20)
+        reader = store.get(key=bytes.fromhex(state["key"]))
+        async with linked(store, first):
+            await within(reader.update(wait=True))
+            await within(reader.download([(0, 10)]))
+        async with linked(store, second):
+            with pytest.raises(ConflictError):
+                await within(reader.download([(0, 20)]))
+            assert await second.call("waitConflict", id="w") == {"length": 20, "fork": 0}
+        held = [reader.get_local(index) for index in range(20)]
+        assert held == [seeded_block("a", index, SIZE) for index in range(10)] + [None] * 10
+        fresh_store = Corestore(tmp_path / "fresh")
+        fresh = fresh_store.get(key=bytes.fromhex(state["key"]))
+        async with linked(fresh_store, first):  # which has not heard of it
+            assert await within(fresh.get(19)) == seeded_block("a", 19, SIZE)
         fresh_store.close()
 
 

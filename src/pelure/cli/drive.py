@@ -304,6 +304,7 @@ def _describe(cores: Corestore, shown: Drive) -> dict[str, object]:
         "fork": shown.core.fork,
         "writable": shown.writable,
         "encrypted": shown.encryption_key is not None,
+        "conflict": shown.core.conflict is not None or (content is not None and content.conflict is not None),
     }
     if content is not None:
         links = content.storage.links()

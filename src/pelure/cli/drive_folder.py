@@ -62,6 +62,7 @@ def import_folder(
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
             local, drive = LocalDrive(folder), open_drive(cores, key, secret=secret)
+            drive.core.check_usable()
             done = Pass(output, str(folder), dry_run)
             options = MirrorOptions(dry_run=dry_run, by_hash=by_hash, link=not copy, progress=done.progress)
             await done.run(Mirror(local, drive, options))
@@ -146,6 +147,7 @@ def sync(
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
             drive, done = open_drive(cores, key, secret=secret), Pass(output, str(folder), True)
+            drive.core.check_usable()
             local = LocalDrive(folder, create=pull)
             options = MirrorOptions(
                 delete=not keep, dry_run=dry_run, by_hash=by_hash, link=not copy, progress=done.progress

@@ -18,7 +18,8 @@ from pelure.cli.drive_mirror import PROGRESS_SECONDS, write_out
 from pelure.cli.drive_store import Json, Key, Secret, Store, open_drive, opened_store, store_folder, tell_step
 from pelure.cli.output import Output
 from pelure.cli.run import run, settings_of
-from pelure.errors import ConfigError, DriveError
+from pelure.errors import ConfigError, ConflictError, DriveError
+from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.mirror import MirrorOptions, Step
@@ -55,15 +56,24 @@ def serve(
         host, port = _address(tcp)
         with opened_store(path) as cores, Output(as_json) as output:
             drive = open_drive(cores, key, secret=secret)
-            drive.local_blobs()  # opened, so that peers are told of it
+            blobs = drive.local_blobs()  # opened, so that peers are told of it
+            served = [drive.core] if blobs is None else [drive.core, blobs.core]
+            for core in served:
+                core.check_usable()
             server = await asyncio.start_server(_acceptor(cores, output), host, port)
             async with server:
                 host, port = server.sockets[0].getsockname()[:2]
                 text = f"serving {drive.key.hex()} on {host}:{port}"
                 output.event("listening", text, host=host, port=port, key=drive.key.hex())
-                await server.serve_forever()
+                await asyncio.gather(server.serve_forever(), *map(_until_unusable, served))
 
     run(work(), settings)
+
+
+async def _until_unusable(core: Core) -> None:
+    """Wait for the end of ``core``; raises ``DriveError`` with the reason."""
+    while True:
+        await core.changed()
 
 
 def _acceptor(
@@ -113,6 +123,8 @@ async def _fetch(cores: Corestore, drive: Drive, tcp: str, output: Output) -> No
             async with _connection(cores, tcp) as lost:
                 await _first_of(_download(drive, output), lost)
                 return
+        except ConflictError:
+            raise
         except (OSError, DriveError) as error:
             blobs = drive.local_blobs()
             now = drive.version + (blobs.core.bitfield.count(0, blobs.core.length) if blobs else 0)

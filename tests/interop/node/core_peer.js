@@ -7,12 +7,15 @@ const hypercoreCrypto = require('hypercore-crypto')
 const { MerkleTree } = require('hypercore/lib/merkle-tree')
 const Corestore = require('corestore')
 
+console.log = console.error // npm hypercore tells of conflicts there, and standard output is for answers
+
 const store = new Corestore(process.argv[2], {
   primaryKey: process.argv[3] ? Buffer.from(process.argv[3], 'hex') : undefined,
   unsafe: true
 })
 const cores = new Map()
 const sockets = new Set()
+const conflicts = new Map()
 let server = null
 
 function replicate (socket, initiator) {
@@ -40,8 +43,10 @@ const commands = {
     const core = store.get(options)
     await core.ready()
     cores.set(id, core)
+    conflicts.set(id, new Promise((resolve) => core.once('conflict', (length, fork) => resolve({ length, fork }))))
     return state(core)
   },
+  async waitConflict ({ id }) { return conflicts.get(id) },
   async state ({ id }) { return state(cores.get(id)) },
   async append ({ id, blocks }) {
     await cores.get(id).append(blocks.map((block) => Buffer.from(block, 'hex')))

@@ -6,6 +6,8 @@ const crypto = require('crypto')
 const Corestore = require('corestore')
 const Hyperdrive = require('hyperdrive')
 
+console.log = console.error // npm hypercore tells of conflicts there, and standard output is for answers
+
 const root = new Corestore(process.argv[2], {
   primaryKey: process.argv[3] ? Buffer.from(process.argv[3], 'hex') : undefined,
   unsafe: true

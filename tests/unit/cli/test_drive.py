@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -15,6 +17,9 @@ import pytest
 from typer.testing import CliRunner
 
 from pelure.cli.main import app
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.drive.drive import Drive
+from pelure.streams import memory_pipe
 
 Run = Callable[..., list[dict[str, Any]]]
 START_SECONDS = 90
@@ -150,3 +155,48 @@ def test_serve_and_replicate(run: Run, folder: Path, tmp_path: Path) -> None:
         assert (out / "sub/run").stat().st_mode & 0o100
         server.send_signal(signal.SIGINT)
         assert server.wait(START_SECONDS) == 130
+
+
+def test_a_key_used_twice_ends_serving_and_reading(run: Run, folder: Path, tmp_path: Path) -> None:
+    stores = [str(tmp_path / name) for name in ("first", "second", "reader")]
+    key = run("import", str(folder), "--store", stores[0])[-1]["key"]
+    (tmp_path / "second").mkdir()
+    shutil.copy(tmp_path / "first" / "primary-key", tmp_path / "second")
+    (folder / "b.txt").write_text("b")
+    (folder / "a.txt").write_text("another a")
+    assert run("import", str(folder), "--store", stores[1])[-1]["key"] == key
+    asyncio.run(read_drive(Path(stores[0]), Path(stores[2]), bytes.fromhex(key)))
+
+    serve = [sys.executable, "-m", "pelure.cli.main", "--state", str(tmp_path / "state"), "drive", "serve"]
+    serve += [key, "--tcp", "127.0.0.1:0", "--store", stores[1], "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        try:
+            address = f"127.0.0.1:{json.loads(server.stdout.readline())['port']}"
+            replicate = ("replicate", key, "--tcp", address, "--store", stores[2], "--out")
+            told = run(*replicate, str(tmp_path / "out"), status=1)
+            _, said = server.communicate(timeout=START_SECONDS)
+        finally:
+            server.kill()
+        assert "complete" not in [event["event"] for event in told]
+        assert server.returncode == 1
+        assert "used in two places" in said.splitlines()[-1]
+    assert not (tmp_path / "out").exists()
+    assert run("info", key, "--store", stores[2])[0]["conflict"]
+    run("export", key, str(tmp_path / "kept"), "--store", stores[2])
+    assert (tmp_path / "kept" / "a.txt").read_text() == "a"
+    (folder / "c.txt").write_text("c")
+    assert run("import", str(folder), "--store", stores[1], status=1) == []
+
+
+async def read_drive(source: Path, target: Path, key: bytes) -> None:
+    """Replicate the drive ``key`` from the one store to the other."""
+    one, other = Corestore(source), Corestore(target)
+    left, right = memory_pipe()
+    Drive(one, key).local_blobs()
+    drive = Drive(other, key)
+    async with one.replicate(left, True), other.replicate(right, False), asyncio.timeout(START_SECONDS):
+        await drive.update(wait=True)
+        await drive.download()
+    one.close()
+    other.close()

@@ -19,6 +19,8 @@ class ChangeKind(Enum):
     """Blocks that peers told of are held now."""
     CLEAR = "clear"
     """The content of blocks was deleted here; they still exist."""
+    CONFLICT = "conflict"
+    """Another signed tree of the same blocks came to light; nothing changes any more."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -7,11 +7,12 @@ through :attr:`Core.replicator`, which the replication puts in place while there
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING
 
 from pelure.errors import DriveError, ProtocolError
-from pelure.hyper.core import exchange
+from pelure.hyper.core import conflict, exchange
 from pelure.hyper.core.core_storage import CoreStorage
 from pelure.hyper.core.linked import LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest
@@ -22,6 +23,9 @@ from pelure.hyper.wire.messages import Data, Request
 
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.replicator import Replicator
+
+
+log = logging.getLogger(__name__)
 
 
 class Core(CoreState):
@@ -58,10 +62,21 @@ class Core(CoreState):
                 waiter.set_result(None)
 
     async def changed(self) -> None:
-        """Wait for the next change of the core, or of the way to its peers."""
+        """Wait for the next change of the core, or of the way to its peers.
+
+        Raises :class:`~pelure.errors.DriveError` when the core can't be used (any more).
+        """
+        self.check_usable()
         waiter = asyncio.get_running_loop().create_future()
         self._waiters.append(waiter)
         await waiter
+        self.check_usable()
+
+    def check_usable(self) -> None:
+        """Raises :class:`~pelure.errors.DriveError` if the core was purged or given up."""
+        if self.closed:
+            raise DriveError("the core was purged")
+        super().check_usable()
 
     def proof(self, request: Request) -> Data | None:
         """The answer to a peer's request, or ``None`` if something of it is not held.
@@ -92,11 +107,23 @@ class Core(CoreState):
             received.finish(self)
         return count
 
+    def check_conflict(self, data: Data) -> bool:
+        """Give up the core if ``data`` proves that its writer signed another tree; whether it does.
+
+        Raises :class:`~pelure.errors.ProtocolError` for a proof that does not verify.
+        """
+        if not conflict.contradicts(self, data):
+            return False
+        log.error("The key of core %s was used twice: it has two histories", self.discovery_key.hex())
+        self.freeze(data)
+        return True
+
     async def get(self, index: int, *, wait: bool = True, timeout: float | None = None) -> bytes:
         """Block ``index``, decrypted, from the disk or from peers.
 
         Raises :class:`~pelure.hyper.core.tree.NotAvailable` if it is not held and ``wait`` is false or no
         peer brought it within ``timeout`` seconds; without a time-out it waits for as long as it takes.
+        Raises :class:`~pelure.errors.DriveError` when the core can't be used any more.
         """
         block = self._held(index)
         if block is not None:
@@ -121,8 +148,7 @@ class Core(CoreState):
 
     async def _fetch(self, index: int) -> bytes:
         while (block := self._held(index)) is None:
-            if self.closed:
-                raise DriveError("the core was purged")
+            self.check_usable()
             if self._replicator is None or index >= self.length:
                 await self.changed()
             else:
@@ -142,8 +168,6 @@ class Core(CoreState):
 
     async def _grown(self, length: int) -> None:
         while self.length < length:
-            if self.closed:
-                raise DriveError("the core was purged")
             await self.changed()
 
     async def seek(
@@ -163,6 +187,7 @@ class Core(CoreState):
 
     async def _fetch_seek(self, position: int) -> SeekResult:
         while not (found := self.find(position)).found:
+            self.check_usable()
             if self._replicator is None:
                 await self.changed()
             else:
@@ -172,8 +197,10 @@ class Core(CoreState):
     async def update(self, *, wait: bool = False, timeout: float | None = None) -> bool:
         """Ask the peers for a newer tree; return whether the core changed.
 
-        With ``wait`` and no peers yet, wait for the first; a writer never waits.
+        With ``wait`` and no peers yet, wait for the first; a writer never waits. Raises
+        :class:`~pelure.errors.DriveError` if the core can't be used any more.
         """
+        self.check_usable()
         if self.writable:
             return False
         before = (self.fork, self.length)
@@ -190,13 +217,13 @@ class Core(CoreState):
                 return
             await self.changed()
         await self._replicator.request_upgrade()
+        self.check_usable()
 
     async def download(self, ranges: Iterable[tuple[int, int]]) -> None:
         """Fetch all blocks of the ``(start, end)`` ranges that are not held; they are durable on return."""
         wanted = [(start, end) for start, end in ranges if start < end]
         while any(self.bitfield.first_unset(start) < end for start, end in wanted):
-            if self.closed:
-                raise DriveError("the core was purged")
+            self.check_usable()
             if self._replicator is None:
                 await self.changed()
             else:

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
-from pelure.errors import DriveError
+from pelure.errors import ConflictError, DriveError, ProtocolError
 from pelure.hyper.core import flat_tree, tree
 from pelure.hyper.core.changes import Change, ChangeKind
 from pelure.hyper.core.core_storage import INLINE_LIMIT, CoreStorage, Head, LinkedBlock
@@ -19,8 +19,11 @@ from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.signer import KeyPair, Verifier
 from pelure.hyper.core.tree import NotAvailable, TreeBatch, need
-from pelure.hyper.wire.messages import MAX_BLOCK
+from pelure.hyper.encoding.compact import Reader
+from pelure.hyper.wire.messages import MAX_BLOCK, Data
 from pelure.hyper.wire.parts import Node
+
+_CONFLICT = "conflict"
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,6 +74,8 @@ class CoreState:
         self.bitfield = self.storage.load_bitfield()
         self.roots = self.roots_at(self._head.length)
         self.contiguous_length = self.bitfield.first_unset()
+        self.conflict = self._load_conflict()
+        """The proof that the writer signed another tree, too, if one came: see :meth:`freeze`."""
         known = Head(
             self.key,
             self._head.fork,
@@ -82,6 +87,13 @@ class CoreState:
         if head != known:
             self._head = known
             self.storage.put_head(known)
+
+    def _load_conflict(self) -> Data | None:
+        proof = self.storage.get_user_data(_CONFLICT)
+        try:
+            return Data.decode(Reader(proof)) if proof is not None else None
+        except ProtocolError as error:
+            raise DriveError(f"the store is damaged: a core's conflict can't be read ({error})") from None
 
     @property
     def manifest(self) -> Manifest | None:
@@ -204,6 +216,7 @@ class CoreState:
         return first
 
     def _check_writable(self) -> None:
+        self.check_usable()
         if not self.writable:
             raise DriveError("this core is read-only here: its secret key is not in the store")
 
@@ -280,6 +293,25 @@ class CoreState:
         self._seal()
         self.storage.store.commit()
         self.emit(ChangeKind.TRUNCATE, length, removed)
+
+    def freeze(self, proof: Data) -> None:
+        """Give up the core for good, because of the ``proof`` that its writer signed another tree.
+
+        What is held can still be read; nothing is appended, served or taken from peers any more.
+        """
+        self.conflict = Data(0, proof.fork, upgrade=proof.upgrade)
+        self.storage.put_user_data(_CONFLICT, self.conflict.encode())
+        self.storage.store.commit()
+        self.emit(ChangeKind.CONFLICT, 0, self.length)
+
+    def check_usable(self) -> None:
+        """Raises :class:`~pelure.errors.ConflictError` if the core was given up."""
+        if self.conflict is not None:
+            raise ConflictError(
+                "this drive can't be trusted any more: its secret key was used in two places, and two "
+                "different histories are signed with it. Nothing more of it is read from peers or served; "
+                "its owner has to make a new one"
+            )
 
     def drop_nodes(self, length: int) -> None:
         """Forget all tree nodes that reach beyond the first ``length`` blocks."""

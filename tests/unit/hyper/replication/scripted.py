@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 from hashlib import shake_256
 
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.capability import capability, discovery_key
 from pelure.hyper.wire.noise import KeyPair
 from pelure.hyper.wire.protomux import Channel, Mux
 from pelure.hyper.wire.secretstream import SecretStream
-from pelure.streams import ByteStream
+from pelure.streams import ByteStream, memory_pipe
+
+from .support import within
 
 SECONDS = 30.0
 
@@ -32,6 +38,8 @@ class ScriptedPeer:
         self.opened = asyncio.Event()
         self.closed = asyncio.Event()
         self.channel: Channel | None = None
+        self.proves_nothing = True
+        """Suspected, because something did not verify, it says that it has no proof of its tree."""
 
     async def connect(self, secret: bytes | None = None) -> None:
         """Complete the handshake and open the channel, with a capability made from ``secret`` if given."""
@@ -80,8 +88,29 @@ class ScriptedPeer:
 
     def on_message(self, kind: int, body: Reader) -> None:
         message = m.decode(kind, body)
-        if message is not None:
+        if isinstance(message, m.Request) and message.id == 0 and self.proves_nothing:
+            assert self.channel is not None
+            self.channel.send(m.NoData.TYPE, m.NoData(0).encode())
+        elif message is not None:
             self.received.put_nowait(message)
 
     def on_close(self) -> None:
         self.closed.set()
+
+
+@asynccontextmanager
+async def scripted(
+    store: Corestore, key: bytes, secret: bytes | None = None
+) -> AsyncIterator[tuple[Replication, ScriptedPeer]]:
+    """``store`` replicating with a scripted peer whose channel for ``key`` is open."""
+    left, right = memory_pipe()
+    replication = Replication(left, True, store, KeyPair.from_seed(bytes(32)))
+    async with replication:
+        peer = ScriptedPeer(right, key)
+        await within(peer.connect(secret))
+        reading = asyncio.ensure_future(peer.pump())
+        try:
+            yield replication, peer
+        finally:
+            reading.cancel()
+            await asyncio.gather(reading, return_exceptions=True)

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator
-from contextlib import AsyncExitStack, asynccontextmanager
-from hashlib import shake_256
-from pathlib import Path
+from collections.abc import Callable
+from contextlib import AsyncExitStack
 
 import pytest
 from hypothesis import HealthCheck, given, settings
@@ -25,49 +23,10 @@ from pelure.hyper.wire.noise import KeyPair
 from pelure.hyper.wire.parts import BlockRequest, HashRequest, Node, SeekRequest, UpgradeRequest
 from pelure.streams import SocketStream, memory_pipe
 
-from .scripted import ScriptedPeer
+from .scripted import ScriptedPeer, scripted
+from .support import block, within
 
-SECONDS = 60.0
 BLOCKS = 40
-
-
-def block(index: int) -> bytes:
-    return shake_256(str(index).encode()).digest(100)
-
-
-async def within(awaitable):
-    return await asyncio.wait_for(awaitable, SECONDS)
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Callable[[], Corestore]]:
-    made: list[Corestore] = []
-
-    def make() -> Corestore:
-        made.append(Corestore(tmp_path / f"store{len(made)}"))
-        return made[-1]
-
-    yield make
-    for store in made:
-        store.close()
-
-
-@asynccontextmanager
-async def scripted(
-    store: Corestore, key: bytes, secret: bytes | None = None
-) -> AsyncIterator[tuple[Replication, ScriptedPeer]]:
-    """``store`` replicating with a scripted peer whose channel for ``key`` is open."""
-    left, right = memory_pipe()
-    replication = Replication(left, True, store, KeyPair.from_seed(bytes(32)))
-    async with replication:
-        peer = ScriptedPeer(right, key)
-        await within(peer.connect(secret))
-        reading = asyncio.ensure_future(peer.pump())
-        try:
-            yield replication, peer
-        finally:
-            reading.cancel()
-            await asyncio.gather(reading, return_exceptions=True)
 
 
 class Fixture:

@@ -3,10 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import itertools
-from collections.abc import Callable, Iterator
-from contextlib import AsyncExitStack
-from hashlib import shake_256
 from pathlib import Path
 
 import pytest
@@ -17,69 +13,9 @@ from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication import stream as stream_module
 from pelure.hyper.core.replication import upgrades as upgrades_module
 from pelure.hyper.core.replication.stream import Replication
-from pelure.hyper.wire.noise import KeyPair
 from pelure.streams import memory_pipe
 
-SECONDS = 60.0
-
-
-def identity(seed: int) -> KeyPair:
-    return KeyPair.from_seed(bytes([seed]) * 32)
-
-
-def block(index: int, size: int = 100) -> bytes:
-    return shake_256(str(index).encode()).digest(size)
-
-
-@pytest.fixture
-def stores(tmp_path: Path) -> Iterator[Callable[[], Corestore]]:
-    made: list[Corestore] = []
-
-    def make() -> Corestore:
-        made.append(Corestore(tmp_path / f"store{len(made)}"))
-        return made[-1]
-
-    yield make
-    for store in made:
-        store.close()
-
-
-class Links:
-    """Opens replications between stores, and closes them all in the end."""
-
-    def __init__(self, stack: AsyncExitStack) -> None:
-        self._stack = stack
-        self._seeds = itertools.count(1)
-
-    async def __call__(
-        self, one: Corestore, other: Corestore, **options: object
-    ) -> tuple[Replication, Replication]:
-        left, right = memory_pipe()
-        pair = (
-            Replication(left, True, one, identity(next(self._seeds)), **options),
-            Replication(right, False, other, identity(next(self._seeds))),
-        )
-        for replication in pair:
-            await self._stack.enter_async_context(replication)
-        return pair
-
-
-@pytest.fixture
-async def link() -> Iterator[Links]:
-    async with AsyncExitStack() as stack:
-        yield Links(stack)
-
-
-async def within(awaitable):
-    return await asyncio.wait_for(awaitable, SECONDS)
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async def poll() -> None:
-        while not condition():  # noqa: ASYNC110 - conditions of any kind, no event to wait for
-            await asyncio.sleep(0.005)
-
-    await within(poll())
+from .support import block, identity, until, within
 
 
 def writer_with(store: Corestore, blocks: int, size: int = 100, name: str = "core") -> Core:

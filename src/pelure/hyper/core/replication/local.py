@@ -79,6 +79,16 @@ class LocalCore(Protocol):
         Raises ``ProtocolError``, having stored nothing, if already the first is bad.
         """
 
+    @property
+    def conflict(self) -> Data | None:
+        """The proof that the writer signed another tree, too; then the core is not replicated any more."""
+
+    def check_conflict(self, data: Data) -> bool:
+        """Give up the core if ``data`` proves that there is another signed tree; whether it does.
+
+        Raises ``ProtocolError`` for a proof that does not verify.
+        """
+
     def on_change(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Have ``listener`` called after each change; returns what ends that."""
 

@@ -64,6 +64,8 @@ class Peer:
         self.blocks = IntervalSet()
         self.opened = False
         self.synced = False
+        self.suspected: tuple[ProtocolError, float] | None = None
+        """What did not verify, and until when the peer may clear itself: see :mod:`.conflicts`."""
         self.remote = m.Sync(0, 0, 0, can_upgrade=False)
         self.seeks = False
         self.length_acked = 0
@@ -102,8 +104,8 @@ class Peer:
 
     @property
     def same_fork(self) -> bool:
-        """Whether the peer is synced and on the core's fork."""
-        return self.synced and self.remote.fork == self.core.fork
+        """Whether the peer is synced, on the core's fork, and on the same branch of it as far as is known."""
+        return self.synced and self.remote.fork == self.core.fork and self.suspected is None
 
     @property
     def room(self) -> int:
@@ -313,6 +315,9 @@ class Peer:
         self.requests.pop(cancel.request, None)
 
     def _on_data(self, data: m.Data) -> None:
+        if data.request == 0:
+            self.replicator.conflict_proof(self, data)
+            return
         flight = self.in_flight.pop(data.request, None)
         if flight is None:
             return
@@ -325,6 +330,9 @@ class Peer:
             self.replicator.unanswered(self, flight)
 
     def _on_no_data(self, no_data: m.NoData) -> None:
+        if no_data.request == 0:
+            self.replicator.conflict_proof(self, None)
+            return
         flight = self.in_flight.pop(no_data.request, None)
         if flight is None:
             return

@@ -11,8 +11,9 @@ import logging
 import time
 from collections.abc import Callable, Iterable
 
-from pelure.errors import ProtocolError
+from pelure.errors import PelureError, ProtocolError
 from pelure.hyper.core.changes import Change, ChangeKind
+from pelure.hyper.core.replication import conflicts
 from pelure.hyper.core.replication.answers import fitting, release_held
 from pelure.hyper.core.replication.extensions import Extension
 from pelure.hyper.core.replication.link import InFlight, Link
@@ -177,10 +178,7 @@ class Replicator:
         if peer not in self.peers:
             return
         self.peers.remove(peer)
-        for flight in [*peer.in_flight.values(), *(held for held, _ in peer.held)]:
-            self._drop(peer, flight)
-        peer.in_flight.clear()
-        peer.held.clear()
+        self._forget_requests(peer)
         for download in self._downloads:
             download.rewind(peer)
         self._seeks.try_again(peer)
@@ -189,6 +187,13 @@ class Replicator:
         self._upgrades.request(self.peers)
         self.schedule_all()
         self._check_upgrades()
+
+    def _forget_requests(self, peer: Peer) -> None:
+        """Have others asked what ``peer`` was asked for."""
+        for flight in [*peer.in_flight.values(), *(held for held, _ in peer.held)]:
+            peer.cancel(flight)
+            self._drop(peer, flight)
+        peer.held.clear()
 
     # -- events from peers --
 
@@ -214,6 +219,10 @@ class Replicator:
         self.schedule_all()
         self._check_upgrades()
 
+    def conflict_proof(self, peer: Peer, data: m.Data | None) -> None:
+        """A peer shows its whole tree, or has none to show: it or this side thinks that there are two."""
+        conflicts.proof_came(self.core, peer, data)
+
     def extension_message(self, name: str, message: bytes, peer: Peer) -> None:
         """An extension message came; unknown names are ignored."""
         extension = self.extensions.get(name)
@@ -221,7 +230,7 @@ class Replicator:
             extension.on_message(message, peer)
 
     def apply(self, peer: Peer) -> None:
-        """Verify and store the answers of ``peer`` that have come in; ends its stream if one is false.
+        """Verify and store the answers of ``peer`` that have come in; one that sent a false one is suspected.
 
         Raises ``DriveError`` when they can't be stored.
         """
@@ -234,9 +243,14 @@ class Replicator:
                     for flight, data in batch[:stored]:
                         self._settle(peer, flight, data)
                     batch = batch[stored:]
-            except ProtocolError as error:
-                log.warning("a peer sent data that does not verify, and was dropped: %s", error)
-                peer.link.fail(error)
+            except PelureError as error:
+                for flight, _ in batch + answers:
+                    self._drop(peer, flight)
+                self._forget_requests(peer)
+                if not isinstance(error, ProtocolError):
+                    raise
+                conflicts.suspect(self.core, peer, error)
+                self.schedule_all()
                 return
             answers += release_held(self.core, peer, self._drop)
         self._check_wants()
@@ -262,6 +276,10 @@ class Replicator:
     # -- changes of the core --
 
     def _on_change(self, change: Change) -> None:
+        if change.kind is ChangeKind.CONFLICT:
+            conflicts.tell(self.core, self.peers)
+            self.close()
+            return
         start, end = change.start, change.start + change.length
         if change.kind is ChangeKind.TRUNCATE:
             self._on_truncated(start, end)
@@ -386,6 +404,7 @@ class Replicator:
 
     def tick(self) -> None:
         """To be called about once a second: sees to peers that stopped answering."""
+        conflicts.drop_silent(self.peers)
         self._upgrades.request(self.peers)
         for peer in self.peers:
             self._upgrades.request_fork(peer, self.peers)

@@ -42,6 +42,7 @@ MAX_QUEUED_REQUESTS = 16384
 SERVED_AT_ONCE = 256
 """Requests served before everything else gets a turn."""
 _PAUSE_SECONDS = 5.0
+_LAST_WORDS_SECONDS = 1.0
 _TICK_SECONDS = 1.0
 
 
@@ -106,6 +107,8 @@ class Replication:
         self._bulk: deque[tuple[Peer, m.Request]] = deque()
         self._dirty: dict[Peer, None] = {}
         self._answered: dict[Peer, None] = {}
+        self._writing = False
+        """Part of what was sealed last may have been sent: if that is broken off, nothing can follow it."""
         self._heard = self._written = time.monotonic()
         self._tasks: list[asyncio.Task[None]] = []
         self._ending: asyncio.Task[None] | None = None
@@ -191,18 +194,34 @@ class Replication:
             self._ending = asyncio.get_running_loop().create_task(self._finish())
 
     async def _finish(self) -> None:
-        """Leave the cores, stop the tasks, close the stream."""
+        """Leave the cores, stop the tasks, close the stream.
+
+        That the end has come is told whatever happens: this task is cancelled, too, when its loop ends.
+        """
         for task in self._tasks:
             task.cancel()
         try:
             self._leave_cores()
-        finally:
             await asyncio.gather(*self._tasks, return_exceptions=True)
-            await self._stream.close()
+            if self.error is None and not self._writing:
+                await self._send_last_words()
+        finally:
             self._bulk.clear()
             self._urgent.clear()
-            if not self._end_future.done():
-                self._end_future.set_result(None)
+            try:
+                await self._stream.close()
+            finally:
+                if not self._end_future.done():
+                    self._end_future.set_result(None)
+
+    async def _send_last_words(self) -> None:
+        """Send what is still queued: the ends of channels, perhaps the proof of a conflict."""
+        try:
+            async with asyncio.timeout(_LAST_WORDS_SECONDS):
+                if output := self._next_output():
+                    await self._stream.write(output)
+        except (PelureError, OSError) as error:  # a TimeoutError is an OSError
+            log.debug("The last words of a stream were not taken: %s", error)
 
     def _leave_cores(self) -> None:
         if self._unsubscribe is not None:
@@ -218,7 +237,7 @@ class Replication:
 
     def _add_core(self, core: LocalCore) -> None:
         """Replicate one more core, from now on or once the handshake is complete."""
-        if self._ending is not None:
+        if self._ending is not None or core.conflict is not None:
             return
         self._cores[core.discovery_key] = core
         if core.replicator is None:
@@ -330,11 +349,13 @@ class Replication:
             while (output := self._next_output()) or self._bulk or self._urgent:
                 if output:
                     self.bytes_written += len(output)
+                    self._writing = True
                     await self._stream.write(output)
+                    self._writing = False
                     self._written = time.monotonic()
                 await asyncio.sleep(0)
 
-    def _next_output(self) -> bytes:
+    def _next_output(self) -> bytes | bytearray:
         """What is to be sent next: at most about WRITE_SIZE bytes, unless one answer is longer."""
         handshake = self._secret.take_output()
         if handshake or not self._secret.ready:
