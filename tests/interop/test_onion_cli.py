@@ -15,6 +15,7 @@ from interop.onion_support import fetch, http_get, pelure_node
 from pelure.errors import OnionServiceError
 from pelure.tor.client import hs
 from pelure.tor.client.hs import OnionClient
+from pelure.tor.client.network_client import VANGUARDS_FILE
 from pelure.tor.onion.client_auth import ClientAuthKey
 from pelure.tor.service.keys import ServiceKeys
 
@@ -52,6 +53,7 @@ def test_a_folder_is_served_and_access_changes_live(
         assert busy.returncode == 1
         assert "in use" in busy.stderr
         assert serving.stop() == 0
+    assert [*(tmp_path / "state").rglob(VANGUARDS_FILE)], "full vanguards have a file"
 
 
 async def test_a_removed_client_is_refused_and_the_others_go_on(

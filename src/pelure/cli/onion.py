@@ -125,7 +125,10 @@ async def _serve(
         def tell(event: ServiceEvent) -> None:
             _tell(output, settings, event)
 
-        async with _site(site, ports), session(settings, output, role="service") as tor:
+        # Who keeps the keys serves for long, and long enough a service betrays its guard by making circuits.
+        long_lived = folder is not None
+        connecting = session(settings, output, role="service", full_vanguards=long_lived)
+        async with _site(site, ports), connecting as tor:
             service = await tor.serve_onion(
                 ports, keys=keys, pow_limits=pow_limits, on_event=tell, wait=False
             )
