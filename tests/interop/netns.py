@@ -1,7 +1,8 @@
 """A network namespace of its own for tests, with a way out that leads nowhere, and a look at every packet.
 
 Programs run in it by putting :attr:`Namespace.prefix` before their command line. It has loopback, and one
-interface with default routes whose packets are sent (so they are seen) and never arrive. Linux, as root.
+interface with default routes whose packets are sent (so they are seen) and never arrive. Linux: as root, or
+in a user namespace where users may make one.
 """
 
 from __future__ import annotations
@@ -12,6 +13,7 @@ import select
 import socket
 import struct
 import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -37,11 +39,16 @@ ip -6 addr add 2001:db8::2/64 dev outer nodad
 ip -6 neigh add 2001:db8::1 lladdr 02:00:00:00:00:01 dev outer nud permanent
 ip -6 route add default via 2001:db8::1
 """
-_CLONE_NEWNET = 0x40000000
-_SO_RCVBUFFORCE = 33
+_OPEN_SOCKET = """
+import socket, sys
+channel = socket.socket(fileno=0)
+made = socket.socket(*map(int, sys.argv[1:]))
+socket.send_fds(channel, [b"."], [made.fileno()])
+"""
+_SO_ATTACH_FILTER = 26
 _SOL_PACKET, _PACKET_STATISTICS = 263, 6
 _ETH_P_ALL, _ETH_P_IP, _ETH_P_IPV6 = 3, 0x0800, 0x86DD
-_BUFFER = 512 << 20
+_HEADERS = 64  # bytes of a packet that are looked at
 TCP, UDP, ICMP6 = 6, 17, 58
 
 
@@ -58,11 +65,12 @@ class Packet:
 
 
 class Namespace:
-    """See the module; :func:`namespace` makes one."""
+    """See the module; :func:`namespace` makes one. ``can_mount``: programs in it may mount file systems."""
 
-    def __init__(self, pid: int) -> None:
-        self.path = f"/proc/{pid}/ns/net"
-        self.prefix = ("nsenter", f"--net={self.path}", "--")
+    def __init__(self, pid: int, *, with_users: bool) -> None:
+        entered = ("--user", "--preserve-credentials") if with_users else ()
+        self.prefix = ("nsenter", f"--target={pid}", *entered, "--net", "--")
+        self.can_mount = not with_users
 
     def run(self, *command: str) -> subprocess.CompletedProcess[str]:
         """Run a program in it to its end."""
@@ -71,28 +79,23 @@ class Namespace:
         )
 
     def socket(self, *kind: int) -> socket.socket:
-        """A socket in the namespace."""
-        made: list[socket.socket] = []
-
-        def make() -> None:
-            libc = ctypes.CDLL(None, use_errno=True)
-            with open(self.path) as file:
-                if libc.setns(file.fileno(), _CLONE_NEWNET) != 0:
-                    return
-            made.append(socket.socket(*kind))
-
-        thread = threading.Thread(target=make)  # the thread ends, and with it its stay in the namespace
-        thread.start()
-        thread.join()
-        return made[0]
+        """A socket in the namespace: a program that runs there opens it and hands it over."""
+        ours, theirs = socket.socketpair()
+        with ours, theirs:
+            opening = [*self.prefix, sys.executable, "-c", _OPEN_SOCKET, *map(str, kind)]
+            subprocess.run(opening, stdin=theirs.fileno(), timeout=60, check=True)
+            _, (descriptor,), _, _ = socket.recv_fds(ours, 1, 1)
+        return socket.socket(fileno=descriptor)
 
 
 @contextmanager
 def namespace() -> Iterator[Namespace]:
-    """Make a namespace; skips the test where that is not allowed (another system, not root, a container)."""
+    """Make a namespace; skips the test where none is allowed (another system, some containers)."""
     require("ip", "unshare", "nsenter")
+    with_users = os.geteuid() != 0
+    users = ("--user", "--map-root-user") if with_users else ()
     holder = subprocess.Popen(
-        ["unshare", "--net", "sh", "-c", "echo made; exec cat"],
+        ["unshare", *users, "--net", "sh", "-c", "echo made; exec cat"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
@@ -100,9 +103,9 @@ def namespace() -> Iterator[Namespace]:
     assert holder.stdin is not None
     assert holder.stdout is not None
     try:
-        if os.geteuid() != 0 or holder.stdout.readline() != b"made\n":
-            pytest.skip("this machine gives tests no network namespace (needs root on Linux)")
-        made = Namespace(holder.pid)
+        if holder.stdout.readline() != b"made\n":
+            pytest.skip("this machine gives tests no network namespace")
+        made = Namespace(holder.pid, with_users=with_users)
         done = made.run("sh", "-c", _SETUP)
         assert done.returncode == 0, done.stderr
         yield made
@@ -111,13 +114,48 @@ def namespace() -> Iterator[Namespace]:
         holder.wait()
 
 
+def _instruction(code: int, value: int, jump_if: int = 0, jump_else: int = 0) -> bytes:
+    """One of classic BPF (linux/filter.h)."""
+    return struct.pack("=HBBI", code, jump_if, jump_else, value)
+
+
+_LOAD_BYTE, _LOAD_BYTE_AT_X, _LOAD_HALF, _HEADER_LENGTH = 0x30, 0x50, 0x28, 0xB1
+_IF_EQUAL, _IF_SET, _RIGHT_SHIFT, _RETURN = 0x15, 0x45, 0x74, 0x06
+_SYN = 0x02
+_NEWS = (
+    _instruction(_LOAD_BYTE, 0),
+    _instruction(_RIGHT_SHIFT, 4),
+    _instruction(_IF_EQUAL, 4, 0, 7),
+    _instruction(_LOAD_HALF, 6),  # IPv4: a later fragment has no header to look at
+    _instruction(_IF_SET, 0x1FFF, 10, 0),
+    _instruction(_LOAD_BYTE, 9),
+    _instruction(_IF_EQUAL, TCP, 0, 8),
+    _instruction(_HEADER_LENGTH, 0),
+    _instruction(_LOAD_BYTE_AT_X, 13),
+    _instruction(_IF_SET, _SYN, 5, 6),
+    _instruction(_IF_EQUAL, 6, 0, 4),
+    _instruction(_LOAD_BYTE, 6),  # IPv6
+    _instruction(_IF_EQUAL, TCP, 0, 2),
+    _instruction(_LOAD_BYTE, 40 + 13),
+    _instruction(_IF_SET, _SYN, 0, 1),
+    _instruction(_RETURN, _HEADERS),
+    _instruction(_RETURN, 0),
+)
+"""A filter for all packets but those of TCP connections that are under way: these began with a SYN."""
+
+
 class Capture:
-    """All IP packets of a namespace, on all interfaces, from its making on; a context manager."""
+    """What is sent in a namespace, on all interfaces, from its making on; a context manager.
+
+    That is all IP packets, but of a TCP connection only those that begin it, so that there is room for all.
+    """
 
     def __init__(self, within: Namespace) -> None:
         self.packets: set[Packet] = set()
         self._socket = within.socket(socket.AF_PACKET, socket.SOCK_DGRAM, socket.htons(_ETH_P_ALL))
-        self._socket.setsockopt(socket.SOL_SOCKET, _SO_RCVBUFFORCE, _BUFFER)
+        program = ctypes.create_string_buffer(b"".join(_NEWS))
+        attached = struct.pack("HP", len(_NEWS), ctypes.addressof(program))
+        self._socket.setsockopt(socket.SOL_SOCKET, _SO_ATTACH_FILTER, attached)
         self._news = threading.Condition()
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._read, daemon=True)
@@ -129,7 +167,7 @@ class Capture:
                 if self._stop.is_set():
                     return
                 continue
-            start, (interface, kind, *_) = self._socket.recvfrom(64)
+            start, (interface, kind, *_) = self._socket.recvfrom(_HEADERS)
             packet = _decode(interface, kind, start)
             if packet is not None and packet not in self.packets:
                 with self._news:
