@@ -23,7 +23,7 @@ from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.hashing import blake2b_256, name_space
 from pelure.hyper.core.manifest import Manifest, Signer
 from pelure.hyper.core.tree import NotAvailable
-from pelure.hyper.drive.entry import DriveDifference, DriveEntry
+from pelure.hyper.drive.entry import DriveDifference, DriveEntry, OnUnfit, fit_entry
 from pelure.hyper.drive.paths import folder_key, folder_range, normalize, resolve
 from pelure.hyper.drive.writing import DriveBatch, FileWriter
 
@@ -213,11 +213,19 @@ class Drive:
         return (one.seq > other.seq) - (one.seq < other.seq)
 
     async def entries(
-        self, bounds: Range = Range(), *, reverse: bool = False, limit: int | None = None, wait: bool = True
+        self,
+        bounds: Range = Range(),
+        *,
+        reverse: bool = False,
+        limit: int | None = None,
+        wait: bool = True,
+        unfit: OnUnfit | None = None,
     ) -> AsyncIterator[DriveEntry]:
-        """All entries of a range of paths, in order."""
-        async for entry in self.db.range(bounds, reverse=reverse, limit=limit, wait=wait):
-            yield DriveEntry.decode(entry)
+        """All entries of a range of paths, in order; without what is :class:`.entry.Unfit`."""
+        async for found in self.db.range(bounds, reverse=reverse, limit=limit, wait=wait):
+            entry = fit_entry(found, unfit)
+            if entry is not None:
+                yield entry
 
     def __aiter__(self) -> AsyncIterator[DriveEntry]:
         return self.entries()
@@ -229,9 +237,17 @@ class Drive:
         recursive: bool = True,
         ignore: Callable[[str], bool] | None = None,
         wait: bool = True,
+        unfit: OnUnfit | None = None,
     ) -> AsyncIterator[DriveEntry]:
-        """The entries below ``folder``; if not ``recursive``, one for each name directly in it."""
-        found = self.entries(folder_range(folder), wait=wait) if recursive else self._shallow(folder, wait)
+        """The entries below ``folder``; if not ``recursive``, one for each name directly in it.
+
+        ``unfit`` is told what is left out because no drive's writer writes it.
+        """
+        found = (
+            self.entries(folder_range(folder), wait=wait, unfit=unfit)
+            if recursive
+            else self._shallow(folder, wait)
+        )
         async for entry in found:
             if ignore is None or not ignore(entry.path):
                 yield entry
@@ -245,7 +261,10 @@ class Drive:
             found = [entry async for entry in view.range(bounds, limit=1, wait=wait)]
             if not found:
                 return
-            entry = DriveEntry.decode(found[0])
+            entry = fit_entry(found[0])
+            if entry is None:
+                bounds = Range(gt=found[0].key, lt=bounds.lt)
+                continue
             name, below, _ = entry.path[len(prefix) + 1 :].partition("/")
             after = f"{prefix}/{name}".encode()
             bounds = Range(gte=after + b"0", lt=bounds.lt) if below else Range(gt=after, lt=bounds.lt)

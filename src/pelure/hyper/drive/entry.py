@@ -3,12 +3,29 @@
 from __future__ import annotations
 
 import json
+import logging
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 from pelure.errors import ProtocolError
 from pelure.hyper.bee.bee import Entry
 from pelure.hyper.blobs.blob_id import BlobId
+from pelure.hyper.drive.paths import is_normal
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Unfit:
+    """Something that can't be in a drive, or is in one although no writer of drives writes it, and why."""
+
+    path: str
+    reason: str
+
+
+OnUnfit = Callable[[Unfit], object]
+
 
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
@@ -78,3 +95,22 @@ class DriveDifference:
         entry = self.left or self.right
         assert entry is not None
         return entry.path
+
+
+def fit_entry(found: Entry, unfit: OnUnfit | None = None) -> DriveEntry | None:
+    """The entry of a drive that ``found`` in its index is.
+
+    ``None``, and ``unfit`` is told, for a path like ``/a/../b``, which nobody could ask for, and for what is
+    no entry at all.
+    """
+    try:
+        entry = DriveEntry.decode(found)
+        if is_normal(entry.path):
+            return entry
+        problem = Unfit(entry.path, "this is not a path that a drive can have")
+    except ProtocolError as error:
+        problem = Unfit(found.key.decode("utf-8", "backslashreplace"), str(error))
+    log.info("Left out of the drive: %r: %s", problem.path, problem.reason)
+    if unfit is not None:
+        unfit(problem)
+    return None

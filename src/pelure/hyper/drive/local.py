@@ -16,7 +16,7 @@ from typing import Any
 from pelure.errors import DriveError
 from pelure.hyper.blobs.blob_id import BlobId
 from pelure.hyper.blobs.blobs import BLOCK_SIZE
-from pelure.hyper.drive.entry import DriveEntry
+from pelure.hyper.drive.entry import DriveEntry, Unfit
 from pelure.hyper.drive.ignore import IgnoreRules
 from pelure.hyper.drive.metadata import mtime_in
 from pelure.hyper.drive.paths import folder_key, normalize
@@ -30,21 +30,13 @@ class LocalEntry(DriveEntry):
     mtime_ns: int = 0
 
 
-@dataclass(frozen=True, slots=True)
-class Problem:
-    """Something in a folder that can't be in a drive, and why."""
-
-    path: str
-    reason: str
-
-
 class LocalDrive:
     """The folder ``root`` as a drive."""
 
     def __init__(self, root: str | Path, *, create: bool = False, ignore: IgnoreRules | None = None) -> None:
         self.folder = SafeFolder(Path(root), create=create)
         self.root = self.folder.root
-        self.problems: list[Problem] = []
+        self.problems: list[Unfit] = []
         self._ignore = ignore or IgnoreRules.of(self.root)
         self.writable = True
 
@@ -153,10 +145,10 @@ class LocalDrive:
                     continue
                 entry = self._entry(path, item.stat(follow_symlinks=False))
             except (DriveError, OSError) as error:
-                self.problems.append(Problem(path, str(error)))
+                self.problems.append(Unfit(path, str(error)))
                 continue
             if entry is None:
-                self.problems.append(Problem(path, "neither a file, a folder nor a symbolic link"))
+                self.problems.append(Unfit(path, "neither a file, a folder nor a symbolic link"))
             else:
                 yield entry
 

@@ -7,17 +7,18 @@ what is remembered of them (:mod:`.sync_state`) or by the hashes in the tree, an
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Iterable
 from dataclasses import dataclass
 from typing import Any
 
-from pelure.errors import DriveError
+from pelure.errors import PelureError
 from pelure.hyper.blobs.blob_id import BlobId
 from pelure.hyper.blobs.importing import import_file, same_content
 from pelure.hyper.core.linked import LinkedFile
 from pelure.hyper.drive.drive import Drive
-from pelure.hyper.drive.entry import DriveEntry
+from pelure.hyper.drive.entry import DriveEntry, OnUnfit, Unfit
 from pelure.hyper.drive.local import LocalDrive, LocalEntry
 from pelure.hyper.drive.metadata import with_mtime
 from pelure.hyper.drive.sync_state import SyncState
@@ -82,13 +83,12 @@ class Mirror:
 
         A file that can't be taken over is told as a problem, and the rest goes on.
         """
-        folder, ignore = self.options.folder, self.options.ignore
         if isinstance(self.target, Drive) and not self.options.dry_run:
             self._batch = self.target.batch()
-        wanted = {entry.path: entry async for entry in self.source.list(folder, ignore=ignore)}
-        present = {entry.path: entry async for entry in self.target.list(folder, ignore=ignore)}
-        for entry in wanted.values():
-            self.total += await self.source.size(entry)
+        unfit: list[Unfit] = []
+        wanted = {entry.path: entry async for entry in self._list(self.source, unfit.append)}
+        present = {entry.path: entry async for entry in self._list(self.target)}
+        self.total = await self._total(wanted.values())
         removed = {path: entry for path, entry in present.items() if path not in wanted}
         for path in _in_the_way(removed, wanted):
             async for step in self._remove(path, removed.pop(path)):
@@ -96,7 +96,7 @@ class Mirror:
         for path, entry in wanted.items():
             try:
                 yield await self._take_over(entry, present.get(path), removed)
-            except (DriveError, OSError) as error:
+            except (PelureError, OSError) as error:
                 yield Step("problem", path, reason=str(error))
             await self._flush(_BATCH)
         for path, entry in removed.items():
@@ -107,9 +107,24 @@ class Mirror:
             self._state.save()
         for drive in (self.source, self.target):
             if isinstance(drive, LocalDrive):
-                for problem in drive.problems:
-                    yield Step("problem", problem.path, reason=problem.reason)
+                unfit += drive.problems
                 drive.problems.clear()
+        for problem in unfit:
+            yield Step("problem", problem.path, reason=problem.reason)
+
+    def _list(self, drive: AnyDrive, unfit: OnUnfit | None = None) -> AsyncIterator[DriveEntry]:
+        folder, ignore = self.options.folder, self.options.ignore
+        if isinstance(drive, Drive):
+            return drive.list(folder, ignore=ignore, unfit=unfit)
+        return drive.list(folder, ignore=ignore)
+
+    async def _total(self, entries: Iterable[DriveEntry]) -> int:
+        """Bytes of all files, as far as that can be told; the others are problems later."""
+        total = 0
+        for entry in entries:
+            with contextlib.suppress(PelureError):
+                total += await self.source.size(entry)
+        return total
 
     async def _take_over(
         self, entry: DriveEntry, old: DriveEntry | None, removed: dict[str, DriveEntry]

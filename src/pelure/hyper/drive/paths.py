@@ -56,6 +56,11 @@ def normalize(path: str) -> str:
     return found
 
 
+def is_normal(path: str) -> bool:
+    """Whether ``path`` is as a drive's writer writes it; any other can't be asked for."""
+    return len(path) <= _MAX_PATH and _NORMAL.fullmatch(path) is not None
+
+
 def folder_key(folder: str) -> str:
     """The folder's path without a trailing slash; the root is empty."""
     found = resolve("/", folder)
