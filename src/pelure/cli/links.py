@@ -64,7 +64,8 @@ def _list(output: Output, entries: list[Entry]) -> None:
         output.event("entry", text.rstrip(), **fields)
     if not output.as_json:
         live = sum(entry.state() == "live" for entry in entries)
-        output.console.print(f"{len(entries)} private links, {live} of them live.")
+        count = "1 private link" if len(entries) == 1 else f"{len(entries)} private links"
+        output.console.print(f"{count}, {live} live.")
 
 
 def _local_time(seconds: float) -> str:

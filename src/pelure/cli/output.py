@@ -40,18 +40,22 @@ class Output:
         self.as_json = as_json
         self.quiet = quiet
         self.console = _PatientConsole(stderr=False, highlight=False, soft_wrap=True)
+        self._aside = _PatientConsole(stderr=True, highlight=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def event(self, name: str, text: str | None = None, /, **fields: Any) -> None:
-        """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
+    def event(self, name: str, text: str | None = None, /, *, aside: bool = False, **fields: Any) -> None:
+        """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing).
+
+        ``aside``: people get it on standard error, for it is no part of what the command is asked for.
+        """
         if self.as_json:
             try:
                 print(_as_line({"event": name, **fields}), flush=True)
             except BrokenPipeError:
                 _stop_telling()
         elif text is not None and not self.quiet:
-            self.console.print(text, markup=False)
+            (self._aside if aside else self.console).print(text, markup=False)
 
     @property
     def shows_bars(self) -> bool:

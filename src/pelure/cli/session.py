@@ -52,4 +52,5 @@ async def session(
 
 def announce_network(output: Output, tor: Tor) -> None:
     """Tell ``bootstrapped``, with the number of ``relays``."""
-    output.event("bootstrapped", f"Connected to a network of {tor.relays} relays.", relays=tor.relays)
+    text = f"Connected to a network of {tor.relays} relays."
+    output.event("bootstrapped", text, aside=True, relays=tor.relays)
