@@ -7,11 +7,12 @@ its interpreter, several run at once, and one that is not needed any more is kil
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import sys
 import time
-from asyncio.subprocess import DEVNULL, PIPE, Process
+from asyncio.subprocess import DEVNULL, PIPE
 
 from pelure.errors import ProtocolError
 from pelure.tor.client.hs_events import OnClientEvent, PuzzleBegun, PuzzleSolved
@@ -58,18 +59,14 @@ async def _search(puzzle: Puzzle, nonce: bytes) -> ProofOfWork:
     try:
         assert process.stdin is not None and process.stdout is not None
         process.stdin.write(order(puzzle, nonce))
-        return ProofOfWork.decode(bytes.fromhex((await process.stdout.read()).decode("ascii")))
-    finally:
-        await _end(process)
-
-
-async def _end(process: Process) -> None:
-    if process.returncode is None:
-        try:
-            process.kill()
-        except ProcessLookupError:
-            pass
+        body = await process.stdout.read()
         await process.wait()
+        return ProofOfWork.decode(bytes.fromhex(body.decode("ascii")))
+    finally:
+        if process.returncode is None:
+            with contextlib.suppress(ProcessLookupError):
+                process.kill()
+            await process.wait()
 
 
 class Work:
