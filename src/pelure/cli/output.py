@@ -11,7 +11,7 @@ import json
 import os
 import sys
 from types import TracebackType
-from typing import Any
+from typing import IO, Any
 
 from rich.console import Console
 from rich.progress import (
@@ -29,7 +29,7 @@ class _PatientConsole(Console):
     """Rich's own ends the program when nobody reads any more."""
 
     def on_broken_pipe(self) -> None:
-        _stop_telling()
+        _stop_telling(self.file)
 
 
 class Output:
@@ -53,7 +53,7 @@ class Output:
             try:
                 print(_as_line({"event": name, **fields}), flush=True)
             except BrokenPipeError:
-                _stop_telling()
+                _stop_telling(sys.stdout)
         elif text is not None and not self.quiet:
             (self._aside if aside else self.console).print(text, markup=False)
 
@@ -111,8 +111,8 @@ def _as_line(event: dict[str, Any]) -> str:
     return line
 
 
-def _stop_telling() -> None:
+def _stop_telling(file: IO[str]) -> None:
     """Nobody reads what the command prints any more; what it does goes on."""
     nowhere = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(nowhere, sys.stdout.fileno())
+    os.dup2(nowhere, file.fileno())
     os.close(nowhere)

@@ -56,3 +56,18 @@ def test_names_of_any_bytes_are_told_as_json() -> None:
         assert done.returncode == 0, done.stderr
         lines = [json.loads(line) for line in done.stdout.decode(encoding).splitlines()]
         assert [line["path"] for line in lines] == [name, "é"]
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_what_is_said_aside_is_on_standard_error_for_people(
+    as_json: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with Output(as_json) as output:
+        output.event("connected", "Connected.", aside=True)
+        output.event("entry", "a.txt")
+    told = capsys.readouterr()
+    if as_json:
+        assert [json.loads(line)["event"] for line in told.out.splitlines()] == ["connected", "entry"]
+        assert told.err == ""
+    else:
+        assert (told.out, told.err) == ("a.txt\n", "Connected.\n")
