@@ -9,6 +9,8 @@ import sys
 
 import pytest
 
+from pelure.cli.output import Output
+
 PROGRAM = """
 import sys
 from pelure.cli.output import Output
