@@ -1,28 +1,23 @@
 """Secret streams: encrypted messages over any byte stream (npm ``@hyperswarm/secret-stream`` 6).
 
 A frame is a 24-bit little-endian length and that many bytes. First come the three handshake messages
-(:mod:`pelure.hyper.wire.noise`), then from each side one frame of stream id and header, then messages
-sealed by libsodium's ``secretstream_xchacha20poly1305``, one per frame. An empty message keeps the
-stream alive.
+(:mod:`pelure.hyper.wire.noise`), then from each side one frame of stream id and header, then sealed messages
+(:mod:`pelure.hyper.wire.messagecipher`), one per frame. An empty message keeps the stream alive.
 """
 
 from __future__ import annotations
 
 import hmac
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from hashlib import blake2b
 
-import nacl.bindings as sodium
-from nacl.exceptions import CryptoError as SodiumError
-
 from pelure.errors import AccessDenied, CryptoError, ProtocolError
+from pelure.hyper.wire.messagecipher import HEADER_SIZE, OVERHEAD, MessageCipher
 from pelure.hyper.wire.noise import KeyPair, NoiseXX, Rng
 
 _LENGTH_BYTES = 3
-_OVERHEAD = sodium.crypto_secretstream_xchacha20poly1305_ABYTES
-_HEADER_BYTES = sodium.crypto_secretstream_xchacha20poly1305_HEADERBYTES
 _ID_BYTES = 32
-MAX_MESSAGE = 0xFFFFFF - _OVERHEAD
+MAX_MESSAGE = 0xFFFFFF - OVERHEAD
 """Bytes of the longest plaintext that fits in a frame."""
 
 _NAMESPACE = blake2b(b"hyperswarm/secret-stream", digest_size=32).digest()
@@ -57,13 +52,12 @@ class SecretStream:
         self.handshake_hash = b""
         self.remote_public: bytes | None = None
         self._allow = allow
-        self._max_frame = max_message + _OVERHEAD
+        self._max_frame = max_message + OVERHEAD
         self._rng = rng
         self._noise: NoiseXX | None = NoiseXX(initiator, keypair, rng)
-        self._push = sodium.crypto_secretstream_xchacha20poly1305_state()
-        self._pull = sodium.crypto_secretstream_xchacha20poly1305_state()
+        self._sealing: MessageCipher | None = None
+        self._opening: MessageCipher | None = None
         self._rx_key = b""
-        self._opened = False
         self._buffer = bytearray()
         self._output: list[bytes] = []
         self._handshake()
@@ -76,7 +70,7 @@ class SecretStream:
     @property
     def opened(self) -> bool:
         """Whether the other side's header came too, so that its messages can be read."""
-        return self._opened
+        return self._opening is not None
 
     def take_output(self) -> bytes:
         """Return handshake bytes to send now, and forget them."""
@@ -84,18 +78,23 @@ class SecretStream:
         self._output.clear()
         return output
 
-    def seal(self, messages: Iterable[bytes]) -> bytes:
+    def seal(self, messages: Sequence[bytes]) -> bytearray:
         """Return the frames for ``messages``, in order. Only once :attr:`ready`."""
-        frames = []
-        for message in messages:
-            size = len(message) + _OVERHEAD
-            if size > 0xFFFFFF:
-                raise ValueError(f"message of {len(message)} bytes does not fit in a frame")
-            frames.append(size.to_bytes(_LENGTH_BYTES, "little"))
-            frames.append(sodium.crypto_secretstream_xchacha20poly1305_push(self._push, message))
-        return b"".join(frames)
+        assert self._sealing is not None
+        frames = bytearray(sum(map(len, messages)) + (_LENGTH_BYTES + OVERHEAD) * len(messages))
+        pos = 0
+        with memoryview(frames) as view:
+            for message in messages:
+                size = len(message) + OVERHEAD
+                if size > 0xFFFFFF:
+                    raise ValueError(f"message of {len(message)} bytes does not fit in a frame")
+                start = pos + _LENGTH_BYTES
+                frames[pos:start] = size.to_bytes(_LENGTH_BYTES, "little")
+                pos = start + size
+                self._sealing.seal(message, view[start:pos])
+        return frames
 
-    def receive(self, data: bytes) -> list[bytes]:
+    def receive(self, data: bytes | bytearray) -> list[bytes]:
         """Take received bytes; return the messages they complete (keep-alives left out).
 
         Raises ``ProtocolError``, ``CryptoError`` or ``AccessDenied``; the stream is of no use afterwards.
@@ -104,41 +103,37 @@ class SecretStream:
         buffer += data
         messages: list[bytes] = []
         pos = 0
-        while len(buffer) - pos >= _LENGTH_BYTES:
-            start = pos + _LENGTH_BYTES
-            size = int.from_bytes(buffer[pos:start], "little")
-            if not self._opened:
-                self._check_setup_size(size)
-            elif size > self._max_frame:
-                raise ProtocolError(f"secret stream frame of {size} bytes is too long")
-            if len(buffer) - start < size:
-                break
-            pos = start + size
-            with memoryview(buffer) as view:
-                frame = bytes(view[start:pos])
-            if self._opened:
-                if message := self._open(frame):
+        with memoryview(buffer) as view:
+            while len(buffer) - pos >= _LENGTH_BYTES:
+                start = pos + _LENGTH_BYTES
+                size = int.from_bytes(buffer[pos:start], "little")
+                self._check_size(size)
+                if len(buffer) - start < size:
+                    break
+                pos = start + size
+                if message := self._take(view[start:pos]):
                     messages.append(message)
-            elif self._noise is not None:
-                self._noise.read(frame)
-                self._handshake()
-            else:
-                self._read_header(frame)
         del buffer[:pos]
         return messages
 
-    def _open(self, frame: bytes) -> bytes:
-        if len(frame) < _OVERHEAD:
-            raise ProtocolError("secret stream frame is too short")
-        try:
-            message, _ = sodium.crypto_secretstream_xchacha20poly1305_pull(self._pull, frame)
-        except (SodiumError, RuntimeError):
-            raise CryptoError("secret stream frame does not authenticate") from None
-        return bytes(message)
+    def _take(self, frame: memoryview) -> bytes:
+        """Read one frame; return the message in it, if it is one."""
+        if self._opening is not None:
+            return self._opening.open(frame)
+        if self._noise is not None:
+            self._noise.read(bytes(frame))
+            self._handshake()
+        else:
+            self._read_header(bytes(frame))
+        return b""
 
-    def _check_setup_size(self, size: int) -> None:
-        """Refuse a frame of the wrong size before its bytes are collected."""
-        expected = self._noise.next_size if self._noise is not None else _ID_BYTES + _HEADER_BYTES
+    def _check_size(self, size: int) -> None:
+        """Refuse a frame of a wrong size before its bytes are collected."""
+        if self._opening is not None:
+            if not OVERHEAD <= size <= self._max_frame:
+                raise ProtocolError(f"secret stream frame of {size} bytes is too short or too long")
+            return
+        expected = self._noise.next_size if self._noise is not None else _ID_BYTES + HEADER_SIZE
         if size != expected:
             raise ProtocolError(f"handshake frame of {size} bytes, expected {expected}")
 
@@ -159,10 +154,8 @@ class SecretStream:
         self.handshake_hash = noise.hash
         self._rx_key = noise.rx
         self._noise = None
-        header = self._rng(_HEADER_BYTES)
-        # Pushing starts from the very state that pulling with this header starts from; libsodium's own
-        # init_push would choose the header itself.
-        sodium.crypto_secretstream_xchacha20poly1305_init_pull(self._push, header, noise.tx)
+        header = self._rng(HEADER_SIZE)
+        self._sealing = MessageCipher(noise.tx, header)
         self._write_frame(_stream_id(self.handshake_hash, self.initiator) + header)
 
     def _write_frame(self, payload: bytes) -> None:
@@ -172,6 +165,5 @@ class SecretStream:
         stream_id, header = frame[:_ID_BYTES], frame[_ID_BYTES:]
         if not hmac.compare_digest(stream_id, _stream_id(self.handshake_hash, not self.initiator)):
             raise CryptoError("the other side's stream id is wrong")
-        sodium.crypto_secretstream_xchacha20poly1305_init_pull(self._pull, header, self._rx_key)
+        self._opening = MessageCipher(self._rx_key, header)
         self._rx_key = b""
-        self._opened = True
