@@ -11,13 +11,13 @@ import typer
 
 from pelure.cli.output import Output
 from pelure.cli.run import settings_of
+from pelure.cli.terminal import shown
 from pelure.errors import ConfigError, DriveError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.mirror import Step
 from pelure.hyper.encoding import z32
-from pelure.share.link import printable
 
 FOLDER = "drives"
 
@@ -81,12 +81,12 @@ def tell_step(output: Output, step: Step) -> None:
     if step.operation == "equal":
         return
     if step.operation == "problem":
-        text = f"left out {printable(step.path)}: {printable(step.reason or '')}"
+        text = f"left out {shown(step.path)}: {shown(step.reason or '')}"
         output.event("problem", text, path=step.path, reason=step.reason)
         return
-    text = f"{step.operation:8} {printable(step.path)}"
+    text = f"{step.operation:8} {shown(step.path)}"
     fields = {"op": step.operation, "path": step.path, "bytes": step.size}
     if step.source is not None:
-        text += f" (from {printable(step.source)})"
+        text += f" (from {shown(step.source)})"
         fields["source"] = step.source
     output.event("changed", text, **fields)

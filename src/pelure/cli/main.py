@@ -14,6 +14,7 @@ import platformdirs
 import typer
 
 from pelure.cli.run import Settings, set_up_logging
+from pelure.cli.terminal import shown
 from pelure.errors import PelureError
 
 COMMANDS = {
@@ -92,7 +93,7 @@ def main() -> None:
     except (PelureError, OSError) as error:
         if "--verbose" in sys.argv or "-v" in sys.argv:
             traceback.print_exc()
-        print(f"pelure: {error}", file=sys.stderr)
+        print(f"pelure: {shown(str(error))}", file=sys.stderr)
         sys.exit(1)
 
 

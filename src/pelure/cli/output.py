@@ -24,6 +24,8 @@ from rich.progress import (
     TransferSpeedColumn,
 )
 
+from pelure.cli.terminal import shown
+
 
 class _PatientConsole(Console):
     """Rich's own ends the program when nobody reads any more."""
@@ -39,8 +41,8 @@ class Output:
         """``quiet``: tell people nothing, for standard output is needed otherwise."""
         self.as_json = as_json
         self.quiet = quiet
-        self.console = _PatientConsole(stderr=False, highlight=False, soft_wrap=True)
-        self._aside = _PatientConsole(stderr=True, highlight=False, soft_wrap=True)
+        self.console = _PatientConsole(stderr=False, highlight=False, emoji=False, soft_wrap=True)
+        self._aside = _PatientConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
@@ -55,7 +57,7 @@ class Output:
             except BrokenPipeError:
                 _stop_telling(sys.stdout)
         elif text is not None and not self.quiet:
-            (self._aside if aside else self.console).print(text, markup=False)
+            (self._aside if aside else self.console).print(shown(text, keep="\n\t"), markup=False)
 
     @property
     def shows_bars(self) -> bool:

@@ -17,15 +17,16 @@ from pelure.cli.links import open_book
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import session
+from pelure.cli.terminal import shown
 from pelure.errors import ConfigError, DriveError
-from pelure.hyper.drive.entry import DriveEntry
+from pelure.hyper.drive.entry import DriveEntry, Unfit
 from pelure.hyper.drive.live import pull
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.metadata import mtime_of
 from pelure.hyper.drive.mirror import MirrorOptions
 from pelure.share.fetch import Fetch
 from pelure.share.fuse import Mounted
-from pelure.share.link import PrivateLink, printable, split_path
+from pelure.share.link import PrivateLink, split_path
 from pelure.share.mount import mount as mount_drive
 from pelure.share.node import publisher_folder
 from pelure.share.owner_mount import mount_own
@@ -104,7 +105,7 @@ def get(
                 fetched = await Fetch(remote.drive, target, wanted).run(progress)
                 output.finish()
                 for place, reason in fetched.problems:
-                    output.event("problem", f"{printable(place)}: {reason}", path=place, reason=reason)
+                    _tell_problem(output, place, reason)
                 size, seconds = readable_size(fetched.bytes), fetched.seconds
                 output.event(
                     "complete",
@@ -139,22 +140,29 @@ def ls(
                     _tell_entry(output, named, await drive.size(named))
                     return
                 found = False
-                async for entry in drive.list(path):
+                problems: list[Unfit] = []
+                async for entry in drive.list(path, unfit=problems.append):
                     found = True
                     _tell_entry(output, entry, await drive.size(entry))
+                for problem in problems:
+                    _tell_problem(output, problem.path, problem.reason)
                 if not found and path != "/":
-                    raise DriveError(f"there is no {printable(path)} in the share")
+                    raise DriveError(f"there is no {shown(path)} in the share")
 
     run(work(), settings)
 
 
+def _tell_problem(output: Output, path: str, reason: str) -> None:
+    output.event("problem", f"{shown(path)}: {shown(reason)}", path=path, reason=reason)
+
+
 def _tell_entry(output: Output, entry: DriveEntry, size: int) -> None:
-    shown = f"{readable_size(size):>10}  {printable(entry.path)}"
+    text = f"{readable_size(size):>10}  {shown(entry.path)}"
     if entry.linkname is not None:
-        shown += f" → {printable(entry.linkname)}"
+        text += f" → {shown(entry.linkname)}"
     output.event(
         "entry",
-        shown,
+        text,
         path=entry.path,
         size=size,
         mtime=mtime_of(entry),
@@ -180,7 +188,7 @@ def cat(
                 await remote.drive.update(wait=True)
                 entry = await remote.drive.entry(path)
                 if entry is None or entry.blob is None:
-                    raise DriveError(f"there is no file {printable(path)} in the share")
+                    raise DriveError(f"there is no file {shown(path)} in the share")
                 async for part in remote.drive.read(entry, start):
                     await asyncio.to_thread(_write_out, part)
 
@@ -259,13 +267,17 @@ def sync(
         private, _ = _read_link(settings, link)
         with Output(as_json) as output:
             async with _connected(settings, output, private, circuits) as remote:
-                await Fetch(remote.drive, folder.expanduser().absolute()).run()
+                fetched = await Fetch(remote.drive, folder.expanduser().absolute()).run()
+                for place, reason in fetched.problems:
+                    _tell_problem(output, place, reason)
                 target = LocalDrive(folder.expanduser().absolute())
                 output.event("synced", "Up to date; following changes.", folder=str(target.root))
                 try:
                     async for step in pull(remote.drive, target, MirrorOptions()):
-                        if step.operation != "equal":
-                            text = f"{step.operation}: {printable(step.path)}"
+                        if step.operation == "problem":
+                            _tell_problem(output, step.path, step.reason or "unknown")
+                        elif step.operation != "equal":
+                            text = f"{step.operation}: {shown(step.path)}"
                             output.event("changed", text, op=step.operation, path=step.path)
                 finally:
                     target.close()

@@ -19,6 +19,7 @@ from typing import Any
 
 import typer
 
+from pelure.cli.terminal import SafeFormatter, shown
 from pelure.errors import PelureError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD = -1, -3
@@ -45,7 +46,7 @@ def settings_of(context: typer.Context) -> Settings:
 
 def fail(message: str) -> typer.Exit:
     """Print ``message`` on standard error; the caller raises what is returned (exit status 1)."""
-    print(f"pelure: {message}", file=sys.stderr)
+    print(f"pelure: {shown(message)}", file=sys.stderr)
     return typer.Exit(1)
 
 
@@ -108,10 +109,8 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
 
 def set_up_logging(verbose: bool) -> None:
     """Log lines go to standard error: warnings always, what happens inside with ``--verbose``."""
-    logging.basicConfig(
-        level=logging.DEBUG if verbose else logging.WARNING,
-        format="%(asctime)s %(levelname)s %(name)s: %(message)s",
-        stream=sys.stderr,
-    )
+    handler = logging.StreamHandler(sys.stderr)
+    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler])
     for noisy in ("asyncio", "httpx", "httpcore", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -15,8 +15,9 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pelure.errors import ConfigError, DriveError
+from pelure.errors import ConfigError, DriveError, PelureError
 from pelure.hyper.blobs.blob_id import BlobId
+from pelure.hyper.blobs.blobs import Blobs
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.linked import LinkedFile
 from pelure.hyper.drive.drive import Drive, merged
@@ -89,18 +90,23 @@ class Fetch:
         progress: Progress | None,
     ) -> Fetched:
         blobs = await view.blobs()
+        await blobs.core.update(wait=True)
         self._wanted = []
+        result, total, left_out = Fetched(), 0, set[str]()
         for entry in entries:
-            if entry.blob is not None:
-                _drop_stale(blobs.core, entry.blob)
-                self._wanted += await blobs.block_numbers(entry.blob)
-        total = sum([await view.size(entry) for entry in entries])
-        result = Fetched()
+            try:
+                if entry.blob is not None:
+                    self._wanted += await self._blocks_of(blobs, entry.blob)
+                total += await view.size(entry)
+            except PelureError as error:
+                left_out.add(entry.path)
+                result.problems.append((entry.path, str(error)))
         ahead = asyncio.ensure_future(blobs.core.download(merged(self._wanted)))
         telling = asyncio.ensure_future(self._tell(total, progress))
         try:
             by_path = {entry.path: entry for entry in entries}
-            mirror = Mirror(view, target, MirrorOptions(delete=False, ignore=self._ignored))
+            options = MirrorOptions(delete=False, ignore=lambda path: path in left_out or self._ignored(path))
+            mirror = Mirror(view, target, options)
             async for step in mirror.steps():
                 if step.operation == "problem":
                     result.problems.append((step.path, step.reason or "unknown"))
@@ -119,6 +125,16 @@ class Fetch:
         result.seconds = time.monotonic() - started
         return result
 
+    async def _blocks_of(self, blobs: Blobs, blob: BlobId) -> list[tuple[int, int]]:
+        """The blocks to fetch. Raises ``PelureError`` if the publisher has no such blocks."""
+        if blob.block_offset + blob.block_length > blobs.core.length:
+            raise DriveError("its entry names contents that the share does not have")
+        _drop_stale(blobs.core, blob)
+        ranges = await blobs.block_numbers(blob)
+        if any(end > blobs.core.length for _, end in ranges):
+            raise DriveError("its entry names contents that the share does not have")
+        return ranges
+
     async def _tell(self, total: int, progress: Progress | None) -> None:
         """Say now and then how much has arrived."""
         blobs = await self._drive.blobs()
@@ -136,8 +152,8 @@ class Fetch:
         path = target.path_of(entry.path)
         try:
             linked = LinkedFile.of(path, os.stat(path, follow_symlinks=False))
-        except OSError as error:
-            raise DriveError(f"{path!r} vanished while it was fetched") from error
+        except OSError:
+            return  # it was taken away already
         blobs.core.link_blocks(blob.block_offset, blob.block_length, linked)
 
 

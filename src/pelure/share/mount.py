@@ -25,6 +25,8 @@ from pelure.errors import DriveError, PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
+from pelure.hyper.drive.paths import is_normal
+from pelure.hyper.drive.safe_folder import UnsafeName, check_link, split
 from pelure.share.fuse import FileSystem, Mounted, mount_at
 from pelure.share.patience import WAIT_SECONDS, Patience
 from pelure.share.readahead import FilesAhead, download
@@ -93,7 +95,7 @@ class DriveOperations(FileSystem):
     def _attributes(self, entry: DriveEntry, size: int) -> dict[str, Any]:
         when = int((mtime_of(entry) or self._mounted_at) * 1e9)
         if entry.linkname is not None:
-            mode, size = stat.S_IFLNK | 0o777, len(os.fsencode(entry.linkname))
+            mode, size = stat.S_IFLNK | 0o777, len(entry.linkname.encode(errors="replace"))
         else:
             mode = stat.S_IFREG | (0o555 if entry.executable else 0o444)
         return {
@@ -110,7 +112,7 @@ class DriveOperations(FileSystem):
 
     async def _entry(self, path: str) -> DriveEntry | None:
         try:
-            return await self._drive.entry(path)
+            return await self._drive.entry(path) if is_normal(path) else None
         except UnicodeEncodeError:
             return None  # a name that is not UTF-8 can't be in a drive
 
@@ -124,16 +126,18 @@ class DriveOperations(FileSystem):
         return iter([".", "..", *self._run(self._readdir(path))])
 
     async def _readdir(self, path: str) -> list[str]:
-        names = [name async for name in self._drive.readdir(path)]
-        return [
-            name for name in names if name not in ("", ".", "..") and "/" not in name and "\0" not in name
-        ]
+        return [name async for name in self._drive.readdir(path) if _is_fit(name)]
 
     def readlink(self, path: str) -> str:
-        """The target of a symbolic link, as its publisher wrote it."""
+        """The target of a symbolic link, as its publisher wrote it, unless it leads out of the folder."""
         entry = self._run(self._entry(path))
         if entry is None or entry.linkname is None:
             raise mfusepy.FuseOSError(errno.EINVAL)
+        try:
+            check_link(path, entry.linkname)
+        except UnsafeName as error:
+            log.info("A symbolic link is not followed: %s", error)
+            raise mfusepy.FuseOSError(errno.EACCES) from None
         return entry.linkname
 
     def statfs(self, path: str) -> dict[str, int]:
@@ -235,6 +239,15 @@ class DriveOperations(FileSystem):
             raise
         self._patience.answered()
         return result
+
+
+def _is_fit(name: str) -> bool:
+    """Whether a program may see this name: not one that leads elsewhere or has control characters."""
+    try:
+        split(f"/{name}")
+    except UnsafeName:
+        return False
+    return True
 
 
 async def _keep_index(drive: Drive) -> None:

@@ -119,7 +119,11 @@ class DrivePage:
         name, below, _ = entry.path[len(folder) :].partition("/")
         if below:
             return Row(name, is_folder=True)
-        size = None if entry.blob is None else await self._drive.size(entry)
+        try:
+            size = None if entry.blob is None else await self._drive.size(entry)
+        except PelureError as error:
+            log.info("The size of a file can't be told: %s", error)
+            size = None
         return Row(name, False, size, mtime_of(entry), entry.linkname)
 
     async def _file(self, request: Request, entry: DriveEntry, query: str) -> Response:

@@ -14,11 +14,14 @@ from itertools import islice
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.blobs.blob_id import MAX_MAP_BLOCKS, BlobId, decode_block_map
 from pelure.hyper.core.core import Core
+from pelure.hyper.core.tree import NotAvailable
 
 BLOCK_SIZE = 65536
 _GROUP = 64
 _WINDOW = 128
 _BLOCKS_WITHOUT_PAUSE = 16
+_LENGTH_SECONDS = 30.0
+"""Peers that are there have so long to tell of contents that an entry names."""
 
 
 class Blobs:
@@ -84,8 +87,8 @@ class Blobs:
         first, skip = blob.block_offset, 0
         last = blob.block_offset + blob.block_length
         core = self.core
+        await self.wait_length(last, wait, timeout)
         if start or end < blob.byte_length:
-            await core.wait_length(last, wait=wait, timeout=timeout)
             if start:
                 first, skip = await core.seek(blob.byte_offset + start, wait=wait, timeout=timeout)
             if end < blob.byte_length:
@@ -95,10 +98,27 @@ class Blobs:
                 raise ProtocolError("a blob's bytes are not in its blocks")
         return range(first, last), skip, end - start
 
+    async def wait_length(self, length: int, wait: bool = True, timeout: float | None = None) -> None:
+        """Wait until the core is known to be as long; for ever only while nobody is there to tell.
+
+        Raises :class:`~pelure.hyper.core.tree.NotAvailable`: an entry may name what never was.
+        """
+        if timeout is not None or not wait or length <= self.core.length:
+            await self.core.wait_length(length, wait=wait, timeout=timeout)
+            return
+        while length > self.core.length:
+            alone = self.core.replicator is None
+            try:
+                await self.core.wait_length(length, timeout=_LENGTH_SECONDS)
+            except NotAvailable:
+                if not alone and self.core.replicator is not None:
+                    raise NotAvailable("an entry names contents that the drive does not have") from None
+
     async def _mapped(
         self, blob: BlobId, start: int, end: int | None, wait: bool, timeout: float | None
     ) -> tuple[Iterable[int], int, int]:
         entries = await self.block_map(blob, wait=wait, timeout=timeout)
+        await self.wait_length(max((index + 1 for index, _ in entries), default=0), wait, timeout)
         total = sum(size for _, size in entries)
         end = total if end is None else min(end, total)
         at = 0

@@ -418,6 +418,7 @@ class Drive:
         for entry in entries:
             if entry.blob is not None:
                 ranges += await blobs.block_numbers(entry.blob)
+        await blobs.wait_length(max((end for _, end in ranges), default=0))
         await blobs.core.download(merged(ranges))
 
     async def download_range(

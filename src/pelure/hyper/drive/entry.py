@@ -11,7 +11,7 @@ from typing import Any
 from pelure.errors import ProtocolError
 from pelure.hyper.bee.bee import Entry
 from pelure.hyper.blobs.blob_id import BlobId
-from pelure.hyper.drive.paths import is_normal
+from pelure.hyper.drive.paths import is_normal, is_utf8
 
 log = logging.getLogger(__name__)
 
@@ -65,7 +65,7 @@ class DriveEntry:
         if not isinstance(value, dict):
             raise ProtocolError(f"the entry of {path!r} is malformed")
         blob, linkname = value.get("blob"), value.get("linkname")
-        if linkname is not None and not isinstance(linkname, str):
+        if linkname is not None and not (isinstance(linkname, str) and is_utf8(linkname)):
             raise ProtocolError(f"the entry of {path!r} has a malformed link")
         return cls(
             path,

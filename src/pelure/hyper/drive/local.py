@@ -19,7 +19,7 @@ from pelure.hyper.blobs.blobs import BLOCK_SIZE
 from pelure.hyper.drive.entry import DriveEntry, Unfit
 from pelure.hyper.drive.ignore import IgnoreRules
 from pelure.hyper.drive.metadata import mtime_in
-from pelure.hyper.drive.paths import folder_key, normalize
+from pelure.hyper.drive.paths import folder_key, is_utf8, normalize
 from pelure.hyper.drive.safe_folder import TEMPORARY, NewFile, SafeFolder, split
 
 
@@ -57,6 +57,8 @@ class LocalDrive:
     def _entry(self, path: str, status: os.stat_result) -> LocalEntry | None:
         if stat.S_ISLNK(status.st_mode):
             target = self.folder.link_target(path)
+            if not is_utf8(target):
+                raise DriveError("the symbolic link leads to a name that UTF-8 can't hold")
             return LocalEntry(path, 0, linkname=target, mtime_ns=status.st_mtime_ns)
         if not stat.S_ISREG(status.st_mode):
             return None

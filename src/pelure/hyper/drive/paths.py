@@ -49,11 +49,18 @@ def normalize(path: str) -> str:
     found = path if _NORMAL.fullmatch(path) else resolve("/", path)
     if found == "/":
         raise DriveError("a file's path can't be the root folder")
-    try:
-        found.encode()
-    except UnicodeEncodeError:
-        raise DriveError(f"{found!r} is not a name that UTF-8 can hold; rename the file") from None
+    if not is_utf8(found):
+        raise DriveError(f"{found!r} is not a name that UTF-8 can hold; rename the file")
     return found
+
+
+def is_utf8(text: str) -> bool:
+    """Whether ``text`` can be written in UTF-8: names of files can have bytes that are not."""
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def is_normal(path: str) -> bool:

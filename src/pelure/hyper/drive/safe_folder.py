@@ -24,6 +24,8 @@ _NEW_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC
 _UNFIT = re.compile(r"[\x00-\x1f\x7f-\x9f\u2028\u2029\\]")  # control characters, line separators, backslash
 _MAX_NAME = 255
+_MAX_PATH = 4095
+"""Bytes of the longest path that Linux takes; of one in the folder, the folder's own path takes part."""
 TEMPORARY = ".pelure-part-"
 """How the names of unfinished files begin."""
 
@@ -137,12 +139,19 @@ class SafeFolder:
 
         ``mtime``: when it was changed last, in seconds since 1970; now if None.
         """
-        return NewFile(self, split(path), executable, mtime)
+        return NewFile(self, self._new(path), executable, mtime)
+
+    def _new(self, path: str) -> list[str]:
+        """The parts of a path that something is to be made at; by it, it has to be found again."""
+        parts = split(path)
+        if len(os.fsencode(self.root)) + len(path.encode()) > _MAX_PATH:
+            raise UnsafeName(f"the path {path[:60]!r}… is too long for this folder")
+        return parts
 
     def symlink(self, path: str, target: str) -> None:
         """Make or replace a symbolic link. Raises :class:`UnsafeName` if it would lead out."""
         check_link(path, target)
-        parts = split(path)
+        parts = self._new(path)
         name = TEMPORARY + secrets.token_hex(8)
         with self._parent(parts, create=True) as fd:
             os.symlink(target, name, dir_fd=fd)
@@ -172,7 +181,7 @@ class SafeFolder:
 
     def rename(self, old: str, new: str) -> None:
         """Move a file or link within the folder."""
-        source, target = split(old), split(new)
+        source, target = split(old), self._new(new)
         with self._parent(source) as fd, self._parent(target, create=True) as other:
             os.replace(source[-1], target[-1], src_dir_fd=fd, dst_dir_fd=other)
         self._remove_empty(source[:-1])
