@@ -30,6 +30,8 @@ from pelure.tor.onion.introduction import introduce
 from pelure.tor.onion.pow import ProofOfWork, Puzzle
 from pelure.tor.onion.pow_seeds import PowSeeds
 from pelure.tor.onion.second_layer import IntroPoint
+from pelure.tor.service import pow_defence
+from pelure.tor.service.events import EffortSuggested, ServiceEvent
 from pelure.tor.service.keys import ServiceKeys
 
 pytestmark = [pytest.mark.ctor, pytest.mark.timeout(300)]
@@ -192,3 +194,41 @@ async def introduce_nobody(
         circuit.close()
     except PelureError:
         pass  # a flood loses some
+
+
+@pytest.mark.soak
+@pytest.mark.timeout(600)
+async def test_a_pelure_service_under_a_flood(
+    ctor_network: CTorNetwork,
+    node: PelureNode,
+    file_server: FileServer,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It comes to suggest more effort than the flood makes; both clients make it and get in at once."""
+    monkeypatch.setattr(pow_defence, "UPDATE_SECONDS", 5.0)
+    events: list[ServiceEvent] = []
+    keys, limits = ServiceKeys.generate(os.urandom), PowLimits(rate=1, burst=1)
+    async with pelure_service(node, keys, file_server.port, events.append, pow_limits=limits) as service:
+        steps: list[ClientEvent] = []
+        client = OnionClient(node.circuits, node.directory, on_event=steps.append)
+        flooding = asyncio.create_task(flood(node, await client._descriptor(keys.identity.public, [])))
+        defence = service._pow
+        assert defence is not None
+        await until(lambda: defence.params.effort > FLOOD_EFFORT, "more effort to be suggested", 200)
+        await service._publisher.settled()
+        waiting = len(defence._queue)
+        client.forget()
+        assert await fetch(client, service.address, SIZE) == payload(SIZE)[1]
+        ctor_client = await asyncio.to_thread(ctor_network.client)
+        url = file_server.url(SIZE, service.address)
+        fetched = await asyncio.to_thread(curl, url, ctor_client.socks, timeout=120)
+        ctor_client.stop()
+        assert (fetched.status, fetched.sha256) == (200, payload(SIZE)[1])
+        flooding.cancel()
+        await asyncio.gather(flooding, return_exceptions=True)
+    solved = [step.effort for step in steps if isinstance(step, PuzzleSolved)]
+    assert waiting >= limits.low_level
+    assert len(solved) == 1, "the client got in at its first attempt"
+    assert solved[0] > FLOOD_EFFORT
+    assert any(isinstance(event, EffortSuggested) for event in events)
