@@ -245,19 +245,44 @@ async def test_pelure_core_truncated_while_replicating(store: Corestore, npm: Np
         assert (await npm.call("has", id="r", start=0, end=90))["held"] == [True] * 90
 
 
-async def test_truncated_while_the_reader_was_away(store: Corestore, npm: NpmCores) -> None:
+async def test_npm_core_truncated_and_grown_while_the_reader_was_away(
+    store: Corestore, npm: NpmCores
+) -> None:
+    """No root of the old tree is one of the new: what is shared is found by asking, and kept."""
     state = await npm.call("open", id="w", name="core")
-    await npm.call("appendSeeded", id="w", seed="f", **{"from": 0}, count=64, size=SIZE, batch=64)
+    await npm.call("appendSeeded", id="w", seed="f", **{"from": 0}, count=1000, size=SIZE, batch=1000)
     reader = store.get(key=bytes.fromhex(state["key"]))
     async with linked(store, npm):
         await within(reader.update(wait=True))
-        await within(reader.download([(0, 64)]))
-    await npm.call("truncate", id="w", length=40)
-    await npm.call("appendSeeded", id="w", seed="g", **{"from": 40}, count=100, size=SIZE, batch=100)
+        await within(reader.download([(0, 1000)]))
+    await npm.call("truncate", id="w", length=777)
+    await npm.call("appendSeeded", id="w", seed="g", **{"from": 777}, count=1300, size=SIZE, batch=1300)
     async with linked(store, npm):
-        await within(until_length(reader, 140, fork=1))
-        await within(reader.download([(0, 140)]))
-    assert digest(reader, 0, 140) == (await npm.call("hashes", id="w", start=0, end=140))["sha256"]
+        await within(until_length(reader, 2077, fork=1))
+        assert reader.has_range(0, 777) and not reader.has(777)
+        assert reader.replicator is not None
+        [peer] = reader.replicator.peers
+        await within(reader.download([(0, 2077)]))
+        assert peer.stats.blocks_received == 1300
+    assert digest(reader, 0, 2077) == (await npm.call("hashes", id="w", start=0, end=2077))["sha256"]
+
+
+async def test_pelure_core_truncated_and_grown_while_the_npm_reader_was_away(
+    store: Corestore, npm: NpmCores
+) -> None:
+    writer = store.get(name="core")
+    writer.append([seeded_block("f", index, SIZE) for index in range(1000)])
+    await npm.call("open", id="r", key=writer.key.hex())
+    async with linked(store, npm):
+        await npm.call("update", id="r", wait=True)
+        await npm.call("download", id="r", start=0, end=1000)
+    writer.truncate(777)
+    writer.append([seeded_block("g", index, SIZE) for index in range(777, 2077)])
+    async with linked(store, npm):
+        await npm.call("waitFork", id="r", fork=1, length=2077)
+        assert (await npm.call("has", id="r", start=0, end=1000))["held"] == [True] * 777 + [False] * 223
+        await npm.call("download", id="r", start=0, end=2077)
+    assert digest(writer, 0, 2077) == (await npm.call("hashes", id="r", start=0, end=2077))["sha256"]
 
 
 async def test_npm_core_lost_and_made_again(store: Corestore, tmp_path: Path) -> None:

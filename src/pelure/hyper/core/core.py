@@ -16,6 +16,7 @@ from pelure.hyper.core import conflict, exchange
 from pelure.hyper.core.core_storage import CoreStorage
 from pelure.hyper.core.linked import LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest
+from pelure.hyper.core.reorg import Reorg
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.state import CoreState
 from pelure.hyper.core.tree import NotAvailable, SeekResult
@@ -117,6 +118,13 @@ class Core(CoreState):
         log.error("The key of core %s was used twice: it has two histories", self.discovery_key.hex())
         self.freeze(data)
         return True
+
+    def reorg(self, data: Data) -> Reorg:
+        """Begin to follow the core to a newer fork, whose tree ``data`` proves.
+
+        Raises :class:`~pelure.errors.ProtocolError` if it does not.
+        """
+        return Reorg(self, data)
 
     async def get(self, index: int, *, wait: bool = True, timeout: float | None = None) -> bytes:
         """Block ``index``, decrypted, from the disk or from peers.

@@ -7,7 +7,7 @@ or against the upgrade it came with, the upgrade against the signature, the mani
 from __future__ import annotations
 
 from pelure.errors import ProtocolError
-from pelure.hyper.core import flat_tree, proof
+from pelure.hyper.core import proof
 from pelure.hyper.core.changes import ChangeKind
 from pelure.hyper.core.manifest import Manifest
 from pelure.hyper.core.signer import Verifier
@@ -86,33 +86,35 @@ class Received:
 def apply(state: CoreState, data: Data, received: Received) -> None:
     """Verify an answer and store what it brings; :meth:`Received.finish` ends a run of such calls.
 
-    An answer that was right once but is of no use now (for a shorter tree, or an earlier fork) is left out.
+    An answer that was right once but is of no use now (for a shorter tree, or an earlier fork) is left out;
+    newer forks are the affair of :class:`~pelure.hyper.core.reorg.Reorg`.
     Raises :class:`~pelure.errors.ProtocolError` and stores nothing if any of it is wrong.
     """
-    if data.fork < state.fork or (data.fork > state.fork and data.upgrade is None):
+    if data.fork != state.fork:
         return
-    verifier = _verifier(state, data)
-    reorganise = data.fork > state.fork
+    verifier = verifier_for(state, data)
     branch_root, nodes = proof.verify_branch(data)
     batch: TreeBatch | None = None
     if data.upgrade is not None:
-        batch = TreeBatch([], 0, data.fork) if reorganise else state.batch()
+        batch = state.batch()
         if data.upgrade.start != batch.length:
-            if reorganise:
-                raise ProtocolError("upgrade to a new fork does not start at the beginning")
             return
-        _check_prologue(verifier, data.upgrade)
+        check_prologue(verifier, data.upgrade)
         if proof.verify_upgrade(batch, data.upgrade, branch_root):
             branch_root = None
         verifier.verify(batch, data.upgrade.signature)
     if branch_root is not None:
-        _check_known(state, batch if reorganise else None, branch_root)
+        _check_known(state, branch_root)
     if state.verifier is None and (batch is not None or data.manifest is not None):
         state.set_manifest(verifier.manifest)
     _store(state, data, nodes, batch, received)
 
 
-def _verifier(state: CoreState, data: Data) -> Verifier:
+def verifier_for(state: CoreState, data: Data) -> Verifier:
+    """What checks the signature of ``data``: by the manifest held here, or the one that came along.
+
+    Raises :class:`~pelure.errors.ProtocolError` for a manifest that is not the core's.
+    """
     if state.verifier is not None or data.manifest is None:
         return state.assumed_verifier()
     manifest = Manifest.decode(data.manifest)
@@ -121,7 +123,8 @@ def _verifier(state: CoreState, data: Data) -> Verifier:
     return Verifier(state.key, manifest)
 
 
-def _check_prologue(verifier: Verifier, upgrade: DataUpgrade) -> None:
+def check_prologue(verifier: Verifier, upgrade: DataUpgrade) -> None:
+    """Raises :class:`~pelure.errors.ProtocolError` if the core's fixed beginning is not covered in one go."""
     prologue = verifier.manifest.prologue
     if prologue is None or upgrade.start >= prologue.length:
         return
@@ -129,63 +132,23 @@ def _check_prologue(verifier: Verifier, upgrade: DataUpgrade) -> None:
         raise ProtocolError("upgrade does not cover the core's fixed beginning")
 
 
-def _check_known(state: CoreState, batch: TreeBatch | None, root: Node) -> None:
-    if batch is None:
-        known = state.get_node(root.index)
-    else:
-        known = next((node for node in batch.nodes if node.index == root.index), None)
-    if known is None or known.hash != root.hash or known.size != root.size:
+def _check_known(state: CoreState, root: Node) -> None:
+    if state.get_node(root.index) != root:
         raise ProtocolError(f"proof does not lead to the known tree node {root.index}")
 
 
 def _store(
     state: CoreState, data: Data, nodes: list[Node], batch: TreeBatch | None, received: Received
 ) -> None:
-    reorganise = data.fork > state.fork
     before = state.length
-    kept = before
-    if batch is not None and reorganise:
-        kept = _drop_changed(state, batch)
     for node in nodes:
         state.storage.put_node(node)
     block = data.block
-    new_block = block is not None and not state.bitfield.get(block.index)
-    if block is not None and new_block:
+    if block is not None and not state.bitfield.get(block.index):
         state.storage.put_block(block.index, block.value)
         state.bitfield.set(block.index)
         received.blocks.append(block.index)
-    if batch is not None and data.upgrade is not None:
-        if reorganise:
-            state.truncations.append((batch.fork, kept))
-        state.save(batch, data.upgrade.signature)
     received.size += (len(block.value) if block else 0) + 80 * len(nodes)
-    if reorganise:
-        state.emit(ChangeKind.TRUNCATE, kept, max(before - kept, 0))
-    if batch is not None:
-        state.emit(ChangeKind.UPGRADE, min(before, kept), batch.length - min(before, kept))
-
-
-def _drop_changed(state: CoreState, batch: TreeBatch) -> int:
-    """Forget what the tree of a new fork does not share with the old one; return the shared length.
-
-    A subtree is known to be shared when its root has the same hash in both; the rest is forgotten, and
-    fetched again where it is wanted.
-    """
-    spans: list[tuple[int, int]] = []
-    for node in sorted(batch.nodes, key=lambda node: -flat_tree.depth(node.index)):
-        if any(start <= node.index <= end for start, end in spans):
-            continue
-        if state.get_node(node.index) == node:
-            spans.append((flat_tree.left_span(node.index), flat_tree.right_span(node.index)))
-    spans.sort()
-    for index in state.storage.node_indexes():
-        if not any(start <= index <= end for start, end in spans):
-            state.storage.delete_node(index)
-    begin = kept = 0
-    for start, end in spans:
-        if start == 2 * kept:
-            kept = end // 2 + 1
-        state.drop_blocks(begin, start // 2)
-        begin = end // 2 + 1
-    state.drop_blocks(begin, state.length)
-    return min(kept, state.length)
+    if batch is not None and data.upgrade is not None:
+        state.save(batch, data.upgrade.signature)
+        state.emit(ChangeKind.UPGRADE, before, batch.length - before)

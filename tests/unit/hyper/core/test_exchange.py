@@ -8,6 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
 
 from pelure.errors import PelureError, ProtocolError
 from pelure.hyper.core import flat_tree
@@ -49,9 +51,20 @@ def ask(writer: Core, **parts: object) -> Data:
 
 
 def upgrade(writer: Core, reader: Core) -> None:
-    start = reader.length if reader.fork == writer.fork else 0
-    request = UpgradeRequest(start, writer.length - start)
+    request = UpgradeRequest(reader.length, writer.length - reader.length)
     reader.verify_and_store([ask(writer, upgrade=request, manifest=True)])
+
+
+def follow(writer: Core, reader: Core) -> int:
+    """Take ``reader`` to the fork of ``writer``; return how often it had to ask."""
+    reorg = reader.reorg(ask(writer, upgrade=UpgradeRequest(0, writer.length), manifest=True))
+    rounds = 1
+    while wanted := reorg.wanted():
+        for request in wanted:
+            reorg.add(ask(writer, hash=request))
+        rounds += 1
+    reorg.apply()
+    return rounds
 
 
 def block(writer: Core, reader: Core, index: int) -> None:
@@ -171,17 +184,67 @@ def test_a_reader_follows_a_truncation_and_keeps_what_is_shared(writer: Core, re
         block(writer, reader, index)
     view = reader.snapshot()
     writer.truncate(20)
-    writer.append([b"new 20", b"new 21"])
-    upgrade(writer, reader)
-    assert (reader.fork, reader.length) == (1, 22)
-    assert all(reader.get_local(i) == writer.get_local(i) for i in range(16))  # below unchanged roots
-    assert not reader.has(20) and not reader.has(25)
-    for index in range(reader.length):
+    writer.append([b"new %d" % index for index in range(20, 45)])
+    follow(writer, reader)
+    assert (reader.fork, reader.length, reader.contiguous_length) == (1, 45, 20)
+    assert [reader.get_local(i) for i in range(20)] == [writer.get_local(i) for i in range(20)]
+    assert not any(map(reader.has, range(20, 45)))
+    for index in range(20):
+        reader.proof(Request(1, 1, block=BlockRequest(index, 0)))  # can be proved to others, too
+    for index in range(20, 45):
         block(writer, reader, index)
-    assert [reader.get_local(i) for i in range(22)] == [writer.get_local(i) for i in range(22)]
-    assert max(map(flat_tree.right_span, reader.storage.node_indexes())) < 44
+    assert [reader.get_local(i) for i in range(45)] == [writer.get_local(i) for i in range(45)]
+    assert max(map(flat_tree.right_span, reader.storage.node_indexes())) < 90
     with pytest.raises(NotAvailable):
         reader.check_version(view.fork, view.length)
+
+
+@settings(deadline=None, max_examples=20, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(st.data())
+def test_what_two_forks_share_is_found(writer: Core, reader: Core, data: st.DataObject) -> None:
+    """However long, wherever it was cut, whatever is held: exactly the shared blocks stay, in few rounds."""
+    fork = writer.fork
+    old = data.draw(st.integers(1, 200))
+    cut = data.draw(st.integers(0, old))
+    new = data.draw(st.integers(max(cut, 1), 200))
+    held = data.draw(st.sets(st.integers(0, old - 1), max_size=8))
+    writer.truncate(0)
+    writer.append([b"old %d %d" % (fork, index) for index in range(old)], durable=False)
+    follow(writer, reader)
+    for index in held:
+        block(writer, reader, index)
+    writer.truncate(cut)
+    writer.append([b"new %d %d" % (fork, index) for index in range(cut, new)], durable=False)
+    assert follow(writer, reader) <= 4
+    assert (reader.fork, reader.length) == (writer.fork, new)
+    assert reader.batch().hash() == writer.batch().hash()
+    assert {index for index in range(new) if reader.has(index)} == {index for index in held if index < cut}
+    for index in {*range(0, new, 7), *held} - {*range(new, old)}:
+        block(writer, reader, index)
+        assert reader.get_local(index) == writer.get_local(index)
+
+
+def test_forks_that_are_not_proved(writer: Core, reader: Core) -> None:
+    upgrade(writer, reader)
+    for index in range(30):
+        block(writer, reader, index)
+    before = state(reader)
+    writer.truncate(20)
+    writer.append([b"new %d" % index for index in range(20, 45)])
+    good = ask(writer, upgrade=UpgradeRequest(0, 45))
+    bad_fork, bad_signature, late_start = (Data.decode(Reader(good.encode())) for _ in range(3))
+    bad_fork.fork = 7
+    bad_signature.upgrade.signature = bytes(64)
+    late_start.upgrade.start = 1
+    for data in (bad_fork, bad_signature, late_start, ask(writer, hash=HashRequest(0, 5))):
+        with pytest.raises(ProtocolError):
+            reader.reorg(data)
+    reorg = reader.reorg(good)
+    branch = ask(writer, hash=reorg.wanted()[0])
+    branch.hash.nodes[0].hash = bytes(32)
+    with pytest.raises(ProtocolError):
+        reorg.add(branch)
+    assert state(reader) == before
 
 
 def test_survives_reopening(writer: Core, tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import TYPE_CHECKING, Protocol
 
 from pelure.hyper.core.changes import Change
+from pelure.hyper.core.reorg import Reorg
 from pelure.hyper.core.tree import SeekResult
 from pelure.hyper.wire.messages import Data, Request
 from pelure.hyper.wire.parts import Node
@@ -77,6 +78,12 @@ class LocalCore(Protocol):
         """Verify in order and store the good ones; return how many those are.
 
         Raises ``ProtocolError``, having stored nothing, if already the first is bad.
+        """
+
+    def reorg(self, data: Data) -> Reorg:
+        """Begin to follow the core to a newer fork, whose tree ``data`` proves.
+
+        Raises ``ProtocolError`` if it does not.
         """
 
     @property

@@ -19,6 +19,7 @@ from pelure.hyper.core.replication.extensions import Extension
 from pelure.hyper.core.replication.link import InFlight, Link
 from pelure.hyper.core.replication.local import LocalCore
 from pelure.hyper.core.replication.peer import Peer
+from pelure.hyper.core.replication.reorgs import Reorgs
 from pelure.hyper.core.replication.seeks import Seeks
 from pelure.hyper.core.replication.upgrades import STALL_SECONDS, Upgrades, slowness
 from pelure.hyper.core.replication.wants import PRIORITY, BlockWant, Download, finish
@@ -56,6 +57,7 @@ class Replicator:
         self._claims: dict[int, list[tuple[Peer, InFlight]]] = {}
         """Who has been asked for each block."""
         self._upgrades = Upgrades(core)
+        self._reorgs = Reorgs(core)
         self._end_changes = core.on_change(self._on_change)
 
     # -- what the core asks for --
@@ -190,6 +192,7 @@ class Replicator:
 
     def _forget_requests(self, peer: Peer) -> None:
         """Have others asked what ``peer`` was asked for."""
+        self._reorgs.lost(peer)
         for flight in [*peer.in_flight.values(), *(held for held, _ in peer.held)]:
             peer.cancel(flight)
             self._drop(peer, flight)
@@ -199,7 +202,7 @@ class Replicator:
 
     def synced(self, peer: Peer) -> None:
         """A peer told its state."""
-        self._upgrades.request_fork(peer, self.peers)
+        self._reorgs.request(self.peers)
         self._upgrades.request(self.peers)
         for download in self._downloads:
             download.rewind(peer)
@@ -216,6 +219,7 @@ class Replicator:
     def unanswered(self, peer: Peer, flight: InFlight) -> None:
         """A peer has no (usable) answer to a request."""
         self._drop(peer, flight)
+        self._reorgs.request(self.peers)
         self.schedule_all()
         self._check_upgrades()
 
@@ -238,6 +242,8 @@ class Replicator:
         while answers and not self._closed:
             batch, answers = fitting(self.core, peer, answers, self._drop)
             try:
+                if batch and batch[0][1].fork > self.core.fork:
+                    self._reorgs.answered(*batch.pop())
                 while batch:
                     stored = self.core.verify_and_store([data for _, data in batch])
                     for flight, data in batch[:stored]:
@@ -254,6 +260,7 @@ class Replicator:
                 return
             answers += release_held(self.core, peer, self._drop)
         self._check_wants()
+        self._reorgs.request(self.peers)
         self._upgrades.request(self.peers)
         self._schedule(peer)
 
@@ -406,8 +413,7 @@ class Replicator:
         """To be called about once a second: sees to peers that stopped answering."""
         conflicts.drop_silent(self.peers)
         self._upgrades.request(self.peers)
-        for peer in self.peers:
-            self._upgrades.request_fork(peer, self.peers)
+        self._reorgs.request(self.peers)
         if len(self.peers) > 1:
             self.schedule_all()
 
@@ -427,6 +433,7 @@ class Replicator:
                     download.rewind()
         self._upgrades.ended(flight)
         self._seeks.refused(peer, flight)
+        self._reorgs.refused(flight)
 
     def _forget_block(self, index: int) -> BlockWant:
         self._unasked.pop(index, None)

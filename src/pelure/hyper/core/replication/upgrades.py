@@ -1,4 +1,4 @@
-"""Getting a core's newest tree from its peers (HYPER-FACTS sections 8, reading, step 2, and 12)."""
+"""Getting a core's newest tree from its peers (HYPER-FACTS section 8, reading, step 2)."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def slowness(peer: Peer) -> float:
 
 
 class Upgrades:
-    """Asks one peer at a time for growth, one for each newer fork, and knows who waits for the outcome."""
+    """Asks one peer at a time for growth, and knows who waits for the outcome."""
 
     def __init__(self, core: LocalCore) -> None:
         self._core = core
@@ -64,18 +64,6 @@ class Upgrades:
                 manifest = core.needs_manifest and peer.remote.has_manifest
                 self._asked = (peer, peer.request(upgrade=upgrade, manifest=manifest))
                 return
-
-    def request_fork(self, peer: Peer, peers: Sequence[Peer]) -> None:
-        """Ask ``peer`` for proof of its fork, if that is newer and no other of ``peers`` was asked."""
-        remote = peer.remote
-        if remote.fork <= self._core.fork or remote.length == 0 or not remote.uploading:
-            return
-        asked = (flight.request for other in peers for flight in other.in_flight.values())
-        if not any(request.fork == remote.fork and request.upgrade is not None for request in asked):
-            peer.request(
-                upgrade=UpgradeRequest(0, remote.length),
-                manifest=self._core.needs_manifest and remote.has_manifest,
-            )
 
     def ended(self, flight: InFlight) -> None:
         """A request was answered, or came to nothing."""
