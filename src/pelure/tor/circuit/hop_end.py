@@ -106,6 +106,8 @@ class HopEnd:
 
         ``now``: monotonic seconds. Streams take turns.
         """
+        if not self._waiting:
+            return 0
         room = left = min(room, self.window.room())
         held: list[StreamEndpoint] = []
         while left > 0 and self._waiting:

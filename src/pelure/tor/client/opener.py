@@ -10,19 +10,12 @@ import ipaddress
 import logging
 from collections.abc import Hashable
 
-from pelure.errors import (
-    CircuitError,
-    ConfigError,
-    OnionServiceError,
-    PelureError,
-    ProtocolError,
-    StreamError,
-)
+from pelure.errors import CircuitError, OnionServiceError, PelureError, ProtocolError, StreamError
 from pelure.tor.cell.commands import EndReason
 from pelure.tor.cell.relay_messages import Begin, Connected
 from pelure.tor.client.onion_circuits import OnionCircuits
 from pelure.tor.client.pool import CircuitPool
-from pelure.tor.crypto.address import decode_address, encode_address, is_onion
+from pelure.tor.crypto.address import canonical, is_onion
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.circuit_stream import CircuitStream
 
@@ -31,8 +24,6 @@ log = logging.getLogger(__name__)
 STREAM_SECONDS = 30.0
 MAX_EXITS = 3
 """Exits tried for one stream."""
-BAD_ADDRESS = 0xF6
-"""SOCKS5 code for an onion address that can't be one (socks-extensions, ExtendedErrors)."""
 NO_ADDRESS = 0x04
 """SOCKS5 code: host unreachable."""
 RESOLVE_PORT = 443
@@ -100,10 +91,7 @@ class StreamOpener:
     # ---- onion services ----
 
     async def _open_onion(self, host: str, port: int, isolation: Hashable, early: bytes) -> CircuitStream:
-        try:
-            address = encode_address(decode_address(host))
-        except ConfigError as error:
-            raise OnionServiceError(str(error), BAD_ADDRESS) from None
+        address = canonical(host)
         circuit, served = await self._onions.get(address, isolation)
         try:
             return await _begin(circuit.open("", port), early)

@@ -20,6 +20,7 @@ from pelure.tor.client.pooled import PooledCircuit, Race
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.origin import Circuit
 from pelure.tor.net.supervision import supervised
+from pelure.tor.path.selection import GUARD_MAY_RETURN_AT
 
 log = logging.getLogger(__name__)
 
@@ -169,8 +170,9 @@ class CircuitPool:
     ) -> PooledCircuit | None:
         """Take a ready circuit of the right length that ``last`` can be added to."""
         wanted = length if last is None else length - 1
+        first = int(length > GUARD_MAY_RETURN_AT)
         for entry in self._stock:
-            if entry.circuit is None or len(entry.path) != wanted or last in entry.path:
+            if entry.circuit is None or len(entry.path) != wanted or last in entry.path[first:]:
                 continue
             if not any(relay in exclude for relay in entry.path):
                 self._stock.remove(entry)

@@ -73,6 +73,8 @@ class Race:
         try:
             while (circuit := self._finished()) is None:
                 self._begin_next()
+                if (ready := self._running[-1].circuit) is not None:
+                    return ready
                 await asyncio.wait(
                     {entry.ready for entry in self._running},
                     timeout=RIVAL_SECONDS if self._left else None,

@@ -10,6 +10,7 @@ from __future__ import annotations
 import base64
 import binascii
 import ipaddress
+import re
 from dataclasses import dataclass, field
 from enum import IntEnum
 
@@ -21,6 +22,8 @@ MAX_HTTP_HEAD = 8192
 
 _NO_AUTH, _USERPASS, _NO_METHOD = 0x00, 0x02, 0xFF
 _IPV4, _HOSTNAME, _IPV6 = 0x01, 0x03, 0x04
+_UNSPECIFIED = bytes([_IPV4, 0, 0, 0, 0])
+_NAME = re.compile(r"[a-z0-9._-]{1,253}")
 
 
 class Command(IntEnum):
@@ -29,6 +32,9 @@ class Command(IntEnum):
     CONNECT = 0x01
     RESOLVE = 0xF0
     RESOLVE_PTR = 0xF1
+
+
+_COMMANDS = frozenset(Command)
 
 
 class Reply(IntEnum):
@@ -81,11 +87,11 @@ class Request:
     credentials: tuple[bytes, bytes] | None = field(default=None, repr=False)
     http: bool = False
 
-    def accept(self, address: str = "0.0.0.0") -> bytes:
+    def accept(self, address: str = "") -> bytes:
         """The answer that it worked; ``address`` is the result of a RESOLVE or RESOLVE_PTR."""
         if self.http:
             return b"HTTP/1.1 200 Connection established\r\n\r\n"
-        return _socks_reply(Reply.SUCCEEDED, address)
+        return _socks_reply(Reply.SUCCEEDED, _bound(address) if address else _UNSPECIFIED)
 
     def refuse(self, code: int) -> bytes:
         """The answer that it failed with ``code``, a :class:`Reply` or an onion service's code."""
@@ -108,15 +114,19 @@ def reply_code(error: BaseException) -> int:
     return Reply.GENERAL_FAILURE
 
 
-def _socks_reply(code: int, address: str = "0.0.0.0") -> bytes:
-    """A SOCKS5 reply with port 0; ``address`` is an IP address or, for RESOLVE_PTR, a host name."""
+def _socks_reply(code: int, bound: bytes = _UNSPECIFIED) -> bytes:
+    """A SOCKS5 reply with the address ``bound`` and port 0."""
+    return bytes([5, code, 0]) + bound + bytes(2)
+
+
+def _bound(address: str) -> bytes:
+    """The type and bytes of an IP address or, for RESOLVE_PTR, a host name."""
     try:
         ip = ipaddress.ip_address(address)
-        bound = bytes([_IPV4 if ip.version == 4 else _IPV6]) + ip.packed
     except ValueError:
         name = address.encode("ascii", "replace")[:255]
-        bound = bytes([_HOSTNAME, len(name)]) + name
-    return bytes([5, code, 0]) + bound + bytes(2)
+        return bytes([_HOSTNAME, len(name)]) + name
+    return bytes([_IPV4 if ip.version == 4 else _IPV6]) + ip.packed
 
 
 class ProxyParser:
@@ -197,7 +207,7 @@ class ProxyParser:
         version, command, _, kind = self._peek(0, 4)
         if version != 5:
             raise _refusal("a SOCKS request of an unknown version", Reply.GENERAL_FAILURE)
-        if command not in set(Command):
+        if command not in _COMMANDS:
             raise _refusal("a SOCKS command that would leave the network", Reply.COMMAND_NOT_SUPPORTED)
         if kind == _HOSTNAME:
             start, end = 5, 5 + self._peek(4, 5)[0]
@@ -255,6 +265,8 @@ def _http_error(status: str, text: str = "") -> bytes:
 
 
 def _is_ip(host: str) -> bool:
+    if ":" not in host and not host[-1:].isdigit():
+        return False  # as nearly every host name, and sooner than by an exception
     try:
         ipaddress.ip_address(host)
     except ValueError:
@@ -272,7 +284,7 @@ def _host_name(raw: bytes) -> str:
         host = host[1:-1]
     if _is_ip(host):
         return str(ipaddress.ip_address(host))
-    if not host or len(host) > 253 or not all(c.isalnum() or c in "-._" for c in host):
+    if not _NAME.fullmatch(host):
         raise _refusal("a host name with characters that no host name has", Reply.GENERAL_FAILURE)
     return host
 

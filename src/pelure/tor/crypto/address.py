@@ -47,6 +47,15 @@ def decode_address(address: str) -> bytes:
     return public
 
 
+def canonical(host: str) -> str:
+    """An address under ``.onion`` in lower case without labels before it, so that equal ones are the same.
+
+    Whether it can be one is not checked: :func:`decode_address` does that.
+    """
+    label = host.lower().rstrip(".").removesuffix(_SUFFIX).rsplit(".", 1)[-1]
+    return label + _SUFFIX
+
+
 def is_onion(host: str) -> bool:
     """Whether ``host`` is under ``.onion`` (well-formed or not)."""
     return host.lower().rstrip(".").endswith(_SUFFIX)

@@ -171,9 +171,18 @@ async def test_look_ups() -> None:
 
 
 async def test_onion_addresses_never_reach_an_exit() -> None:
+    asked: list[str] = []
+
+    async def connect(address: str, isolation: Hashable) -> Any:
+        asked.append(address)
+        raise OnionServiceError("no", 0xF6)
+
+    onions = OnionCircuits(connect)
     with pytest.raises(OnionServiceError) as caught:
-        await opener(FakePool(FakeCircuit(1, b""))).open("nonsense.onion", 80, "me")
+        await opener(FakePool(FakeCircuit(1, b"")), onions).open("www.Nonsense.onion.", 80, "me")
     assert caught.value.code == 0xF6
+    assert asked == ["nonsense.onion"]
+    await onions.close()
 
 
 async def test_streams_share_an_onion_circuit_and_a_broken_one_is_replaced() -> None:

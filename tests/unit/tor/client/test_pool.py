@@ -226,6 +226,8 @@ async def test_ready_circuits_are_extended_to_the_last_relay() -> None:
         for last, exclude in ((THIRD, ()), (LAST, (MIDDLE,))):
             other: Circuit = await pool.internal_circuit(last, length=4, purpose="hsdir", exclude=exclude)
             assert cast(object, other) not in ready
+        # The guard may, three hops on.
+        assert cast(object, await pool.internal_circuit(GUARD, length=4, purpose="hsdir")) in ready
 
 
 async def test_a_failed_extension_takes_another_circuit() -> None:
