@@ -140,7 +140,7 @@ class Fetch:
         blobs = await self._drive.blobs()
         blocks = max(1, sum(end - start for start, end in self._wanted))
         while progress is not None:
-            missing = sum(len(blobs.core.bitfield.missing(start, end)) for start, end in self._wanted)
+            missing = blocks - sum(blobs.core.bitfield.count(start, end) for start, end in self._wanted)
             progress(total * (blocks - missing) // blocks, total)
             await asyncio.sleep(PROGRESS_SECONDS)
 

@@ -38,9 +38,11 @@ class Bitfield:
 
     def set_range(self, start: int, end: int, value: bool = True) -> None:
         """Put ``start`` to ``end`` (exclusive) in, or take them out."""
+        if value:
+            self._grow(end)
+        end = min(end, 8 * len(self._bytes))
         if start >= end:
             return
-        self._grow(end)
         first, last = (start + 7) >> 3, end >> 3
         if first > last:  # inside one byte
             first = last = (start + 7) >> 3

@@ -61,3 +61,11 @@ def test_beyond_the_end() -> None:
     assert bits.count(10**9, 10**9 + 5) == 0
     assert bits.missing(10**9, 10**9 + 2).tolist() == [10**9, 10**9 + 1]
     assert not bits.get(10**12)
+
+
+def test_taking_out_what_never_was_in_costs_nothing() -> None:
+    bitfield = Bitfield()
+    bitfield.set_range(10, 20)
+    bitfield.set_range(15, 1 << 50, False)
+    assert [index for index in range(30) if bitfield.get(index)] == list(range(10, 15))
+    assert len(bitfield.words(0, 1 << 20)) == 4

@@ -24,7 +24,7 @@ from pelure.hyper.wire.parts import BlockRequest, HashRequest, Node, SeekRequest
 from pelure.streams import SocketStream, memory_pipe
 
 from .scripted import ScriptedPeer, scripted
-from .support import block, within
+from .support import block, until, within
 
 BLOCKS = 40
 
@@ -204,6 +204,33 @@ async def test_refusing_everything_announced(case: Fixture) -> None:
         refusing = asyncio.ensure_future(refuse())
         await case.from_an_honest_peer(stack)
         await within(download)
+        refusing.cancel()
+
+
+@pytest.mark.parametrize("fork", [0, 9])
+@pytest.mark.parametrize("answer", ["no data", "nothing in it"])
+async def test_claims_of_news_without_proof_keep_nobody_from_the_news(
+    case: Fixture, fork: int, answer: str
+) -> None:
+    if fork:
+        case.writer.truncate(BLOCKS // 2)
+    async with scripted(case.store, case.writer.key) as (_, peer), AsyncExitStack() as stack:
+        await within(peer.opened.wait())
+        claim = m.Sync(fork, 10**6, 0, has_manifest=True)
+        await peer.send(claim)
+
+        async def refuse() -> None:
+            while True:
+                message = await peer.expect(m.Message)
+                if isinstance(message, m.Request):
+                    empty = m.Data(message.id, message.fork)
+                    await peer.send(m.NoData(message.id) if answer == "no data" else empty, claim)
+
+        refusing = asyncio.ensure_future(refuse())
+        await until(lambda: case.reader.replicator.peers[0].unavailable > 0)
+        await case.from_an_honest_peer(stack)
+        await within(case.reader.wait_length(case.writer.length))
+        assert case.reader.fork == case.writer.fork
         refusing.cancel()
 
 

@@ -56,3 +56,13 @@ def test_scattered_blocks_are_remembered_only_up_to_a_limit(monkeypatch) -> None
     mine.set_words(1024, b"\x55" * 400)
     assert len(list(mine)) <= 12
     assert 0 in mine and 18 in mine
+
+
+def test_taking_out_single_blocks_costs_bounded_memory(monkeypatch) -> None:
+    monkeypatch.setattr(intervals, "MAX_INTERVALS", 100)
+    found = IntervalSet()
+    found.add(0, 10**9)
+    for index in range(1, 1000, 2):
+        found.remove(index, index + 1)
+    assert len(list(found)) <= 100
+    assert 0 in found and not any(index in found for index in range(1, 1000, 2))

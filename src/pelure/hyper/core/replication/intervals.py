@@ -66,7 +66,7 @@ class IntervalSet:
         if self._starts[first] < start:
             starts.append(self._starts[first])
             ends.append(start)
-        if self._ends[last - 1] > end:
+        if self._ends[last - 1] > end and len(self._starts) < MAX_INTERVALS:
             starts.append(end)
             ends.append(self._ends[last - 1])
         self._starts[first:last] = starts

@@ -67,6 +67,8 @@ class Peer:
         self.suspected: tuple[ProtocolError, float] | None = None
         """What did not verify, and until when the peer may clear itself: see :mod:`.conflicts`."""
         self.remote = m.Sync(0, 0, 0, can_upgrade=False)
+        self.refused_at: tuple[int, int] | None = None
+        """Fork and length at which it did not prove the newer tree that its last sync told of."""
         self.seeks = False
         self.length_acked = 0
         self.can_upgrade = True
@@ -115,6 +117,11 @@ class Peer:
         return self.window.size - len(self.in_flight)
 
     @property
+    def has_refused(self) -> bool:
+        """Whether the peer was asked already for what is newer than what is held here, and had no proof."""
+        return self.refused_at == (self.core.fork, self.core.length)
+
+    @property
     def can_upgrade_us(self) -> bool:
         """Whether the peer can prove growth from exactly the length held here, and has said so."""
         remote = self.remote
@@ -124,6 +131,7 @@ class Peer:
             and remote.can_upgrade
             and remote.uploading
             and self.length_acked == self.core.length
+            and not self.has_refused
         )
 
     @property
@@ -131,6 +139,8 @@ class Peer:
         """Whether the peer has something newer, or has not told yet."""
         if not self.synced:
             return True
+        if self.has_refused:
+            return False
         if self.remote.fork != self.core.fork:
             return self.remote.fork > self.core.fork and self.remote.length > 0
         unacknowledged = self.length_acked != self.core.length
@@ -140,6 +150,7 @@ class Peer:
         """Whether the peer can prove block ``index`` of the local tree (if it has the block)."""
         return (
             self.same_fork
+            and self.unavailable < MAX_UNAVAILABLE
             and index < self.remote.length
             and (self.remote.length >= self.core.length or self.core.can_upgrade(self.remote.length))
         )
@@ -297,6 +308,7 @@ class Peer:
         changed = not self.synced or sync.length != self.remote.length or sync.fork != self.remote.fork
         self.synced = True
         self.remote = sync
+        self.refused_at = None
         core = self.core
         if not sync.downloading and not self.replicator.downloading:
             self.close()
@@ -327,7 +339,7 @@ class Peer:
             self.answers.append((flight, data))
             self.link.answered(self)
         else:
-            self.replicator.unanswered(self, flight)
+            self._refused(flight)
 
     def _on_no_data(self, no_data: m.NoData) -> None:
         if no_data.request == 0:
@@ -336,11 +348,17 @@ class Peer:
         flight = self.in_flight.pop(no_data.request, None)
         if flight is None:
             return
-        if flight.request.fork == self.remote.fork:
-            self.unavailable += 1
         if (block := flight.request.block) is not None:
             self.blocks.remove(block.index, block.index + 1)
             self._wants.discard(block.index - block.index % WANT_SPAN)
+        self._refused(flight)
+
+    def _refused(self, flight: InFlight) -> None:
+        """The peer does not give what it was asked for."""
+        if flight.request.upgrade is not None:
+            self.refused_at = (self.core.fork, self.core.length)
+        if flight.request.fork == self.remote.fork:
+            self.unavailable += 1
         self.replicator.unanswered(self, flight)
 
     def _on_want(self, want: m.Want) -> None:
@@ -379,11 +397,13 @@ class Peer:
 
 
 def _answers(request: m.Request, data: m.Data) -> bool:
-    """Whether ``data`` holds only what ``request`` asked for."""
+    """Whether ``data`` holds what ``request`` asked for, and nothing else (a seek may need no answer)."""
+    asked, given = request.block, data.block
+    wanted, found = request.hash, data.hash
     return (
         request.fork == data.fork
-        and (data.block is None or (request.block is not None and request.block.index == data.block.index))
-        and (data.hash is None or (request.hash is not None and request.hash.index == data.hash.index))
+        and (asked.index if asked else None) == (given.index if given else None)
+        and (wanted.index if wanted else None) == (found.index if found else None)
         and (data.seek is None or (request.seek is not None and request.seek.bytes == data.seek.bytes))
-        and (data.upgrade is None or request.upgrade is not None)
+        and (data.upgrade is None) == (request.upgrade is None)
     )

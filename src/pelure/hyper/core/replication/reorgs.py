@@ -23,14 +23,17 @@ class Reorgs:
         self._asked: set[InFlight] = set()
 
     def request(self, peers: Sequence[Peer]) -> None:
-        """Ask for the newest fork that ``peers`` tell of, unless that is under way."""
-        able = [peer for peer in peers if peer.synced and peer.remote.uploading and peer.remote.length]
+        """Ask for the newest fork that ``peers`` tell of, unless one is followed now."""
+        able = [
+            peer
+            for peer in peers
+            if peer.synced and peer.remote.uploading and peer.remote.length and not peer.has_refused
+        ]
         newest = max(able, key=lambda peer: peer.remote.fork, default=None)
-        known = self._core.fork if self._peer is None else self._peer.remote.fork
-        if newest is None or newest.remote.fork <= known:
+        if self._peer is not None or newest is None or newest.remote.fork <= self._core.fork:
             return
         remote = newest.remote
-        self._peer, self._reorg = newest, None
+        self._peer = newest
         manifest = self._core.needs_manifest and remote.has_manifest
         self._asked = {newest.request(upgrade=UpgradeRequest(0, remote.length), manifest=manifest)}
 

@@ -220,6 +220,7 @@ class Replicator:
         """A peer has no (usable) answer to a request."""
         self._drop(peer, flight)
         self._reorgs.request(self.peers)
+        self._upgrades.request(self.peers)
         self.schedule_all()
         self._check_upgrades()
 
@@ -274,8 +275,6 @@ class Replicator:
             for other, request in self._claims.pop(data.block.index, ()):
                 if request is not flight:
                     other.cancel(request)
-        elif flight.request.block is not None:
-            self._drop(peer, flight)
         self._upgrades.ended(flight)
         if data.seek is not None or data.hash is not None:
             self._seeks.answered(peer, flight)
