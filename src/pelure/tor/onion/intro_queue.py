@@ -45,14 +45,60 @@ class PowLimits:
         return self.burst + 2 * _RENDEZVOUS_SECONDS * self.rate
 
 
-class IntroQueue(Generic[T]):
-    """Requests of type ``T``; times are monotonic seconds. ``suggested_effort`` is for the descriptor."""
+class EffortQueue(Generic[T]):
+    """Requests of type ``T`` in the order of their effort; times are monotonic seconds.
 
-    def __init__(self, limits: PowLimits) -> None:
-        self.suggested_effort = 0
-        self._limits = limits
+    When ``most`` wait, the lower half is dropped; so is who waits for too long.
+    """
+
+    def __init__(self, most: int) -> None:
+        self._most = most
         self._waiting: list[tuple[int, int, float, T]] = []
         self._numbers = count()
+
+    def __len__(self) -> int:
+        return len(self._waiting)
+
+    @property
+    def top_effort(self) -> int:
+        """The effort of the first in the queue, which must not be empty."""
+        return -self._waiting[0][0]
+
+    def add(self, request: T, effort: int, now: float) -> None:
+        """Let a request wait, behind all of more effort and those of the same that came before."""
+        heapq.heappush(self._waiting, (-effort, next(self._numbers), now, request))
+        if len(self._waiting) >= self._most:
+            self._trim(now)
+
+    def pop(self, now: float) -> T | None:
+        """The request whose turn it is; None if there is none left that is worth it."""
+        while self._waiting:
+            effort, _, since, request = heapq.heappop(self._waiting)
+            if now - since <= MAX_WAIT_SECONDS:
+                return request
+            self._drop(-effort)
+        return None
+
+    def _trim(self, now: float) -> None:
+        kept: list[tuple[int, int, float, T]] = []
+        for entry in sorted(self._waiting):
+            if len(kept) < self._most // 2 and now - entry[2] <= MAX_WAIT_SECONDS:
+                kept.append(entry)
+            else:
+                self._drop(-entry[0])
+        self._waiting = kept
+
+    def _drop(self, effort: int) -> None:
+        """A request of this effort was dropped."""
+
+
+class IntroQueue(EffortQueue[T]):
+    """The queue before the rendezvous; ``suggested_effort``, what clients should make, follows from it."""
+
+    def __init__(self, limits: PowLimits) -> None:
+        super().__init__(limits.high_level)
+        self.suggested_effort = 0
+        self._low_level = limits.low_level
         self._start_period()
 
     def _start_period(self) -> None:
@@ -61,49 +107,29 @@ class IntroQueue(Generic[T]):
         self._had_queue = False
         self._dropped_effort = 0
 
-    def __len__(self) -> int:
-        return len(self._waiting)
-
     @property
     def top_follows_suggestion(self) -> bool:
-        """Whether the first request in the queue has the suggested effort at least."""
-        return bool(self._waiting) and -self._waiting[0][0] >= self.suggested_effort
+        """Whether there is a request in the queue that has the suggested effort at least."""
+        return bool(self) and self.top_effort >= self.suggested_effort
 
     def add(self, request: T, effort: int, now: float) -> None:
-        """Let a request wait, behind all of more effort and those of the same that came before."""
-        heapq.heappush(self._waiting, (-effort, next(self._numbers), now, request))
+        super().add(request, effort, now)
         self._total_effort += effort
-        self._had_queue |= len(self._waiting) >= self._limits.low_level
-        if len(self._waiting) >= self._limits.high_level:
-            self._trim(now)
+        self._had_queue |= len(self) >= self._low_level
 
     def pop(self, now: float) -> T | None:
-        """The request to answer next; None if there is none left that is worth it."""
-        while self._waiting:
-            effort, _, since, request = heapq.heappop(self._waiting)
-            if now - since <= MAX_WAIT_SECONDS:
-                self._handled += 1
-                return request
-            self._drop(-effort)
-        return None
+        request = super().pop(now)
+        self._handled += request is not None
+        return request
 
     def update_effort(self) -> None:
         """Look at the period that ends now, and begin another."""
         if self._dropped_effort > self.suggested_effort or (self._had_queue and self.top_follows_suggestion):
             mean = self._total_effort // self._handled if self._handled else 0
             self.suggested_effort = min(max(self.suggested_effort + 1, mean), EFFORT_MAX)
-        elif not self._had_queue and len(self._waiting) < self._limits.low_level:
+        elif not self._had_queue and len(self) < self._low_level:
             self.suggested_effort = 2 * self.suggested_effort // 3
         self._start_period()
-
-    def _trim(self, now: float) -> None:
-        kept: list[tuple[int, int, float, T]] = []
-        for entry in sorted(self._waiting):
-            if len(kept) < self._limits.high_level // 2 and now - entry[2] <= MAX_WAIT_SECONDS:
-                kept.append(entry)
-            else:
-                self._drop(-entry[0])
-        self._waiting = kept
 
     def _drop(self, effort: int) -> None:
         self._dropped_effort = max(self._dropped_effort, effort)

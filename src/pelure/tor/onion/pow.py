@@ -138,14 +138,17 @@ class Puzzle:
             number = (number + 1) % (1 << 8 * NONCE_LEN)
         return None
 
-    def check(self, proof: ProofOfWork) -> None:
-        """Raises :class:`CryptoError` if it is no proof of this effort for this seed."""
-        challenge = self.challenge(proof.nonce)
+    def check_effort(self, proof: ProofOfWork) -> None:
+        """The quick half of :meth:`check`: raises :class:`CryptoError` if the effort is less than claimed."""
         if (proof.effort, proof.seed_head) != (self.effort, self.seed[:SEED_HEAD_LEN]):
             raise CryptoError("a proof of work is for another puzzle")
-        if not self._suffices(challenge, proof.solution):
+        if not self._suffices(self.challenge(proof.nonce), proof.solution):
             raise CryptoError("a proof of work is of less effort than it claims")
-        equix.verify(challenge, proof.solution)
+
+    def check(self, proof: ProofOfWork) -> None:
+        """Raises :class:`CryptoError` if it is no proof of this effort for this seed; takes milliseconds."""
+        self.check_effort(proof)
+        equix.verify(self.challenge(proof.nonce), proof.solution)
 
     def _suffices(self, challenge: bytes, solution: bytes) -> bool:
         """Whether the hash is small enough for the effort."""

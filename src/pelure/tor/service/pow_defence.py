@@ -9,17 +9,17 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections import deque
 from collections.abc import Callable
+from typing import NamedTuple
 
 from pelure.errors import ProtocolError
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.supervision import supervised
 from pelure.tor.net.throttle import Bucket
 from pelure.tor.net.wallclock import sleep_until
-from pelure.tor.onion.intro_queue import UPDATE_SECONDS, IntroQueue, PowLimits
+from pelure.tor.onion.intro_queue import UPDATE_SECONDS, EffortQueue, IntroQueue, PowLimits
 from pelure.tor.onion.introduction import Introduction
-from pelure.tor.onion.pow import PowParams, ProofOfWork
+from pelure.tor.onion.pow import PowParams, ProofOfWork, Puzzle
 from pelure.tor.onion.pow_seeds import PowSeeds
 from pelure.tor.service.events import EffortSuggested, OnEvent
 from pelure.tor.service.rendezvous import CONCURRENT_BUILDS
@@ -28,12 +28,21 @@ MAX_CHEAP_IN_PROGRESS = 16
 """So many rendezvous may be under way when one of less effort than suggested begins."""
 RETRY_SECONDS = 0.1
 MAX_UNCHECKED = 1024
-"""Proofs waiting to be checked, each for some milliseconds; what comes beyond is dropped."""
+"""Proofs waiting to be checked, which takes some milliseconds each."""
 SIGNIFICANT_CHANGE = 0.15
 """The descriptor is published anew for a change of the suggested effort by this part of it."""
 
 Launch = Callable[[Introduction, str], None]
 log = logging.getLogger(__name__)
+
+
+class _Unchecked(NamedTuple):
+    """An introduction whose proof is to be checked."""
+
+    introduction: Introduction
+    where: str
+    puzzle: Puzzle
+    proof: ProofOfWork
 
 
 class PowDefence:
@@ -59,7 +68,7 @@ class PowDefence:
         self._seeds = PowSeeds(rng, time.time())
         self._queue = IntroQueue[tuple[Introduction, str]](limits)
         self._bucket = Bucket(limits.rate, limits.burst, time.monotonic())
-        self._unchecked: deque[tuple[Introduction, str, bytes]] = deque()
+        self._unchecked = EffortQueue[_Unchecked](MAX_UNCHECKED)
         self._checking: asyncio.Task[None] | None = None
         self._retry: asyncio.TimerHandle | None = None
         self._keeping: asyncio.Task[None] | None = None
@@ -85,30 +94,28 @@ class PowDefence:
         """
         if introduction.proof_of_work is None:
             self._enqueue(introduction, where, 0)
-        elif len(self._unchecked) < MAX_UNCHECKED:
-            self._unchecked.append((introduction, where, blinded_key))
-            if self._checking is None or self._checking.done():
-                job = supervised(self._check, "checking proofs of work")
-                self._checking = asyncio.create_task(job)
+            return
+        try:
+            proof = ProofOfWork.decode(introduction.proof_of_work)
+            puzzle = self._seeds.puzzle(proof, blinded_key)
+            puzzle.check_effort(proof)
+        except ProtocolError as error:
+            log.info("An introduction is not answered: %s", error)
+            return
+        self._unchecked.add(_Unchecked(introduction, where, puzzle, proof), proof.effort, time.monotonic())
+        if self._checking is None or self._checking.done():
+            self._checking = asyncio.create_task(supervised(self._check, "checking proofs of work"))
 
     async def _check(self) -> None:
-        """Check proofs one after the other, beside the event loop."""
-        while self._unchecked:
-            introduction, where, blinded_key = self._unchecked.popleft()
+        """Check proofs one after the other, beside the event loop; those that claim most effort first."""
+        while (one := self._unchecked.pop(time.monotonic())) is not None:
             try:
-                effort = await self._effort(introduction.proof_of_work or b"", blinded_key)
+                await asyncio.to_thread(one.puzzle.check, one.proof)
+                self._seeds.use(one.proof)
             except ProtocolError as error:
                 log.info("An introduction is not answered: %s", error)
             else:
-                self._enqueue(introduction, where, effort)
-
-    async def _effort(self, body: bytes, blinded_key: bytes) -> int:
-        """What a proof is worth. Raises :class:`ProtocolError` if it is none or used."""
-        proof = ProofOfWork.decode(body)
-        puzzle = self._seeds.puzzle(proof, blinded_key)
-        await asyncio.to_thread(puzzle.check, proof)
-        self._seeds.use(proof)
-        return proof.effort
+                self._enqueue(one.introduction, one.where, one.proof.effort)
 
     def _enqueue(self, introduction: Introduction, where: str, effort: int) -> None:
         self._queue.add((introduction, where), effort, time.monotonic())

@@ -103,6 +103,8 @@ async def test_wrong_proofs_are_not_answered(scene: Scene) -> None:
     scene.submit(b"\1" + bytes(40))
     scene.submit(ProofOfWork(right.nonce, 1, right.seed_head, right.solution))
     scene.submit(ProofOfWork(right.nonce, 0, b"seed", right.solution))
+    forged = ProofOfWork(right.nonce, 0, right.seed_head, bytes(16))
+    scene.submit(forged)
     await scene.checked()
     assert not scene.answered
     scene.submit(right)
@@ -110,25 +112,29 @@ async def test_wrong_proofs_are_not_answered(scene: Scene) -> None:
     assert len(scene.answered) == 1, "a wrong proof does not use up the nonce"
 
 
-async def test_more_proofs_than_can_be_checked_are_dropped(
-    scene: Scene, monkeypatch: pytest.MonkeyPatch
+async def test_more_proofs_than_can_be_checked_are_dropped_those_of_least_effort_first(
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    monkeypatch.setattr(pow_defence, "MAX_UNCHECKED", 2)
-    proofs = [scene.solve(0) for _ in range(3)]
+    monkeypatch.setattr(pow_defence, "MAX_UNCHECKED", 4)
+    scene = Scene()
+    scene.make(PowLimits())
+    proofs = [scene.solve(effort) for effort in (0, 2, 1, 3)]
     introductions = [scene.submit(proof) for proof in proofs]
     await scene.checked()
-    assert scene.answered == introductions[:2]
+    assert scene.answered == [introductions[3], introductions[1]]
+    await scene.defence.close()
 
 
 async def test_beyond_the_rate_more_effort_comes_first(scene: Scene) -> None:
     await scene.defence.close()
     scene.make(PowLimits(rate=1, burst=1))
+    scene.defence._bucket.rate = 0
     first = scene.submit(None)
     for effort in (0, 7, 3, 0):
         scene.defence._enqueue(object.__new__(Introduction), "there", effort)
     expected = [entry[3][0] for entry in sorted(scene.defence._queue._waiting)]
     assert scene.answered == [first]
-    scene.defence._bucket.tokens = 10.0
+    scene.defence._bucket.burst = scene.defence._bucket.tokens = 10
     await until(lambda: len(scene.answered) == 5)
     assert scene.answered[1:] == expected
 
