@@ -13,6 +13,7 @@ import random
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from pelure.errors import AccessDenied, ConfigError, OnionServiceError, PelureError
 from pelure.hyper.core.corestore import Corestore
@@ -49,10 +50,11 @@ class RemoteDrive:
         self.last_error: PelureError | OSError | None = None
         self._tor = tor
         self._store = store
-        self._wanted = circuits
+        self._further = range(1, circuits)
+        """The circuits that are opened once the publisher is reached."""
         self._token = os.urandom(8)
         self._changed = asyncio.Event()
-        self._tasks: list[asyncio.Task[None]] = []
+        self._tasks: list[asyncio.Task[Any]] = []
         self._replications: set[Replication] = set()
 
     @property
@@ -61,8 +63,12 @@ class RemoteDrive:
         return sum(replication.bytes_read for replication in self._replications)
 
     def start(self) -> None:
-        """Begin to connect: the first circuit at once, the others when it is let in."""
-        self._tasks.append(asyncio.ensure_future(self._keep_open(0)))
+        """Begin to connect: the first circuit at once, the others when it has reached the publisher.
+
+        What tells where the contents are is asked for together with the first path; all but a listing need
+        both, and each costs a round trip.
+        """
+        self._tasks = [asyncio.ensure_future(self._keep_open(0)), asyncio.ensure_future(self.drive.blobs())]
 
     async def connected(self, timeout: float = OPEN_SECONDS) -> None:
         """Wait until one circuit is let in.
@@ -108,6 +114,8 @@ class RemoteDrive:
         stream = await self._tor.open_stream(
             self.link.address, DEFAULT_PORT, isolation=("link", self._token, number)
         )
+        further, self._further = self._further, range(0)
+        self._tasks += [asyncio.ensure_future(self._keep_open(other)) for other in further]
         async with Replication(stream, True, self._store, self.link.identity) as replication:
             await replication.opened()
             await replication.accepted()
@@ -115,9 +123,6 @@ class RemoteDrive:
             self.open_circuits += 1
             self.last_error = None
             self._changed.set()
-            if number == 0 and len(self._tasks) == 1:
-                more = range(1, self._wanted)
-                self._tasks += [asyncio.ensure_future(self._keep_open(other)) for other in more]
             try:
                 error = await replication.wait_closed()
             finally:
