@@ -37,8 +37,8 @@ it is repeated for ever (ten seconds apart: systemd gives up after five starts i
 
 
 def command_line(network: str, state: Path) -> list[str]:
-    """What runs the daemon, from any working directory."""
-    base = [sys.executable, "-m", "pelure.cli.main"]
+    """What runs the daemon, from any working directory; nothing is imported from there."""
+    base = [sys.executable, "-P", "-m", "pelure.cli.main"]
     if network not in ("public", "embedded"):
         network = os.path.abspath(network)
     return [*base, "--network", network, "--state", str(state), "daemon", "run", "--json"]

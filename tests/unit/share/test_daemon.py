@@ -35,7 +35,7 @@ def test_the_unit_runs_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
     assert unit.stat().st_mode & 0o777 == 0o600
     started = next(line for line in unit.read_text().splitlines() if line.startswith("ExecStart="))
     assert _words(started) == [
-        *(sys.executable, "-m", "pelure.cli.main"),
+        *(sys.executable, "-P", "-m", "pelure.cli.main"),
         *("--network", str(tmp_path / "net/network.torrc")),
         *("--state", str(state), "daemon", "run", "--json"),
     ]

@@ -49,6 +49,7 @@ async def _search(puzzle: Puzzle, nonce: bytes) -> ProofOfWork:
     """One process' search. ``OSError``, ``ValueError``, ``ProtocolError``: it ended without a proof."""
     process = await asyncio.create_subprocess_exec(
         sys.executable,
+        "-P",  # nothing is imported from the folder that we happen to be in
         "-m",
         "pelure.tor.client.pow_worker",
         stdin=PIPE,

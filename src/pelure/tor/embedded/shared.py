@@ -91,6 +91,7 @@ async def start_detached(
     with (private_folder(folder) / LOG_FILE).open("ab") as log_to:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
+            "-P",  # nothing is imported from the folder that we happen to be in
             "-m",
             "pelure.tor.embedded.shared",
             orders,

@@ -170,8 +170,8 @@ def main() -> int:
 
 
 def command() -> list[str]:
-    """The command line that starts a worker."""
-    return [sys.executable, "-m", "pelure.tor.embedded.worker"]
+    """The command line that starts a worker; it imports nothing from the folder that it is started in."""
+    return [sys.executable, "-P", "-m", "pelure.tor.embedded.worker"]
 
 
 def log_file(folder: Path, number: int) -> Path:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import sys
+from pathlib import Path
 
 import pytest
 
@@ -26,6 +27,16 @@ async def test_several_processes_search(monkeypatch: pytest.MonkeyPatch) -> None
         proof = await prove(EASY, os.urandom)
     assert proof is not None
     EASY.check(proof)
+
+
+async def test_nothing_is_imported_from_the_working_folder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may be one of downloads."""
+    (tmp_path / "json.py").write_text("raise SystemExit(1)")
+    monkeypatch.chdir(tmp_path)
+    async with asyncio.timeout(SECONDS):
+        assert await prove(EASY, os.urandom) is not None
 
 
 async def test_a_search_that_is_cancelled_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
