@@ -39,7 +39,7 @@ def test_the_unit_runs_the_daemon(tmp_path: Path, monkeypatch: pytest.MonkeyPatc
         *("--network", str(tmp_path / "net/network.torrc")),
         *("--state", str(state), "daemon", "run", "--json"),
     ]
-    assert command_line("public", state)[4] == "public"
+    assert command_line("public", state)[5] == "public"
 
 
 @pytest.mark.skipif(shutil.which("systemd-analyze") is None, reason="no systemd here")
