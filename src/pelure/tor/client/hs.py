@@ -1,7 +1,8 @@
 """Connecting to an onion service: descriptor, rendezvous point, introduction, joined circuit (rend-spec-v3).
 
 The rendezvous circuit is built while the descriptor is fetched; introduction points are tried in random
-order, those that failed lately last; when all of them fail, the descriptor is fetched anew, once.
+order, those that failed lately last; when all of them fail, the descriptor is fetched anew, once. A service
+that asks for work gets a proof with the introduction, one that did not answer is offered more.
 Failures carry the SOCKS codes of proposal 304.
 """
 
@@ -19,7 +20,7 @@ from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.client.hs_descriptors import DescriptorClient, ServiceDescriptor
 from pelure.tor.client.hs_events import ClientEvent, DescriptorOpened, Introduced, OnClientEvent
 from pelure.tor.client.hs_rendezvous import INTRODUCTION_FAILED, RENDEZVOUS_FAILED, Meeting, reach
-from pelure.tor.client.pow import Work
+from pelure.tor.client.pow import Work, most_workers
 from pelure.tor.crypto.address import decode_address
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
@@ -72,6 +73,7 @@ class OnionClient:
         self._descriptors = DescriptorClient(source, rng)
         self._failed: dict[bytes, float] = {}
         self._unanswered: list[tuple[bytes, float]] = []
+        self._places = asyncio.Semaphore(most_workers())
 
     async def connect(self, address: str, isolation: Hashable = None) -> Circuit:
         """Return a new circuit that ends at the service, for streams by ``circuit.begin("", port)``.
@@ -157,7 +159,7 @@ class OnionClient:
         """Introduce ourselves through any introduction point; returns which. Raises ``OnionServiceError``."""
         params = CircuitParams.from_consensus(current_netdir(self._directory).params)
         failure = OnionServiceError("the onion service has no introduction point now", INTRODUCTION_FAILED)
-        work = Work(self._puzzle(identity, descriptor), self._rng, self._emit)
+        work = Work(self._puzzle(identity, descriptor), self._rng, self._emit, self._places)
         try:
             for point in self._in_order(descriptor.content.intro_points):
                 began = time.monotonic()

@@ -23,13 +23,23 @@ from pelure.tor.onion.pow import NONCE_LEN, ProofOfWork, Puzzle
 EFFORT_PER_WORKER = 16
 """With less to do a second process would begin when the first one is done."""
 
+WORKERS_MAX = 8
+
 log = logging.getLogger(__name__)
 
 
-async def prove(puzzle: Puzzle, rng: Rng) -> ProofOfWork | None:
-    """Return a proof, or None if no process can be run; cancelled, it ends the search."""
-    workers = max(1, min(os.cpu_count() or 1, puzzle.effort // EFFORT_PER_WORKER))
-    searches = {asyncio.create_task(_search(puzzle, rng(NONCE_LEN))) for _ in range(workers)}
+def most_workers() -> int:
+    """How many processes a client should run at once."""
+    return min(os.cpu_count() or 1, WORKERS_MAX)
+
+
+async def prove(puzzle: Puzzle, rng: Rng, places: asyncio.Semaphore) -> ProofOfWork | None:
+    """Return a proof, or None if no process can be run; cancelled, it ends the search.
+
+    Each process takes one of ``places``, which a client's puzzles share.
+    """
+    workers = max(1, min(most_workers(), puzzle.effort // EFFORT_PER_WORKER))
+    searches = {asyncio.create_task(_search(puzzle, rng(NONCE_LEN), places)) for _ in range(workers)}
     try:
         while searches:
             done, searches = await asyncio.wait(searches, return_when=asyncio.FIRST_COMPLETED)
@@ -45,8 +55,13 @@ async def prove(puzzle: Puzzle, rng: Rng) -> ProofOfWork | None:
     return None
 
 
-async def _search(puzzle: Puzzle, nonce: bytes) -> ProofOfWork:
+async def _search(puzzle: Puzzle, nonce: bytes, places: asyncio.Semaphore) -> ProofOfWork:
     """One process' search. ``OSError``, ``ValueError``, ``ProtocolError``: it ended without a proof."""
+    async with places:
+        return await _run(puzzle, nonce)
+
+
+async def _run(puzzle: Puzzle, nonce: bytes) -> ProofOfWork:
     process = await asyncio.create_subprocess_exec(
         sys.executable,
         "-P",  # nothing is imported from the folder that we happen to be in
@@ -76,9 +91,12 @@ class Work:
     ``puzzle`` is None for a service that asks for no work.
     """
 
-    def __init__(self, puzzle: Puzzle | None, rng: Rng, emit: OnClientEvent) -> None:
+    def __init__(
+        self, puzzle: Puzzle | None, rng: Rng, emit: OnClientEvent, places: asyncio.Semaphore
+    ) -> None:
         self._puzzle = puzzle
         self._rng = rng
+        self._places = places
         self._emit = emit
         self._proving: asyncio.Task[ProofOfWork | None] | None = None
 
@@ -105,7 +123,7 @@ class Work:
         began = time.monotonic()
         log.info("The onion service is busy: solving a puzzle of effort %d to be let in", puzzle.effort)
         self._emit(PuzzleBegun(puzzle.effort))
-        proof = await prove(puzzle, self._rng)
+        proof = await prove(puzzle, self._rng, self._places)
         if proof is not None:
             self._emit(PuzzleSolved(puzzle.effort, time.monotonic() - began))
         return proof

@@ -20,11 +20,15 @@ EASY = Puzzle(b"b" * 32, b"s" * 32, 2)
 HOPELESS = Puzzle(b"b" * 32, b"s" * 32, 0xFFFFFFFF)
 
 
+def places(n: int = 2) -> asyncio.Semaphore:
+    return asyncio.Semaphore(n)
+
+
 async def test_several_processes_search(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
     monkeypatch.setattr(client_pow, "EFFORT_PER_WORKER", 1)
     async with asyncio.timeout(SECONDS):
-        proof = await prove(EASY, os.urandom)
+        proof = await prove(EASY, os.urandom, places())
     assert proof is not None
     EASY.check(proof)
 
@@ -36,7 +40,26 @@ async def test_nothing_is_imported_from_the_working_folder(
     (tmp_path / "json.py").write_text("raise SystemExit(1)")
     monkeypatch.chdir(tmp_path)
     async with asyncio.timeout(SECONDS):
-        assert await prove(EASY, os.urandom) is not None
+        assert await prove(EASY, os.urandom, places()) is not None
+
+
+async def test_puzzles_share_the_places_for_processes(monkeypatch: pytest.MonkeyPatch) -> None:
+    """However many are to be solved at once; and each of them is."""
+    monkeypatch.setattr(client_pow, "EFFORT_PER_WORKER", 1)
+    running, most, shared = 0, 0, places(2)
+
+    async def run(puzzle: Puzzle, nonce: bytes) -> ProofOfWork:
+        nonlocal running, most
+        running += 1
+        most = max(most, running)
+        await asyncio.sleep(0)
+        running -= 1
+        return ProofOfWork(nonce, puzzle.effort, bytes(4), bytes(16))
+
+    monkeypatch.setattr(client_pow, "_run", run)
+    proofs = await asyncio.gather(*(prove(EASY, os.urandom, shared) for _ in range(10)))
+    assert None not in proofs
+    assert most == 2
 
 
 async def test_a_search_that_is_cancelled_leaves_no_process(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -50,7 +73,7 @@ async def test_a_search_that_is_cancelled_leaves_no_process(monkeypatch: pytest.
         return processes[-1]
 
     monkeypatch.setattr(asyncio, "create_subprocess_exec", spy)
-    search = asyncio.create_task(prove(HOPELESS, os.urandom))
+    search = asyncio.create_task(prove(HOPELESS, os.urandom, places()))
     async with asyncio.timeout(SECONDS):
         await started.wait()
         search.cancel()
@@ -78,7 +101,7 @@ async def test_without_processes_there_is_no_proof(monkeypatch: pytest.MonkeyPat
     for program in ("/bin/false", "/nowhere/python"):
         monkeypatch.setattr(sys, "executable", program)
         async with asyncio.timeout(SECONDS):
-            assert await prove(EASY, os.urandom) is None
+            assert await prove(EASY, os.urandom, places()) is None
 
 
 async def test_work_is_begun_once_and_each_proof_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -86,13 +109,13 @@ async def test_work_is_begun_once_and_each_proof_taken_once(monkeypatch: pytest.
 
     proofs = [ProofOfWork(bytes([n]) * 16, 2, bytes(4), bytes(16)) for n in range(2)]
 
-    async def find(puzzle: Puzzle, rng: object) -> ProofOfWork:
+    async def find(puzzle: Puzzle, rng: object, places: object) -> ProofOfWork:
         searches.append(puzzle)
         return proofs[len(searches) - 1]
 
     monkeypatch.setattr(client_pow, "prove", find)
     events: list[ClientEvent] = []
-    work = Work(EASY, os.urandom, events.append)
+    work = Work(EASY, os.urandom, events.append, places())
     work.begin()
     work.begin()
     assert await work.take() == proofs[0]
@@ -106,7 +129,7 @@ async def test_work_is_begun_once_and_each_proof_taken_once(monkeypatch: pytest.
 
 async def test_no_puzzle_no_work() -> None:
     events: list[ClientEvent] = []
-    work = Work(None, os.urandom, events.append)
+    work = Work(None, os.urandom, events.append, places())
     work.begin()
     assert await work.take() is None
     await work.close()
