@@ -7,16 +7,13 @@ the earlier one.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from bisect import bisect_left
 
 from pelure.hyper.bee.blocks import BlockCache
 from pelure.hyper.bee.messages import Level, encode_block
 
 MIN_KEYS = 4
 MAX_KEYS = 2 * MIN_KEYS
-
-Key = tuple[int, bytes | None]
-"""The number of the block a key is in, and the key once it is loaded."""
 
 
 class Child:
@@ -31,48 +28,74 @@ class Child:
 
 
 class TreeNode:
-    """A B-tree node being edited; ``changed`` when the next block has to hold it."""
+    """A B-tree node being edited: its ``keys`` and the blocks they are in, ``seqs``.
 
-    __slots__ = ("changed", "children", "keys")
+    ``sparse``: some keys are ``None``, because they are not loaded. ``changed``: the block of the deletion
+    that is being made has to hold the node.
+    """
 
-    def __init__(self, keys: list[Key], children: list[Child], changed: bool = False) -> None:
+    __slots__ = ("changed", "children", "keys", "seqs", "sparse")
+
+    def __init__(
+        self, keys: list[bytes | None], seqs: list[int], children: list[Child], sparse: bool = False
+    ) -> None:
         self.keys = keys
+        self.seqs = seqs
         self.children = children
-        self.changed = changed
+        self.sparse = sparse
+        self.changed = False
 
-    def write_out(self, index: list[Child | None], seq: int) -> int:
-        """Give this node and the changed ones below their places in block ``seq``; return this one's."""
-        place = len(index)
-        index.append(None)
+    def insert(self, at: int, key: bytes | None, seq: int) -> None:
+        """Put a key in place ``at``."""
+        self.keys.insert(at, key)
+        self.seqs.insert(at, seq)
+
+    def pop(self, at: int) -> tuple[bytes | None, int]:
+        """Take key ``at`` out."""
+        return self.keys.pop(at), self.seqs.pop(at)
+
+    def split(self) -> tuple[bytes | None, int, TreeNode]:
+        """Move the upper half to a new node; return the key between the two, its block, and that node."""
+        right = TreeNode(self.keys[-MIN_KEYS:], self.seqs[-MIN_KEYS:], [], self.sparse)
+        del self.keys[-MIN_KEYS:], self.seqs[-MIN_KEYS:]
+        if self.children:
+            right.children = self.children[-MIN_KEYS - 1 :]
+            del self.children[-MIN_KEYS - 1 :]
+        return *self.pop(-1), right
+
+    def write_out(self, index: list[Child], seq: int) -> None:
+        """Give this node's changed children, and theirs, their places in block ``seq``."""
         self.changed = False
         for child in self.children:
             if child.node is not None and child.node.changed:
-                child.seq = seq
-                child.level = child.node.write_out(index, seq)
-                index[child.level] = child
-        return place
+                child.seq, child.level = seq, len(index)
+                index.append(child)
+                child.node.write_out(index, seq)
 
     def level(self) -> Level:
         """The form in a block."""
         pointers = [number for child in self.children for number in (child.seq, child.level)]
-        return [seq for seq, _ in self.keys], pointers
-
-
-@dataclass(slots=True)
-class _Entry:
-    key: bytes
-    value: bytes | None
-    index: list[Child | None]
+        return self.seqs, pointers
 
 
 class Editor:
-    """A run of puts and deletes that become the blocks from ``first`` on."""
+    """A run of puts and deletes that become the blocks from ``first`` on.
+
+    A key often goes into the same leaf as the one before. Then there is no need to look for it, and the
+    block of the one before will hold no tree node at all, since all of them are written again: so the way
+    to the last leaf is kept, and its pointers are set (:meth:`_settle`) once another way is taken.
+    """
 
     def __init__(self, blocks: BlockCache, root: TreeNode | None, first: int) -> None:
         self.blocks = blocks
         self.root = root
         self.first = first
-        self._entries: list[_Entry] = []
+        self._entries: list[tuple[bytes, bytes | None]] = []
+        self._indexes: list[list[Child]] = []
+        self._leaf: TreeNode | None = None
+        self._after: bytes | None = None
+        self._before: bytes | None = None
+        self._way: list[Child] = []
 
     @classmethod
     def load(cls, blocks: BlockCache, version: int) -> Editor:
@@ -85,50 +108,97 @@ class Editor:
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key``."""
         seq = self.first + len(self._entries)
+        leaf, after, before = self._leaf, self._after, self._before
+        if (
+            leaf is not None
+            and (after is None or after < key)
+            and (before is None or key < before)
+            and len(leaf.keys) < MAX_KEYS
+        ):
+            at, found = self._search(leaf, key)
+            if found:
+                leaf.seqs[at] = seq
+            else:
+                leaf.insert(at, key, seq)
+            self._indexes[-1] = []
+            self._indexes.append(self._way)
+        else:
+            self._settle()
+            self._indexes.append(self._put(key, seq))
+        self._entries.append((key, value))
+
+    def _put(self, key: bytes, seq: int) -> list[Child]:
+        """Find the place of ``key`` from the root on; return the tree nodes that change."""
         if self.root is None:
-            self.root = TreeNode([], [])
+            self.root = TreeNode([], [], [])
         node = self.root
-        path: list[TreeNode] = []
-        pointers: list[Child] = []
+        way, nodes, places = [Child(seq, 0, node)], [node], []
+        after = before = None
         while True:
             at, found = self._search(node, key)
-            if found:
-                node.keys[at] = (seq, key)
+            if found or not node.children:
                 break
-            if not node.children:
-                node.keys.insert(at, (seq, key))
-                break
-            path.append(node)
-            pointers.append(node.children[at])
-            node = self._child(node, at)
-        if len(node.keys) > MAX_KEYS:
-            self._split_up(path, node)
-            self._finish(seq, key, value)
-            return
-        for level, pointer in enumerate(
-            pointers, 1
-        ):  # what _finish would do, the path being all that changed
-            pointer.seq, pointer.level = seq, level
-        self._entries.append(_Entry(key, value, [Child(seq, 0, self.root), *pointers]))
+            if at:
+                after = node.keys[at - 1]
+            if at < len(node.keys):
+                before = node.keys[at]
+            child = node.children[at]
+            node = child.node or self._child(node, at)
+            way.append(child)
+            nodes.append(node)
+            places.append(at)
+        if found:
+            node.seqs[at] = seq
+        else:
+            node.insert(at, key, seq)
+            if len(node.keys) > MAX_KEYS:
+                return self._split_up(way, nodes, places, seq)
+        self._way = way
+        self._leaf, self._after, self._before = (None if node.children else node), after, before
+        return way
 
-    def _split_up(self, path: list[TreeNode], node: TreeNode) -> None:
-        """Split ``node``, and those above it in ``path`` as far as this makes them too long."""
-        node.changed = True
-        for above in path:
-            above.changed = True
-        while len(node.keys) > MAX_KEYS:
-            median, right = _split(node)
-            if not path:
-                self.root = TreeNode([median], [Child(0, 0, node), Child(0, 0, right)], True)
-                return
-            parent = path.pop()
-            at, _ = self._search(parent, self._key(median))
-            parent.keys.insert(at, median)
-            parent.children.insert(at + 1, Child(0, 0, right))
-            node = parent
+    def _settle(self) -> None:
+        """Point to the block of the last put, on all the way to its leaf."""
+        seq = self.first + len(self._entries) - 1
+        for level, child in enumerate(self._way):
+            child.seq, child.level = seq, level
+        self._way = []
+        self._leaf = None
+
+    def _split_up(self, way: list[Child], nodes: list[TreeNode], places: list[int], seq: int) -> list[Child]:
+        """Split the last of ``nodes``, and those above it as far as this makes them too long.
+
+        ``way`` are the pointers to them from the root on, ``places`` where these are in the node above.
+        Returns the changed nodes in the order of the block: each before those below it.
+        """
+        below: list[tuple[int, list[Child]]] = []  # by their place in the node: changed children, and theirs
+        for depth in range(len(nodes) - 1, -1, -1):
+            node, left = nodes[depth], [way[depth]]
+            if len(node.keys) <= MAX_KEYS:
+                for _, found in below:
+                    left += found
+                below = [(places[depth - 1] if depth else 0, left)]
+                continue
+            median, number, half = node.split()
+            right = [Child(seq, 0, half)]
+            for place, found in below:
+                (left if place < len(node.children) else right).extend(found)
+            if depth == 0:
+                self.root = TreeNode([median], [number], [left[0], right[0]])
+                below = [(0, [Child(seq, 0, self.root)]), (0, left), (1, right)]
+                break
+            parent, at = nodes[depth - 1], places[depth - 1]
+            parent.insert(at, median, number)
+            parent.children.insert(at + 1, right[0])
+            below = [(at, left), (at + 1, right)]
+        index = [child for _, found in below for child in found]
+        for level, child in enumerate(index):
+            child.seq, child.level = seq, level
+        return index
 
     def delete(self, key: bytes) -> bool:
         """Remove ``key``; return whether it was there."""
+        self._settle()
         if self.root is None:
             return False
         node = self.root
@@ -143,11 +213,15 @@ class Editor:
         if node.children:
             self._swap_with_leaf(node, at, path)
         else:
-            del node.keys[at]
+            node.pop(at)
         for node in path:
             node.changed = True
         self.root = self._rebalance(path)
-        self._finish(self.first + len(self._entries), key, None)
+        seq = self.first + len(self._entries)
+        index = [Child(seq, 0, self.root)]
+        self.root.write_out(index, seq)
+        self._entries.append((key, None))
+        self._indexes.append(index)
         return True
 
     def _swap_with_leaf(self, node: TreeNode, at: int, path: list[TreeNode]) -> None:
@@ -156,10 +230,12 @@ class Editor:
         right = self._spine(self._child(node, at + 1), 0)
         if len(left[-1].keys) < len(right[-1].keys):
             path += right
-            node.keys[at] = right[-1].keys.pop(0)
+            key, seq = right[-1].pop(0)
         else:
             path += left
-            node.keys[at] = left[-1].keys.pop()
+            key, seq = left[-1].pop(-1)
+        node.keys[at], node.seqs[at] = key, seq
+        node.sparse |= key is None
 
     def _spine(self, node: TreeNode, side: int) -> list[TreeNode]:
         nodes = [node]
@@ -191,13 +267,22 @@ class Editor:
         return self._child(root, 0) if not root.keys and root.children else root
 
     def _search(self, node: TreeNode, key: bytes) -> tuple[int, bool]:
+        """Where ``key`` is or belongs in the node, and whether it is there."""
+        keys = node.keys
+        if node.sparse:
+            return self._search_sparse(node, key)
+        at = bisect_left(keys, key)  # type: ignore[type-var]  # there is no None in it
+        return at, at < len(keys) and keys[at] == key
+
+    def _search_sparse(self, node: TreeNode, key: bytes) -> tuple[int, bool]:
+        """The same, loading only the keys that it takes."""
         low, high = 0, len(node.keys)
         while low < high:
             middle = (low + high) >> 1
-            seq, other = node.keys[middle]
+            other = node.keys[middle]
             if other is None:
-                other = self.blocks.get(seq).key
-                node.keys[middle] = (seq, other)
+                other = node.keys[middle] = self.blocks.get(node.seqs[middle]).key
+                node.sparse = None in node.keys
             if key == other:
                 return middle, True
             if key < other:
@@ -206,89 +291,82 @@ class Editor:
                 low = middle + 1
         return low, False
 
-    def _key(self, key: Key) -> bytes:
-        return self.blocks.get(key[0]).key if key[1] is None else key[1]
-
     def _child(self, node: TreeNode, at: int) -> TreeNode:
         child = node.children[at]
         if child.node is None:
             child.node = _load_node(self.blocks, child.seq, child.level)
         return child.node
 
-    def _finish(self, seq: int, key: bytes, value: bytes | None) -> None:
-        assert self.root is not None
-        index: list[Child | None] = []
-        self.root.write_out(index, seq)
-        index[0] = Child(seq, 0, self.root)
-        self._entries.append(_Entry(key, value, index))
-
     def take_blocks(self) -> list[bytes]:
         """The blocks of all changes so far; the editor is ready for the ones after them."""
-        last = len(self._entries) - 1
+        self._settle()
+        last = self.first + len(self._entries) - 1
         encoded = []
-        for number, entry in enumerate(self._entries):
-            if number < last:
-                _drop_rewritten(entry.index, self.first + number)
-            levels = [child.node.level() for child in entry.index if child is not None and child.node]
-            encoded.append(encode_block(entry.key, entry.value, levels))
-        self.first += len(self._entries)
-        self._entries = []
+        for seq, ((key, value), index) in enumerate(
+            zip(self._entries, self._indexes, strict=True), self.first
+        ):
+            if index and seq < last:
+                _drop_rewritten(index, seq)
+            levels = [child.node.level() for child in index if child.node is not None]
+            encoded.append(encode_block(key, value, levels))
+        self.first += len(encoded)
+        self._entries, self._indexes = [], []
         return encoded
 
 
 def _load_node(blocks: BlockCache, seq: int, level: int) -> TreeNode:
     block = blocks.get(seq)
     seqs, pointers = block.level(level)
+    keys = [block.key if number == seq else None for number in seqs]
     children = [Child(*pair) for pair in zip(pointers[::2], pointers[1::2], strict=True)]
-    return TreeNode([(number, block.key if number == seq else None) for number in seqs], children)
-
-
-def _split(node: TreeNode) -> tuple[Key, TreeNode]:
-    right = TreeNode(node.keys[-MIN_KEYS:], [], True)
-    del node.keys[-MIN_KEYS:]
-    median = node.keys.pop()
-    if node.children:
-        right.children = node.children[-MIN_KEYS - 1 :]
-        del node.children[-MIN_KEYS - 1 :]
-    return median, right
+    return TreeNode(keys, list(seqs), children, None in keys)
 
 
 def _borrow_left(parent: TreeNode, at: int, left: TreeNode, node: TreeNode) -> None:
     left.changed = True
-    node.keys.insert(0, parent.keys[at - 1])
+    node.insert(0, parent.keys[at - 1], parent.seqs[at - 1])
     if left.children:
         node.children.insert(0, left.children.pop())
-    parent.keys[at - 1] = left.keys.pop()
+    parent.keys[at - 1], parent.seqs[at - 1] = left.pop(-1)
+    _spread_sparse(parent, node, left)
 
 
 def _borrow_right(parent: TreeNode, at: int, node: TreeNode, right: TreeNode) -> None:
     right.changed = True
-    node.keys.append(parent.keys[at])
+    node.insert(len(node.keys), parent.keys[at], parent.seqs[at])
     if right.children:
         node.children.append(right.children.pop(0))
-    parent.keys[at] = right.keys.pop(0)
+    parent.keys[at], parent.seqs[at] = right.pop(0)
+    _spread_sparse(parent, node, right)
 
 
 def _merge(parent: TreeNode, at: int, left: TreeNode, right: TreeNode) -> None:
     left.changed = True
-    left.keys.append(parent.keys[at])
+    left.insert(len(left.keys), *parent.pop(at))
     left.keys += right.keys
+    left.seqs += right.seqs
     left.children += right.children
-    del parent.keys[at]
     parent.children[at + 1].seq = 0  # no block holds it any more
     del parent.children[at + 1]
     parent.changed = True
+    _spread_sparse(parent, left, right)
 
 
-def _drop_rewritten(index: list[Child | None], seq: int) -> None:
+def _spread_sparse(*nodes: TreeNode) -> None:
+    """Keys moved between these nodes; see which of them have keys that are not loaded."""
+    for node in nodes:
+        node.sparse = None in node.keys
+
+
+def _drop_rewritten(index: list[Child], seq: int) -> None:
     """Leave out the root and all nodes that a later block of the batch holds, as npm does: by moving the
     last one into the gap.
     """
-    index[0] = None
+    index[0].seq = 0
     at = 0
     while at < len(index):
         child = index[at]
-        if child is not None and child.seq == seq:
+        if child.seq == seq:
             child.level = at
             at += 1
             continue

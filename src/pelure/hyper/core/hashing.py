@@ -10,7 +10,6 @@ from collections.abc import Iterable
 from hashlib import blake2b
 
 from pelure.errors import ProtocolError
-from pelure.hyper.core import flat_tree
 from pelure.hyper.encoding.compact import MAX_UINT
 from pelure.hyper.wire.parts import Node
 
@@ -50,7 +49,7 @@ def parent_node(one: Node, other: Node) -> Node:
     if size > MAX_UINT:
         raise ProtocolError("tree claims more than 2^53 bytes")
     digest = blake2b(b"\1" + size.to_bytes(8, "little") + left.hash + right.hash, digest_size=32)
-    return Node(flat_tree.parent(left.index), size, digest.digest())
+    return Node((left.index + right.index) >> 1, size, digest.digest())
 
 
 def tree_hash(roots: Iterable[Node]) -> bytes:

@@ -52,7 +52,16 @@ class TreeBatch:
 
     def append_leaf(self, size: int, digest: bytes) -> None:
         """Add one block of ``size`` bytes with this leaf hash."""
-        self.append_root(Node(2 * self.length, size, digest))
+        node = Node(2 * self.length, size, digest)
+        self.length += 1
+        roots, nodes = self.roots, self.nodes
+        nodes.append(node)
+        rest = self.length
+        while not rest & 1:  # one merge for each power of two
+            rest >>= 1
+            node = parent_node(roots.pop(), node)
+            nodes.append(node)
+        roots.append(node)
 
     def append_root(self, node: Node) -> None:
         """Add a full subtree at the end; equal neighbours merge into their parents.

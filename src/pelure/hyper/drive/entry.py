@@ -27,7 +27,19 @@ class Unfit:
 OnUnfit = Callable[[Unfit], object]
 
 
+_VALUE = '{{"executable":{},"linkname":{},"blob":{},"metadata":{}}}'
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
+
+
+def encode_value(executable: bool, linkname: str | None, blob: BlobId | None, metadata: Any) -> bytes:
+    """The value of an entry in the index: JSON as JavaScript writes it."""
+    parts = (
+        "true" if executable else "false",
+        "null" if linkname is None else _JSON.encode(linkname),
+        "null" if blob is None else _JSON.encode(blob.to_json()),
+        "null" if metadata is None else _JSON.encode(metadata),
+    )
+    return _VALUE.format(*parts).encode()
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,14 +57,8 @@ class DriveEntry:
     metadata: Any = None
 
     def encode(self) -> bytes:
-        """The value in the index: JSON as JavaScript writes it."""
-        value = {
-            "executable": self.executable,
-            "linkname": self.linkname,
-            "blob": self.blob.to_json() if self.blob is not None else None,
-            "metadata": self.metadata,
-        }
-        return _JSON.encode(value).encode()
+        """The value in the index."""
+        return encode_value(self.executable, self.linkname, self.blob, self.metadata)
 
     @classmethod
     def decode(cls, entry: Entry) -> DriveEntry:

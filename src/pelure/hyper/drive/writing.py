@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING, Any
 
 from pelure.hyper.bee.bee import Batch
 from pelure.hyper.blobs.blobs import BlobWriter
-from pelure.hyper.drive.entry import DriveEntry
+from pelure.hyper.drive.entry import DriveEntry, encode_value
 from pelure.hyper.drive.paths import normalize
 
 if TYPE_CHECKING:
@@ -69,9 +69,9 @@ class DriveBatch:
         metadata: Any = None,
     ) -> None:
         """Write a file."""
-        path = normalize(path)
+        key = normalize(path).encode()
         blob = await (await self.drive.blobs()).put(data, durable=False)
-        self.put_entry(DriveEntry(path, 0, executable, None, blob, metadata))
+        self._batch.put(key, encode_value(executable, None, blob, metadata))
 
     def put_entry(self, entry: DriveEntry) -> None:
         """Write an entry, without any content."""
@@ -79,7 +79,7 @@ class DriveBatch:
 
     def symlink(self, path: str, target: str, *, metadata: Any = None) -> None:
         """Write a symbolic link."""
-        self.put_entry(DriveEntry(path, 0, linkname=target, metadata=metadata))
+        self._batch.put(normalize(path).encode(), encode_value(False, target, None, metadata))
 
     def delete(self, path: str) -> None:
         """Delete the entry at ``path``, if there is one."""

@@ -27,7 +27,10 @@ def encode_varint(value: int) -> bytes:
 
 def bytes_field(number: int, data: bytes) -> bytes:
     """Return the length-delimited field ``number`` holding ``data`` (bytes, text or a message)."""
-    return encode_varint(number << 3 | _BYTES) + encode_varint(len(data)) + data
+    size = len(data)
+    if size < 0x80 and number < 16:  # the common case, cut short
+        return bytes((number << 3 | _BYTES, size)) + data
+    return encode_varint(number << 3 | _BYTES) + encode_varint(size) + data
 
 
 def varint_field(number: int, value: int) -> bytes:
