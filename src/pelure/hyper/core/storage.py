@@ -253,11 +253,10 @@ class Store:
         with self._telling_errors():
             self._sync_block_files()
             with self._env.begin(write=True) as transaction:
-                for key, value in changes.items():
-                    if value is None:
-                        transaction.delete(key)
-                    else:
-                        transaction.put(key, value)
+                for key in [key for key, value in changes.items() if value is None]:
+                    transaction.delete(key)
+                with transaction.cursor() as cursor:
+                    cursor.putmulti([(key, value) for key, value in changes.items() if value is not None])
                 transaction.put(_GENERATION_KEY, generation.to_bytes(8, "little"))
         self._generation = generation
         self._journal_fits_on = True
