@@ -28,7 +28,8 @@ from pelure.tor.onion.descriptor import (
 from pelure.tor.onion.first_layer import FirstLayer
 from pelure.tor.onion.layer_crypto import FIRST_LAYER, LayerSecrets
 from pelure.tor.onion.outer import OuterDescriptor
-from pelure.tor.onion.second_layer import FlowControl, IntroPoint, PowParams, SecondLayer
+from pelure.tor.onion.pow import PowParams
+from pelure.tor.onion.second_layer import FlowControl, IntroPoint, SecondLayer
 
 VECTORS = Path(__file__).parents[3] / "vectors/onion"
 DOCUMENT_1 = (VECTORS / "hsdesc1.txt").read_bytes()
@@ -66,7 +67,11 @@ def intro_point(number: int = 1) -> IntroPoint:
     return IntroPoint(specifiers, x25519_generate(rng)[1], auth_key, x25519_generate(rng)[1])
 
 
-CONTENT = SecondLayer(tuple(intro_point(number) for number in range(3)), flow_control=FlowControl("1-2", 31))
+CONTENT = SecondLayer(
+    tuple(intro_point(number) for number in range(3)),
+    flow_control=FlowControl("1-2", 31),
+    pow_params=PowParams(b"s" * 32, 7, NOW + 3600),
+)
 
 
 def build(client_keys: tuple[bytes, ...] = (), content: SecondLayer = CONTENT) -> bytes:

@@ -14,6 +14,7 @@ from pelure.tor.cell.onion_messages import Introduce2, IntroduceAck
 from pelure.tor.crypto import hs_ntor
 from pelure.tor.directory.relay import Relay
 from pelure.tor.onion.introduction import Introduction, IntroKeys, introduce
+from pelure.tor.onion.pow import ProofOfWork
 from pelure.tor.onion.second_layer import IntroPoint
 
 RENDEZVOUS = Relay("rendezvous", b"r" * 20, b"e" * 32, b"n" * 32, (("127.0.0.1", 9001), ("::1", 9002)))
@@ -42,6 +43,21 @@ def test_both_ends_agree(congestion_control: bool) -> None:
     info, service_keys = opened.answer(os.urandom)
     assert hs_ntor.client_rendezvous(state, info) == service_keys
     assert len(service_keys) == 128
+
+
+def test_a_proof_of_work_goes_along_unread() -> None:
+    """Whoever asked for none takes no notice of it, whatever it is."""
+    proof = ProofOfWork(b"n" * 16, 7, b"seed", b"s" * 16)
+    _, body = introduce(
+        POINT, SUBCREDENTIAL, RENDEZVOUS, COOKIE, os.urandom, congestion_control=True, proof=proof
+    )
+    assert len(body) <= 498
+    opened = Introduction.open(Introduce2.decode(body), KEYS, [b"o" * 32, SUBCREDENTIAL])
+    assert opened.proof_of_work is not None
+    assert ProofOfWork.decode(opened.proof_of_work) == proof
+    assert opened.congestion_control
+    assert opened.subcredential == SUBCREDENTIAL
+    assert Introduction.open(Introduce2.decode(sealed()[1]), KEYS, [SUBCREDENTIAL]).proof_of_work is None
 
 
 def test_a_wrong_service_answer_is_noticed() -> None:
