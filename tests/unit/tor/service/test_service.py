@@ -14,12 +14,13 @@ from pelure.errors import ConfigError, OnionServiceError
 from pelure.tor.cell.commands import RelayCommand
 from pelure.tor.cell.extensions import DosParameters
 from pelure.tor.client import hs
+from pelure.tor.client import pow as client_pow
 from pelure.tor.client.hs import OnionClient
 from pelure.tor.client.hs_events import ClientEvent, PuzzleSolved
 from pelure.tor.net import supervision, wallclock
 from pelure.tor.onion.client_auth import ClientAuthKey
 from pelure.tor.onion.intro_queue import PowLimits
-from pelure.tor.onion.pow import ProofOfWork
+from pelure.tor.onion.pow import ProofOfWork, Puzzle
 from pelure.tor.onion.pow_seeds import PowSeeds
 from pelure.tor.onion.second_layer import IntroPoint
 from pelure.tor.relay.hsdir import DescriptorStore
@@ -324,6 +325,10 @@ async def test_introductions_with_proofs_of_work(
         use(seeds, proof)
         efforts.append(proof.effort)
 
+    async def prove(puzzle: Puzzle, rng: Callable[[int], bytes], places: object) -> ProofOfWork | None:
+        return await asyncio.to_thread(puzzle.solve, rng(16), lambda: True)  # no process to start
+
+    monkeypatch.setattr(client_pow, "prove", prove)
     monkeypatch.setattr(PowSeeds, "use", spy)
     service = OnionService(
         network,  # type: ignore[arg-type]
