@@ -90,7 +90,9 @@ class Fetch:
         progress: Progress | None,
     ) -> Fetched:
         blobs = await view.blobs()
-        await blobs.core.update(wait=True)
+        found = [entry.blob for entry in entries if entry.blob is not None]
+        if blobs.core.length < max((blob.block_offset + blob.block_length for blob in found), default=0):
+            await blobs.core.update(wait=True)
         self._wanted = []
         result, total, left_out = Fetched(), 0, set[str]()
         for entry in entries:

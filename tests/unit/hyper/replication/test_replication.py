@@ -37,6 +37,16 @@ async def test_everything_arrives(stores, link) -> None:
     assert not await within(reader.update())
 
 
+async def test_a_stream_that_hangs_in_its_handshake_delays_no_update(stores, link) -> None:
+    one, other = stores(), stores()
+    reader = other.get(key=writer_with(one, 3).key)
+    await link(one, other)
+    assert await within(reader.update(wait=True))
+    silent, _ = memory_pipe()
+    async with Replication(silent, True, other, identity(9)):
+        assert not await within(reader.update(wait=True))
+
+
 async def test_blocks_of_all_sizes_arrive(stores, link) -> None:
     one, other = stores(), stores()
     writer = one.get(name="core")

@@ -447,7 +447,8 @@ class Replicator:
     def _check_upgrades(self) -> None:
         """Wake those who wait for an upgrade, when it came or when none is to be expected."""
         if self._upgrades.awaited:
-            news = bool(self.connecting) or any(peer.may_have_news for peer in self.peers)
+            unheard = bool(self.connecting) and not any(peer.synced for peer in self.peers)
+            news = unheard or any(peer.may_have_news for peer in self.peers)
             self._upgrades.check(news and not self._closed)
 
     def _wants_something(self) -> bool:
