@@ -1,0 +1,74 @@
+"""The block file: what is appended can be read at once, whoever writes it; what fails is tried again."""
+
+from __future__ import annotations
+
+import errno
+import os
+import random
+from collections.abc import Iterable
+from pathlib import Path
+
+import pytest
+
+from pelure.hyper.core import blockfile
+from pelure.hyper.core.blockfile import BlockFile
+
+
+@pytest.fixture
+def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Have the thread, and who appends, write often."""
+    monkeypatch.setattr(blockfile, "_PIECE_BYTES", 8_000)
+    monkeypatch.setattr(blockfile, "_TAIL_BYTES", 20_000)
+    monkeypatch.setattr(blockfile, "_MOST_PARTS", 3)
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_appended_and_placed_blocks_read_back(tmp_path: Path) -> None:
+    chance = random.Random(1)
+    file = BlockFile(tmp_path / "blocks", 0)
+    blocks: dict[int, bytes] = {}
+    for number in range(2000):
+        data = chance.randbytes(chance.randrange(1, 5000))
+        if number % 7 == 0:  # as an import does: a gap among what is appended
+            position = file.reserve(len(data))
+            file.write(position, data)
+        else:
+            position = file.append(data)
+        blocks[position] = data
+        if number % 5 == 0:
+            position = chance.choice(list(blocks))
+            assert file.read(position, len(blocks[position])) == blocks[position]
+        if number % 100 == 0:
+            file.sync()
+            assert not file.dirty
+    file.sync()
+    for position, data in blocks.items():
+        assert file.read(position, len(data)) == data
+    end = file.end
+    file.close()
+    assert os.path.getsize(tmp_path / "blocks") == end
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_what_could_not_be_written_is_written_by_the_next_sync(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = BlockFile(tmp_path / "blocks", 0)
+    full = True
+    write = os.pwritev
+
+    def pwritev(fd: int, parts: Iterable[bytes], position: int) -> int:
+        if full:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        return write(fd, list(parts)[:1], position)  # less than was asked for, too
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    blocks = [bytes([number]) * 4000 for number in range(5)]
+    positions = [file.append(block) for block in blocks]
+    with pytest.raises(OSError, match="No space left"):
+        file.sync()
+    assert file.dirty
+    full = False
+    file.sync()
+    assert [file.read(position, 4000) for position in positions] == blocks
+    file.close()
