@@ -86,10 +86,11 @@ async def make_drive(store: Corestore) -> Drive:
         await put(path, DriveEntry(path, 0, linkname=target))
     for path in ("/etc-link/passwd", "/folder-link/through"):
         await put(path, DriveEntry(path, 0, blob=blob))
-    beyond = blob.to_json() | {"blockOffset": 1 << 50, "blockLength": 1 << 50}
+    fields = json.loads(blob.to_json())
+    beyond = fields | {"blockOffset": 1 << 50, "blockLength": 1 << 50}
     await drive.db.put(b"/beyond", json.dumps({"blob": beyond}).encode())
-    await drive.db.put(b"/mapped", json.dumps({"blob": blob.to_json() | {"blockMap": True}}).encode())
-    await drive.db.put(b"/long", json.dumps({"blob": blob.to_json() | {"byteLength": 1 << 50}}).encode())
+    await drive.db.put(b"/mapped", json.dumps({"blob": fields | {"blockMap": True}}).encode())
+    await drive.db.put(b"/long", json.dumps({"blob": fields | {"byteLength": 1 << 50}}).encode())
     for key, value in (
         (b"/garbage", b"\xff"),
         (b"/list", b"[]"),

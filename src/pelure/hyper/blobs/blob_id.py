@@ -10,6 +10,8 @@ from pelure.hyper.encoding.compact import MAX_UINT, Reader
 _MAX_MAP_ENTRIES = 8192
 MAX_MAP_BLOCKS = 64
 _FIELDS = ("blockOffset", "byteOffset", "blockLength", "byteLength")
+_JSON = "{{" + ",".join(f'"{name}":{{}}' for name in _FIELDS) + "}}"
+_MAPPED_JSON = _JSON.removesuffix("}}") + ',"blockMap":true}}'
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +28,10 @@ class BlobId:
     byte_length: int
     block_map: bool = False
 
-    def to_json(self) -> dict[str, int | bool]:
+    def to_json(self) -> str:
         """The form in a drive's entry."""
         values = (self.block_offset, self.byte_offset, self.block_length, self.byte_length)
-        found: dict[str, int | bool] = dict(zip(_FIELDS, values, strict=True))
-        if self.block_map:
-            found["blockMap"] = True
-        return found
+        return (_MAPPED_JSON if self.block_map else _JSON).format(*values)
 
     @classmethod
     def from_json(cls, value: object) -> BlobId:

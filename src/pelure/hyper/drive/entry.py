@@ -36,7 +36,7 @@ def encode_value(executable: bool, linkname: str | None, blob: BlobId | None, me
     parts = (
         "true" if executable else "false",
         "null" if linkname is None else _JSON.encode(linkname),
-        "null" if blob is None else _JSON.encode(blob.to_json()),
+        "null" if blob is None else blob.to_json(),
         "null" if metadata is None else _JSON.encode(metadata),
     )
     return _VALUE.format(*parts).encode()
