@@ -146,6 +146,7 @@ def _store(
     block = data.block
     if block is not None and not state.bitfield.get(block.index):
         state.storage.put_block(block.index, block.value)
+        state.fresh.put(block.index, block.value)
         state.bitfield.set(block.index)
         received.blocks.append(block.index)
     received.size += (len(block.value) if block else 0) + 80 * len(nodes)

@@ -14,6 +14,7 @@ from pelure.hyper.core import flat_tree, tree
 from pelure.hyper.core.changes import Change, ChangeKind
 from pelure.hyper.core.core_storage import INLINE_LIMIT, CoreStorage, Head, LinkedBlock
 from pelure.hyper.core.encryption import PADDING, Encryption
+from pelure.hyper.core.fresh import FreshBlocks
 from pelure.hyper.core.hashing import discovery_key, leaf_hash
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, single_signer
@@ -56,6 +57,7 @@ class CoreState:
         self.truncations: list[tuple[int, int]] = []
         self._listeners: list[Callable[[Change], None]] = []
         self._head_pending = False
+        self.fresh = FreshBlocks()
         self._load(manifest, key_pairs)
 
     def _load(self, manifest: Manifest | None, key_pairs: Sequence[KeyPair]) -> None:
@@ -326,6 +328,7 @@ class CoreState:
     def drop_blocks(self, start: int, end: int) -> int:
         """Forget the blocks ``start`` to ``end`` (exclusive); return the bytes freed."""
         freed = 0
+        self.fresh.clear()
         index = self.bitfield.first_set(start, end)
         while index is not None:
             freed += self.storage.delete_block(index)
@@ -373,14 +376,19 @@ class CoreState:
 
     def get_local(self, index: int) -> bytes | None:
         """Block ``index``, decrypted; ``None`` if it is not held. Raises like :meth:`get_stored`."""
-        found = self.storage.get_block(index) if self.bitfield.get(index) else None
-        if isinstance(found, LinkedBlock):
-            return self._check_linked(index, found)[1]
-        if found is None:
+        if not self.bitfield.get(index):
             return None
-        if leaf_hash(found) != need(self.get_node, 2 * index).hash:
+        found = self.fresh.take(index)
+        if found is not None:
+            return found if self.encryption is None else self.encryption.open(index, found)
+        stored = self.storage.get_block(index)
+        if isinstance(stored, LinkedBlock):
+            return self._check_linked(index, stored)[1]
+        if stored is None:
+            return None
+        if leaf_hash(stored) != need(self.get_node, 2 * index).hash:
             raise DriveError(f"the store is damaged: block {index} is not what it was")
-        return found if self.encryption is None else self.encryption.open(index, found)
+        return stored if self.encryption is None else self.encryption.open(index, stored)
 
     def _check_linked(self, index: int, block: LinkedBlock) -> tuple[bytes, bytes]:
         stored = block.data
