@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 import os
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from contextlib import contextmanager
@@ -19,10 +20,11 @@ from typing import Any
 from pelure.errors import PelureError, ProtocolError
 
 SOCKET_NAME = "control.sock"
-MAX_REQUEST = 1 << 20
+MAX_REQUEST = 1 << 23  # a command line may have two megabytes, JSON at most quadruples them
 MAX_ANSWER = 1 << 26
 """Bytes of one line; the answer to ``status`` has one of thousands of circuits."""
 
+log = logging.getLogger(__name__)
 Emit = Callable[..., Coroutine[Any, Any, None]]
 Handler = Callable[[dict[str, Any], Emit], Coroutine[Any, Any, dict[str, Any]]]
 
@@ -99,8 +101,13 @@ class ControlServer:
             await asyncio.wait((work, gone), return_when=asyncio.FIRST_COMPLETED)
             if work.done():
                 await emit("done", **work.result())
-        except PelureError as error:
+        except ConnectionError:
+            raise  # the client's: nobody hears
+        except (PelureError, OSError) as error:
             await emit("error", message=str(error))
+        except Exception:
+            log.exception("bug: the operation %s failed", request["op"])
+            await emit("error", message="a bug ended this; the log of the running pelure has it")
         finally:
             for future in (work, gone):
                 future.cancel()

@@ -1,6 +1,7 @@
 """The control socket: requests, events, errors, a client that goes away."""
 
 import asyncio
+import errno
 import stat
 from pathlib import Path
 
@@ -36,6 +37,26 @@ async def test_events_then_done(tmp_path: Path) -> None:
     assert not is_running(tmp_path)
     with pytest.raises(FileNotFoundError):
         await collect(tmp_path, "count")
+
+
+async def test_what_goes_wrong_in_an_operation_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def full(asked, emit):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    async def bug(asked, emit):
+        raise ZeroDivisionError
+
+    server = ControlServer(tmp_path, {"full": full, "bug": bug})
+    await server.start()
+    with pytest.raises(PelureError, match="No space left"):
+        await collect(tmp_path, "full")
+    assert "bug" not in caplog.text
+    with pytest.raises(PelureError, match="a bug ended this"):
+        await collect(tmp_path, "bug")
+    assert "ZeroDivisionError" in caplog.text
+    await server.close()
 
 
 async def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
