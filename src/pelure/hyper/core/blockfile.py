@@ -10,17 +10,12 @@ from __future__ import annotations
 import ctypes
 import os
 import threading
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _BEGIN_WRITING = 2
-_PIECE_BYTES = 1 << 20
-_TAIL_BYTES = 4 << 20
-"""Bytes that may wait to be written; then who appends more does it."""
-_MOST_PARTS = 1024
-
-_writer = ThreadPoolExecutor(1, thread_name_prefix="pelure-blocks")
+_TAIL_BYTES = 1 << 20
+_TAIL_BLOCKS = 256
 
 
 class BlockFile:
@@ -35,7 +30,6 @@ class BlockFile:
             os.ftruncate(self._fd, end)
         self._fresh = end == 0
         self._lock = threading.Lock()
-        self._flushing = threading.Lock()
         self._tail: list[bytes] = []
         self._tail_start = self._tail_end = end
 
@@ -46,43 +40,31 @@ class BlockFile:
         return position
 
     def append(self, data: bytes) -> int:
-        """Put ``data`` at the end, and return its position; a thread writes it with more, in large pieces.
+        """Put ``data`` at the end, and return its position; the disk gets it with more, in large pieces.
 
         Ten times as fast as writing each block, because the kernel allocates whole runs of pages. Raises
-        ``OSError``; what the thread can't write is tried again by the next :meth:`sync`, which tells.
+        ``OSError``.
         """
         position = self.reserve(len(data))
-        if position != self._tail_end or self._tail_end - self._tail_start >= _TAIL_BYTES:
-            self._flush()
         with self._lock:
-            if not self._tail:
+            if position != self._tail_end:
+                self._flush()
                 self._tail_start = position
             self._tail.append(data)
             self._tail_end = position + len(data)
-        self.dirty = True
-        if self._tail_end - self._tail_start >= _PIECE_BYTES and not self._flushing.locked():
-            _writer.submit(self._flush)
+            self.dirty = True
+            if self._tail_end - self._tail_start >= _TAIL_BYTES or len(self._tail) >= _TAIL_BLOCKS:
+                self._flush()
         return position
 
     def _flush(self) -> None:
-        """Write what was appended until now; may be called from any thread. What fails stays to be done."""
-        with self._flushing:
-            with self._lock:
-                parts, position = list(self._tail), self._tail_start
-            if not parts:
-                return
-            for at in range(0, len(parts), _MOST_PARTS):
-                position += self._write_parts(position, parts[at : at + _MOST_PARTS])
-            with self._lock:
-                del self._tail[: len(parts)]
-                self._tail_start = position
-
-    def _write_parts(self, position: int, parts: list[bytes]) -> int:
-        size = sum(map(len, parts))
-        written = os.pwritev(self._fd, parts, position)
-        if written < size:
-            self.write(position + written, b"".join(parts)[written:])
-        return size
+        if self._tail:
+            written = os.pwritev(self._fd, self._tail, self._tail_start)
+            if written < self._tail_end - self._tail_start:
+                rest = b"".join(self._tail)[written:]
+                self.write(self._tail_start + written, rest)
+            self._tail.clear()
+        self._tail_start = self._tail_end
 
     def write(self, position: int, data: bytes | memoryview) -> None:
         """Write all of ``data`` at a reserved ``position``. Raises ``OSError``.
@@ -104,17 +86,19 @@ class BlockFile:
     def read(self, position: int, size: int) -> bytes:
         """The ``size`` bytes at ``position``, fewer if the file is damaged."""
         if position + size > self._tail_start:
-            self._flush()
+            with self._lock:
+                self._flush()
         return os.pread(self._fd, size, position)
 
     def sync(self) -> None:
         """Make what was written durable."""
         self.dirty = False
         try:
-            self._flush()
+            with self._lock:
+                self._flush()
             os.fdatasync(self._fd)
         except OSError:
-            self.dirty = True
+            self.dirty = True  # what could not be written is still to be written by the next commit
             raise
         if self._fresh:
             self._fresh = False
@@ -129,9 +113,7 @@ class BlockFile:
 
     def close(self) -> None:
         """Close the file; what was appended since the last :meth:`sync` may be lost."""
-        with self._flushing:
-            self._tail.clear()
-            os.close(self._fd)
+        os.close(self._fd)
 
     def remove(self) -> None:
         """Close and delete the file."""

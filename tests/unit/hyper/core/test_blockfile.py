@@ -1,4 +1,4 @@
-"""The block file: what is appended can be read at once, whoever writes it; what fails is tried again."""
+"""The block file: what is appended can be read at once; what could not be written is tried again."""
 
 from __future__ import annotations
 
@@ -16,10 +16,9 @@ from pelure.hyper.core.blockfile import BlockFile
 
 @pytest.fixture
 def small_pieces(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Have the thread, and who appends, write often."""
-    monkeypatch.setattr(blockfile, "_PIECE_BYTES", 8_000)
+    """Have what is appended written often."""
     monkeypatch.setattr(blockfile, "_TAIL_BYTES", 20_000)
-    monkeypatch.setattr(blockfile, "_MOST_PARTS", 3)
+    monkeypatch.setattr(blockfile, "_TAIL_BLOCKS", 6)
 
 
 @pytest.mark.usefixtures("small_pieces")
@@ -63,7 +62,7 @@ def test_what_could_not_be_written_is_written_by_the_next_sync(
         return write(fd, list(parts)[:1], position)  # less than was asked for, too
 
     monkeypatch.setattr(os, "pwritev", pwritev)
-    blocks = [bytes([number]) * 4000 for number in range(5)]
+    blocks = [bytes([number]) * 4000 for number in range(4)]
     positions = [file.append(block) for block in blocks]
     with pytest.raises(OSError, match="No space left"):
         file.sync()
