@@ -251,6 +251,10 @@ class CoreState:
             self.storage.store.commit()
             self._head_pending = False
 
+    def when_durable(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once all that the core holds now is on the disk for good."""
+        self.storage.store.when_durable(callback)
+
     def save(self, batch: TreeBatch, signature: bytes | None) -> None:
         """Take over a grown tree that a peer proved."""
         self._take_over(batch)

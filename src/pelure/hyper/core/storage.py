@@ -70,6 +70,7 @@ class Store:
         self._sealers: dict[object, Callable[[], None]] = {}
         self._timer: asyncio.TimerHandle | None = None
         self._uncommitted = 0
+        self._awaiting: list[Callable[[], None]] = []
         self.block_files: dict[int, BlockFile] = {}
         self.open_files = OpenFiles()
         self.closed = False
@@ -175,6 +176,16 @@ class Store:
                 self._take()
                 if not self._write_to_journal():
                     self._write()
+        awaiting, self._awaiting = self._awaiting, []
+        for callback in awaiting:
+            callback()
+
+    def when_durable(self, callback: Callable[[], None]) -> None:
+        """Call ``callback``, in this thread, once all that was changed until now is on the disk for good."""
+        if self._pending or self._writing:
+            self._awaiting.append(callback)
+        else:
+            callback()
 
     def commit_soon(self, size: int) -> None:
         """Commit in a thread before long; ``size`` bytes were changed since the last call.
@@ -202,18 +213,32 @@ class Store:
             self._timer = loop.call_later(_SOON_DELAY, self._commit_in_thread, loop)
             return
         self._take()  # in this thread: only the writing is left to the other one
-        try:
-            loop.run_in_executor(None, self._write_and_unlock)
-        except RuntimeError:  # the loop is shutting down and takes no more work
-            self._write_and_unlock()
+        awaiting, self._awaiting = self._awaiting, []
 
-    def _write_and_unlock(self) -> None:
+        def written(success: bool) -> None:
+            if not success:
+                self._awaiting += awaiting
+                return
+            for callback in awaiting:
+                callback()
+
+        try:
+            writing = loop.run_in_executor(None, self._write_and_unlock)
+        except RuntimeError:  # the loop is shutting down and takes no more work
+            written(self._write_and_unlock())
+        else:
+            writing.add_done_callback(lambda done: written(not done.cancelled() and done.result()))
+
+    def _write_and_unlock(self) -> bool:
+        """Write what was taken; whether that succeeded."""
         try:
             self._write()
         except DriveError:
             log.exception("storing received blocks failed; trying again with the next ones")
+            return False
         finally:
             self._commit_lock.release()
+        return True
 
     def before_commit(self, owner: object, seal: Callable[[], None]) -> None:
         """Call ``seal`` once, before the next commit; again for the same ``owner`` changes nothing."""

@@ -96,6 +96,9 @@ class LocalCore(Protocol):
         Raises ``ProtocolError`` for a proof that does not verify.
         """
 
+    def when_durable(self, callback: Callable[[], None]) -> None:
+        """Call ``callback`` once all that is held now would outlast a crash."""
+
     def on_change(self, listener: Callable[[Change], None]) -> Callable[[], None]:
         """Have ``listener`` called after each change; returns what ends that."""
 

@@ -292,12 +292,14 @@ class Replicator:
         for peer in self.peers:
             if not peer.opened:
                 continue
-            if change.kind in (ChangeKind.APPEND, ChangeKind.HAVE):
+            if change.kind is ChangeKind.APPEND:
                 peer.announce(start, end)
             if change.kind in (ChangeKind.APPEND, ChangeKind.UPGRADE, ChangeKind.TRUNCATE):
                 peer.sync_soon()
             if change.kind in (ChangeKind.CLEAR, ChangeKind.TRUNCATE):
                 peer.withdraw(start, end)
+        if change.kind is ChangeKind.HAVE:
+            self.core.when_durable(lambda: self._announce(start, end))
         if change.kind in (ChangeKind.APPEND, ChangeKind.HAVE):
             self._wake_blocks(start, end)
         if change.kind in (ChangeKind.UPGRADE, ChangeKind.TRUNCATE, ChangeKind.CLEAR):
@@ -305,6 +307,15 @@ class Replicator:
                 download.rewind()
         if change.kind is not ChangeKind.HAVE:
             self._check_upgrades()
+
+    def _announce(self, start: int, end: int) -> None:
+        """Tell the peers of blocks that are on the disk for good: they need never be sent here again."""
+        bitfield = self.core.bitfield
+        while (first := bitfield.first_set(start, end)) is not None:
+            start = min(bitfield.first_unset(first), end)
+            for peer in self.peers:
+                if peer.opened:
+                    peer.announce(first, start)
 
     def _wake_blocks(self, start: int, end: int) -> None:
         if end - start < len(self._blocks):
