@@ -125,6 +125,9 @@ def reason_name(kind: type[IntEnum], value: int) -> str:
         return f"reason {value}"
 
 
+_VERSIONS = int(CellCommand.VERSIONS)  # a member is looked up in 0.1 µs, and this is asked for every run
+
+
 def is_variable(command: int) -> bool:
     """Whether cells of this command have a length field (VERSIONS and everything from 128 up)."""
-    return command == CellCommand.VERSIONS or command >= 128
+    return command >= 128 or command == _VERSIONS

@@ -101,7 +101,7 @@ class CellReader:
         buffer = bytearray().join((self._rest, data))
         items: list[Cell | Run] = []
         position = self._cut(buffer, items)
-        self._rest = bytes(memoryview(buffer)[position:])
+        self._rest = bytes(buffer[position:])
         return items
 
     def _feed_narrow(self, data: bytes | bytearray | memoryview) -> list[Cell | Run]:
@@ -150,7 +150,7 @@ def _variable_cell(buffer: bytearray, position: int, end: int) -> Cell:
 
 def _cut_fixed(buffer: bytearray, position: int, count: int, items: list[Cell | Run]) -> int:
     """Cut up to ``count`` fixed cells at ``position``; returns how many came before a variable-length one."""
-    rows = np.frombuffer(buffer, np.uint8, count * CELL_LEN, position).reshape(count, CELL_LEN)
+    rows: Cells = np.ndarray((count, CELL_LEN), np.uint8, buffer, position)
     if count == 1:
         _append(buffer, position, rows, items)
         return 1

@@ -1,4 +1,4 @@
-"""DATA messages built by the run (tor-spec §6.1, §6.3; proposal 289 §3.1 for the padding).
+"""DATA messages built and opened by the run (tor-spec §6.1, §6.3; proposal 289 §3.1 for the padding).
 
 Headers are written as vectors and payload in one copy. Now and then a cell is left a little short, so that
 its random padding makes the running digest unpredictable: an authenticated SENDME would otherwise prove
@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import RELAY_BODY_LEN, RELAY_HEADER_LEN, RelayCommand
 from pelure.tor.circuit.relaycrypto import BODY_LEN, Bodies
 from pelure.tor.crypto.keys import Rng
@@ -18,6 +19,7 @@ RANDOM_INTERVAL = 50
 ZERO_GAP = 4
 RANDOM_LEN = 16
 SHORT_LEN = RELAY_BODY_LEN - ZERO_GAP - RANDOM_LEN
+STREAM_ID = slice(3, 5)
 LENGTH = slice(9, 11)
 
 
@@ -31,6 +33,25 @@ def message_bodies(command: int, data: bytes, count: int, rng: Rng) -> Bodies:
     bodies[:, RELAY_HEADER_LEN:end] = np.frombuffer(data, np.uint8).reshape(count, length)
     bodies[:, end : end + ZERO_GAP] = 0
     return bodies
+
+
+def data_of(bodies: Bodies) -> bytes:
+    """The data of plain messages, joined. Raises ``ProtocolError`` if a length exceeds its cell."""
+    lengths = bodies[:, LENGTH].tobytes()
+    if lengths == lengths[:2] * len(bodies):
+        return _equal_data(bodies, int.from_bytes(lengths[:2]))
+    sizes = np.frombuffer(lengths, ">u2")
+    starts = [0, *(np.flatnonzero(sizes[1:] != sizes[:-1]) + 1).tolist()]
+    ends = [*starts[1:], len(bodies)]
+    return b"".join(
+        [_equal_data(bodies[start:end], int(sizes[start])) for start, end in zip(starts, ends, strict=True)]
+    )
+
+
+def _equal_data(bodies: Bodies, length: int) -> bytes:
+    if length > RELAY_BODY_LEN:
+        raise ProtocolError("the length of a relay message exceeds its cell")
+    return bodies[:, RELAY_HEADER_LEN : RELAY_HEADER_LEN + length].tobytes()
 
 
 class DataBuilder:

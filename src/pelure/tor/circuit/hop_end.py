@@ -11,15 +11,15 @@ with :meth:`HopEnd.pump`.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from pelure.errors import ProtocolError
-from pelure.tor.cell.commands import RELAY_BODY_LEN, RELAY_HEADER_LEN, RelayCommand
+from pelure.tor.cell.commands import RELAY_BODY_LEN, RelayCommand
 from pelure.tor.cell.relay_header import encode_relay_body
 from pelure.tor.cell.relay_messages import Sendme
-from pelure.tor.circuit.datacells import DataBuilder, message_bodies
+from pelure.tor.circuit.datacells import STREAM_ID, DataBuilder, data_of, message_bodies
 from pelure.tor.circuit.events import (
     Event,
     Incoming,
@@ -41,8 +41,7 @@ TURN = 64
 MAX_STREAMS = 65535
 MAX_HALF_CLOSED = 2048
 """So many streams that this side ended are remembered, for what the other side sent before it knew."""
-_HEAD = np.array([0, 3, 4, 9, 10])
-"""Bytes of a body that tell messages apart: command, stream id, length."""
+_DATA = int(RelayCommand.DATA)
 _OPENING = frozenset({RelayCommand.BEGIN, RelayCommand.BEGIN_DIR, RelayCommand.RESOLVE})
 
 
@@ -147,31 +146,19 @@ class HopEnd:
         Raises ``ProtocolError`` when the circuit has to be closed for what came.
         """
         events: list[Event] = []
-        start, length = bodies[:, :5].tobytes(), bodies[:, 9:11].tobytes()
-        if start == start[:5] * len(bodies) and length == length[:2] * len(bodies):
-            self._receive_alike(bodies, tags, now, events)
-            return events
-        head = bodies[:, _HEAD]
-        edges = (np.flatnonzero((head[1:] != head[:-1]).any(axis=1)) + 1).tolist()
-        for first, end in zip([0, *edges], [*edges, len(bodies)], strict=True):
-            self._receive_alike(bodies[first:end], tags[first:end], now, events)
+        due: list[bytes] = []
+        for first, end in _alike(bodies):
+            piece = bodies[first:end]
+            command, stream_id = int(piece[0, 0]), int.from_bytes(piece[0, STREAM_ID].tobytes())
+            if command == _DATA:
+                due += self.window.received(tags[first:end])
+                self._receive_data(stream_id, data_of(piece), len(piece), events)
+            else:
+                for row in range(len(piece)):
+                    self._receive_message(command, stream_id, data_of(piece[row : row + 1]), now, events)
+        if due:
+            self._send_sendmes(due)
         return events
-
-    def _receive_alike(self, bodies: Bodies, tags: Sequence[bytes], now: float, events: list[Event]) -> None:
-        """Messages of one command, one stream and one length."""
-        header = bodies[0, :RELAY_HEADER_LEN].tobytes()
-        command, stream_id = header[0], int.from_bytes(header[3:5])
-        length = int.from_bytes(header[9:11])
-        if length > RELAY_BODY_LEN:
-            raise ProtocolError("the length of a relay message exceeds its cell")
-        payload = bodies[:, RELAY_HEADER_LEN : RELAY_HEADER_LEN + length]
-        if command == RelayCommand.DATA:
-            if due := self.window.received(tags):
-                self._send_sendmes(due)
-            self._receive_data(stream_id, payload.tobytes(), len(bodies), events)
-            return
-        for row in payload:
-            self._receive_message(command, stream_id, row.tobytes(), now, events)
 
     def _receive_data(self, stream_id: int, data: bytes, cells: int, events: list[Event]) -> None:
         stream = self.streams.get(stream_id)
@@ -238,6 +225,16 @@ class HopEnd:
         stream.xon_xoff(command, data)
         if command == RelayCommand.XON:
             events.append(StreamResumed(stream))
+
+
+def _alike(bodies: Bodies) -> Iterable[tuple[int, int]]:
+    """Where consecutive messages of one command and one stream start and end."""
+    start = bodies[:, :5].tobytes()
+    if start == start[:5] * len(bodies):
+        return [(0, len(bodies))]
+    head = bodies[:, :5]
+    edges = (np.flatnonzero((head[1:] != head[:-1]).any(axis=1)) + 1).tolist()
+    return zip([0, *edges], [*edges, len(bodies)], strict=True)
 
 
 _STREAM_MESSAGES = {

@@ -189,7 +189,7 @@ class OriginCircuit:
         if isinstance(item, Cell):
             return [self._receive_cell(item)]
         cells = item.cells
-        if (cells[:, CELL_HEADER_LEN - 1] != CellCommand.RELAY).any():
+        if cells[:, CELL_HEADER_LEN - 1].tobytes().count(CellCommand.RELAY) != len(cells):
             raise ProtocolError("a RELAY_EARLY cell came towards the circuit's origin")
         events: list[Event] = []
         for part in self._crypto.decrypt(np.ascontiguousarray(cells[:, CELL_HEADER_LEN:])):

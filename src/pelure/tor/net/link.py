@@ -24,7 +24,7 @@ from pelure.tor.net.narrow import NarrowReader
 from pelure.tor.net.pacing import PAUSE_SECONDS, ReadPacer
 from pelure.tor.net.queues import CellQueues
 from pelure.tor.net.throttle import LEAST_SHARE, Throttle
-from pelure.tor.net.tls import TlsConnection
+from pelure.tor.net.tls import SCRATCH_SIZE, TlsConnection
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +32,6 @@ log = logging.getLogger(__name__)
 # all the work on the cells in them (measured: 0.29 µs a cell at 240 cells, 0.45 at 500).
 READ_SIZE = 120 * 1024
 FLUSH_CELLS = 240  # cells joined into one write
-RECORD_OVERHEAD = 64  # bytes; more than TLS adds to a record of 16 KiB
 WRITE_HIGH_WATER = 128 * 1024  # bytes the transport may hold before the queues have to wait
 UNSENT_LOW_WATER = 256 * 1024  # bytes the kernel takes ahead of the network (TCP_NOTSENT_LOWAT)
 GOODBYE_SECONDS = 5.0  # a closing link may take so long to hand over its last bytes
@@ -212,7 +211,7 @@ class Link(asyncio.BufferedProtocol):
             except LinkError as error:
                 self.close(str(error))
                 return
-            self._write_wire(len(data))
+            self._write_wire()
             if self._queues.cells and not self._paused:
                 self._flush_pending = True
                 self._loop.call_soon(self._flush)
@@ -235,15 +234,15 @@ class Link(asyncio.BufferedProtocol):
         self._throttled = False
         self._flush()
 
-    def _write_wire(self, plain_length: int) -> None:
+    def _write_wire(self) -> None:
+        """Hand over what the TLS session owes the peer."""
         assert self._tls is not None and self._transport is not None
-        limit = plain_length + (plain_length // 16384 + 1) * RECORD_OVERHEAD + 4096
-        while wire := self._tls.take(limit):
+        while wire := self._tls.take():
             self.bytes_written += len(wire)
             if self._throttle is not None:
                 self._throttle.writing.spend(len(wire))
             self._transport.write(wire)
-            if len(wire) < limit:
+            if len(wire) < SCRATCH_SIZE:
                 return
 
     # ---- asyncio protocol ----
@@ -265,7 +264,7 @@ class Link(asyncio.BufferedProtocol):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
         if self.initiator:
             self._tls = self._owner.session(self)
-            self._write_wire(0)
+            self._write_wire()
 
     def get_buffer(self, sizehint: int) -> memoryview:
         if self._throttle is not None:
@@ -339,12 +338,12 @@ class Link(asyncio.BufferedProtocol):
             if opening:
                 tls.send(opening)
         if self._handshake is None:
-            self._write_wire(0)
+            self._write_wire()
             return
         answer = self._handshake.receive(plain)
         if answer:
             tls.send(answer)
-        self._write_wire(len(answer))
+        self._write_wire()
         if self._handshake.done:
             self._open(self._handshake)
 
@@ -416,7 +415,7 @@ class Link(asyncio.BufferedProtocol):
             except LinkError:
                 pass  # the session broke: nothing more can be said on it
             tls.shut_down()
-            self._write_wire(sum(len(chunk) for chunk in chunks) if self.opened else 0)
+            self._write_wire()
             transport.close()
             self._loop.call_later(GOODBYE_SECONDS, transport.abort)
         elif transport is not None:

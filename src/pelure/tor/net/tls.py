@@ -23,7 +23,8 @@ from pelure.tor.crypto.digests import sha256
 from pelure.tor.crypto.keys import Rng
 
 _lib, _ffi = Binding.lib, Binding.ffi
-SCRATCH_SIZE = 256 * 1024  # bytes; more than one read of a link can decrypt to
+SCRATCH_SIZE = 256 * 1024  # bytes; more than one read of a link can decrypt to, or one write become
+Buffer = bytes | memoryview
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
 # What a current browser offers, of what OpenSSL has; C tor takes any of the first ones.
@@ -109,19 +110,26 @@ def server_context(identity: TlsIdentity) -> SSL.Context:
 
 
 class Scratch:
-    """Room for decrypted bytes, shared by the sessions of one event loop."""
+    """Room for what OpenSSL gives out, shared by the sessions of one event loop."""
 
     def __init__(self) -> None:
-        self.memory = _ffi.new("char[]", SCRATCH_SIZE)
-        self.view = memoryview(_ffi.buffer(self.memory))
+        self.plain = _ffi.new("char[]", SCRATCH_SIZE)
+        self.plain_view = memoryview(_ffi.buffer(self.plain))
+        self.wire = _ffi.new("char[]", SCRATCH_SIZE)
+        self.wire_buffer = _ffi.buffer(self.wire)
 
 
 class TlsConnection:
-    """One TLS session over no socket: wire bytes in and out, plain bytes out and in."""
+    """One TLS session over no socket: wire bytes in and out, plain bytes out and in.
+
+    Once it is established, this calls OpenSSL directly: pyOpenSSL's methods cost several times as much as
+    what they do for a few cells.
+    """
 
     def __init__(self, context: SSL.Context, scratch: Scratch, server_name: str | None = None) -> None:
         """An initiator if ``server_name`` (the name indication it sends) is given, else a responder."""
         self._tls = SSL.Connection(context, None)
+        self._ssl, self._incoming, self._outgoing = self._tls._ssl, self._tls._into_ssl, self._tls._from_ssl
         self._scratch = scratch
         self.established = False
         self.ended = False
@@ -132,19 +140,20 @@ class TlsConnection:
         else:
             self._tls.set_accept_state()
 
-    def receive(self, data: memoryview | bytes) -> memoryview:
+    def receive(self, data: Buffer) -> memoryview:
         """Take wire bytes (at most 128 KiB); return what they decrypt to, perhaps nothing.
 
         What is returned is overwritten by the next call on any session with the same scratch. Wire bytes may
         be owed afterwards (:meth:`take`); ``ended`` tells that the peer said goodbye. Raises ``LinkError``
         if it is not TLS.
         """
-        try:
-            self._tls.bio_write(data)
-            if not self.established and not self._handshake():
-                return self._scratch.view[:0]
-        except SSL.Error as error:
-            raise LinkError("the peer broke the TLS session") from error
+        _lib.BIO_write(self._incoming, _ffi.from_buffer(data), len(data))
+        if not self.established:
+            try:
+                if not self._handshake():
+                    return self._scratch.plain_view[:0]
+            except SSL.Error as error:
+                raise LinkError("the peer broke the TLS session") from error
         return self._read_all()
 
     def _handshake(self) -> bool:
@@ -156,12 +165,8 @@ class TlsConnection:
         return True
 
     def _read_all(self) -> memoryview:
-        """Decrypt every whole record that is there.
-
-        Peers write small records, so this calls OpenSSL directly: ``SSL.Connection.recv`` costs three times
-        as much as decrypting such a record does.
-        """
-        ssl, memory, read = self._tls._ssl, self._scratch.memory, _lib.SSL_read
+        """Decrypt every whole record that is there; peers write small ones."""
+        ssl, memory, read = self._ssl, self._scratch.plain, _lib.SSL_read
         total = 0
         while (count := read(ssl, memory + total, SCRATCH_SIZE - total)) > 0:
             total += count
@@ -171,21 +176,19 @@ class TlsConnection:
         elif error != _lib.SSL_ERROR_WANT_READ:
             _lib.ERR_clear_error()
             raise LinkError("the peer broke the TLS session")
-        return self._scratch.view[:total]
+        return self._scratch.plain_view[:total]
 
-    def send(self, data: bytes) -> None:
-        """Encrypt ``data``; the wire bytes are had by :meth:`take`. Raises ``LinkError``."""
-        try:
-            self._tls.send(data)
-        except SSL.Error as error:
-            raise LinkError("the TLS session is over") from error
+    def send(self, data: Buffer) -> None:
+        """Encrypt ``data``, not empty; the wire bytes are had by :meth:`take`. Raises ``LinkError``."""
+        if _lib.SSL_write(self._ssl, _ffi.from_buffer(data), len(data)) <= 0:
+            _lib.ERR_clear_error()
+            raise LinkError("the TLS session is over")
 
-    def take(self, limit: int) -> bytes:
-        """Up to ``limit`` wire bytes that are owed to the peer, ``b""`` if none are."""
-        try:
-            return self._tls.bio_read(limit)  # type: ignore[no-any-return]
-        except SSL.WantReadError:
-            return b""
+    def take(self) -> bytes:
+        """Up to ``SCRATCH_SIZE`` wire bytes that are owed to the peer, ``b""`` if none are."""
+        scratch = self._scratch
+        count = _lib.BIO_read(self._outgoing, scratch.wire, SCRATCH_SIZE)
+        return scratch.wire_buffer[:count] if count > 0 else b""
 
     def shut_down(self) -> None:
         """Say goodbye, if the session was ever established."""

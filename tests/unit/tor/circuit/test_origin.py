@@ -164,8 +164,10 @@ def test_sendmes_count_cells_even_when_they_are_short() -> None:
 
 def test_a_sender_leaves_room_for_random_bytes() -> None:
     origin, chain = built(1)
-    _, far = open_stream(origin, chain)
+    near, far = open_stream(origin, chain)
     far.write(bytes(498 * 400))
+    exchange(origin, chain)
+    near.read(near.buffered)
     exchange(origin, chain)
     lengths: list[int] = []
     receive = origin.hops[0].end.receive

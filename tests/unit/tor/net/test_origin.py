@@ -284,11 +284,16 @@ async def test_a_service_accepts_streams_on_the_virtual_hop() -> None:
     assert event.command == RelayCommand.BEGIN
     stream.accept()
     near = await opening
-    await stream.write(bytes(500_000))
-    await stream.write_eof()
+
+    async def answer() -> None:
+        await stream.write(bytes(500_000))
+        await stream.write_eof()
+
+    answering = asyncio.create_task(answer())
     total = 0
     while data := await near.read():
         total += len(data)
+    await answering
     assert total == 500_000
 
 

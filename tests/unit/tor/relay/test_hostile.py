@@ -78,9 +78,9 @@ class TlsPeer:
     async def __aenter__(self) -> TlsPeer:
         self._reader, self._writer = await asyncio.open_connection("127.0.0.1", self._port)
         while not self._tls.established:
-            self._writer.write(self._tls.take(65536))
+            self._writer.write(self._tls.take())
             self._tls.receive(await self._reader.read(65536))
-        self._writer.write(self._tls.take(65536))
+        self._writer.write(self._tls.take())
         return self
 
     async def __aexit__(self, *_: object) -> None:
@@ -88,7 +88,7 @@ class TlsPeer:
 
     def say(self, data: bytes) -> None:
         self._tls.send(data)
-        self._writer.write(self._tls.take(len(data) + 65536))
+        self._writer.write(self._tls.take())
 
     async def closed(self) -> None:
         """Wait until the relay has hung up."""
