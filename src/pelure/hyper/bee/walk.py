@@ -13,6 +13,8 @@ from pelure.hyper.bee.blocks import BlockCache
 from pelure.hyper.bee.messages import Block, Level
 
 _MAX_DEPTH = 64
+_OUT_OF_ORDER = "the keys of the drive's index are not in order"
+"""Nor need its nodes be a tree then: without a check, walking over them might never end."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,6 +78,7 @@ class RangeCursor:
         self._step = -1 if reverse else 1
         self._stack: list[tuple[Level, int]] | None = None
         self._seeking = True
+        self._last: bytes | None = None
 
     def next(self) -> Block | None:
         """The next key's block, ``None`` at the end. Raises ``BlocksMissing``; then call it again."""
@@ -92,6 +95,9 @@ class RangeCursor:
                 self._stack.pop()
             elif position & 1:
                 block = self._blocks.get(keys[position >> 1])
+                last, self._last = self._last, block.key
+                if last is not None and not (last < block.key if self._step > 0 else last > block.key):
+                    raise ProtocolError(_OUT_OF_ORDER)
                 self._stack[-1] = (level, position + self._step)
                 self._seeking = False
                 if self._past_end(block.key):
@@ -188,6 +194,7 @@ class DiffCursor:
         self._blocks = blocks
         self._left, self._right = _Side(blocks, left), _Side(blocks, right)
         self._bounds = bounds
+        self._last: bytes | None = None
 
     def next(self) -> tuple[Block | None, Block | None] | None:
         """The next difference (left side, right side), ``None`` at the end. Raises ``BlocksMissing``."""
@@ -207,6 +214,9 @@ class DiffCursor:
             else:
                 pair = self._take(left, right)
                 key = next(block.key for block in pair if block is not None)
+                if self._last is not None and key <= self._last:
+                    raise ProtocolError(_OUT_OF_ORDER)
+                self._last = key
                 if self._beyond(key):
                     self._left.items.clear()
                     self._right.items.clear()

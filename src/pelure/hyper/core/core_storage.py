@@ -24,6 +24,7 @@ _INLINE, _IN_FILE, _LINKED = b"\0", b"\1", b"\2"
 _FILE_RECORD = struct.Struct("<cQI")
 _LINK_RECORD = struct.Struct("<cIQIQ")
 _NODE_RECORD = struct.Struct("<Q32s")
+_UINT64 = 0xFFFFFFFFFFFFFFFF
 
 
 @dataclass(slots=True)
@@ -177,7 +178,7 @@ class CoreStorage:
         w = Writer()
         w.buffer(file.path.encode(errors="surrogateescape"))
         w.uint64(file.size)
-        w.uint64(file.mtime_ns)
+        w.uint64(file.mtime_ns & _UINT64)
         self.store.put(b"s" + self._number + number.to_bytes(4, "big"), w.bytes())
         self._links[number] = file
         self.store.open_files.forget(file.path)
@@ -194,7 +195,9 @@ class CoreStorage:
             r = Reader(self.store.get(b"s" + self._number + number.to_bytes(4, "big")) or b"")
             try:
                 path = r.buffer().decode(errors="surrogateescape")
-                self._links[number] = LinkedFile(path, r.uint64(), r.uint64())
+                size, mtime_ns = r.uint64(), r.uint64()
+                mtime_ns -= (mtime_ns >> 63) << 64  # before 1970 it is negative
+                self._links[number] = LinkedFile(path, size, mtime_ns)
             except ProtocolError:
                 raise DriveError(f"the store is damaged: linked file {number} is not known") from None
         return self._links[number]

@@ -12,14 +12,16 @@ from hashlib import blake2b
 from pathlib import Path
 
 from pelure.errors import DriveError
+from pelure.hyper.core.blockfile import sync_folder
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.core_storage import CoreStorage, Head
-from pelure.hyper.core.hashing import blake2b_256, discovery_key, name_space
+from pelure.hyper.core.hashing import blake2b_256, name_space
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.storage import Store
 from pelure.hyper.wire import noise
+from pelure.hyper.wire.capability import discovery_key
 from pelure.streams import ByteStream
 
 _KEY_DERIVATION = name_space("corestore", 0)
@@ -152,6 +154,7 @@ def _load_primary_key(path: Path, wanted: bytes | None) -> bytes:
         finally:
             os.close(fd)
         part.replace(path)
+        sync_folder(path.parent)
     if len(found) != 32:
         raise DriveError(f"the primary key in {str(path)!r} is damaged")
     if wanted is not None and found != wanted:

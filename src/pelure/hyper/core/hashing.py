@@ -30,11 +30,6 @@ DEFAULT_NAMESPACE = name_space("hypercore", 4)
 DEFAULT_ENCRYPTION = name_space("hypercore", 5)
 
 
-def discovery_key(key: bytes) -> bytes:
-    """The name under which a core is spoken of to those who may not know its key."""
-    return blake2b_256(b"hypercore", key=key)
-
-
 def leaf_hash(block: bytes | memoryview) -> bytes:
     """The hash of a block as stored. Long blocks are hashed without the interpreter lock."""
     digest = blake2b(b"\0" + len(block).to_bytes(8, "little"), digest_size=32)

@@ -15,12 +15,13 @@ from pelure.hyper.core.changes import Change, ChangeKind
 from pelure.hyper.core.core_storage import INLINE_LIMIT, CoreStorage, Head, LinkedBlock
 from pelure.hyper.core.encryption import PADDING, Encryption
 from pelure.hyper.core.fresh import FreshBlocks
-from pelure.hyper.core.hashing import discovery_key, leaf_hash
+from pelure.hyper.core.hashing import leaf_hash
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.signer import KeyPair, Verifier
 from pelure.hyper.core.tree import NotAvailable, TreeBatch, need
 from pelure.hyper.encoding.compact import Reader
+from pelure.hyper.wire.capability import discovery_key
 from pelure.hyper.wire.messages import MAX_BLOCK, Data
 from pelure.hyper.wire.parts import Node
 

@@ -19,7 +19,7 @@ from pelure.hyper.core.core_storage import CoreStorage
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.local import LocalEntry
 
-_RECORD = struct.Struct("<QQQQQQ")
+_RECORD = struct.Struct("<QqQQQQ")
 _NO_BLOB = BlobId(0, 0, 0, 0)
 _CLOCK_TICK_NS = 20_000_000
 

@@ -16,7 +16,7 @@ _ROLE = {
 
 
 def discovery_key(key: bytes) -> bytes:
-    """Return the 32-byte discovery key of the core with this key."""
+    """The 32-byte name under which a core is spoken of to those who may not know its ``key``."""
     return blake2b(b"hypercore", key=key, digest_size=32).digest()
 
 

@@ -210,3 +210,15 @@ async def test_an_index_in_circles_is_refused(store: Corestore) -> None:
     core.append([encode_block(b"z", b"x", [([77], [])])])
     with pytest.raises(DriveError):
         await bee.get(b"a")
+
+
+@pytest.mark.parametrize("keys", [[b"b", b"a"], [b"a", b"a"]], ids=["out of order", "twice"])
+async def test_an_index_whose_keys_are_not_in_order_is_refused(store: Corestore, keys: list[bytes]) -> None:
+    """Else a tree node that is its own child could be walked over for ever."""
+    core = store.get(name="bee")
+    core.append([Header().encode(), *(encode_block(key, b"", [([1, 2], [])]) for key in keys)])
+    bee = Bee(core)
+    for walk in (bee.range(), bee.range(reverse=True), bee.diff(1)):
+        with pytest.raises(ProtocolError, match="order"):
+            async for _ in walk:
+                pass

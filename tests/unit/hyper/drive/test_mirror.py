@@ -42,6 +42,23 @@ async def mirror(source: AnyDrive, target: AnyDrive, **options: Any) -> list[tup
     return sorted([(step.operation, step.path) async for step in steps if step.operation != "equal"])
 
 
+@pytest.mark.parametrize("link", [False, True], ids=["copied", "linked"])
+async def test_files_from_before_1970(store: Corestore, folder: LocalDrive, link: bool) -> None:
+    for name in ("a.txt", "docs/big.bin"):
+        os.utime(folder.root / name, ns=(-(10**18), -(10**18)))
+    drive = Drive(store)
+    await mirror(folder, drive, link=link, times=True)
+    assert await contents(drive) == await contents(folder)
+    assert await mirror(folder, drive, link=link, times=True) == []
+    path = store.path
+    store.close()
+    again = Corestore(path)
+    assert await Drive(again).get("/docs/big.bin") == (folder.root / "docs/big.bin").read_bytes()
+    blobs = Drive(again).local_blobs()
+    assert blobs is not None and all(link.unchanged() for link in blobs.core.storage.links())
+    again.close()
+
+
 async def contents(drive: AnyDrive) -> dict[str, Any]:
     return {
         entry.path: (entry.executable, entry.linkname, await drive.get(entry.path))

@@ -129,28 +129,26 @@ class Replication:
 
     async def opened(self) -> None:
         """Wait for the handshake. Raises what ended the stream if it does not come to that."""
-        waiting = asyncio.get_running_loop().create_task(self._wait_opened())
-        await asyncio.wait((waiting, self._end_future), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await self._wait_for(self._opened)
         if not self._opened.is_set():
             raise self.error or DriveError("the replication stream ended before it was set up")
 
-    async def _wait_opened(self) -> None:
-        await self._opened.wait()
-
     async def accepted(self) -> None:
-        """Wait for the other side's first message after the handshake: it lets this side's key in.
+        """Wait for the other side's first word after the handshake: it lets this side's key in.
 
-        Raises :class:`Crowded` if that is all it has to say, :class:`~pelure.errors.AccessDenied` if it ends
-        the stream instead, or what broke the stream.
+        Raises :class:`~pelure.errors.AccessDenied` if it ends the stream instead.
         """
-        waiting = asyncio.get_running_loop().create_task(self._accepted.wait())
-        await asyncio.wait((waiting, self._end_future), return_when=asyncio.FIRST_COMPLETED)
-        waiting.cancel()
+        await self._wait_for(self._accepted)
         if not self._accepted.is_set():
-            if self.error is not None:
-                raise self.error
             raise AccessDenied("the other side does not let this key in")
+
+    async def _wait_for(self, event: asyncio.Event) -> None:
+        """Wait for ``event`` or the end of the stream."""
+        waiting = asyncio.get_running_loop().create_task(event.wait())
+        try:
+            await asyncio.wait((waiting, self._end_future), return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            waiting.cancel()
 
     async def wait_closed(self) -> Exception | None:
         """Wait for the end; return the error that was its cause, ``None`` if a side just ended it."""
