@@ -46,18 +46,22 @@ class Output:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
-    def event(self, name: str, text: str | None = None, /, *, aside: bool = False, **fields: Any) -> None:
-        """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing).
+    def event(self, name: str, text: str | None = None, /, **fields: Any) -> None:
+        """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
+        self._tell(self.console, name, text, fields)
 
-        ``aside``: people get it on standard error, for it is no part of what the command is asked for.
-        """
+    def aside(self, name: str, text: str, /, **fields: Any) -> None:
+        """An event that is no part of what the command is asked for: people read it on standard error."""
+        self._tell(self._aside, name, text, fields)
+
+    def _tell(self, console: Console, name: str, text: str | None, fields: dict[str, Any]) -> None:
         if self.as_json:
             try:
                 print(_as_line({"event": name, **fields}), flush=True)
             except BrokenPipeError:
                 _stop_telling(sys.stdout)
         elif text is not None and not self.quiet:
-            (self._aside if aside else self.console).print(shown(text, keep="\n\t"), markup=False)
+            console.print(shown(text, keep="\n\t"), markup=False)
 
     @property
     def shows_bars(self) -> bool:

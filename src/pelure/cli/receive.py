@@ -72,7 +72,7 @@ async def _connected(
         await remote.connected()
         with open_book(settings) as book:
             remember(book, link)
-        output.event("connected", "Connected.", aside=True, name=link.title)
+        output.aside("connected", "Connected.", name=link.title)
         yield remote
 
 

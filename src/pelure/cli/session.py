@@ -53,4 +53,4 @@ async def session(
 def announce_network(output: Output, tor: Tor) -> None:
     """Tell ``bootstrapped``, with the number of ``relays``."""
     text = f"Connected to a network of {tor.relays} relays."
-    output.event("bootstrapped", text, aside=True, relays=tor.relays)
+    output.aside("bootstrapped", text, relays=tor.relays)

@@ -6,7 +6,7 @@ import ast
 from pathlib import Path
 
 ROOT = Path(__file__).parents[3]
-TOLD_BY = {"event", "tell", "emit", "_on_event", "_tell"}
+TOLD_BY = {"event", "aside", "tell", "emit", "_on_event", "_tell"}
 
 
 def test_every_event_is_documented() -> None:

@@ -65,7 +65,7 @@ def test_what_is_said_aside_is_on_standard_error_for_people(
     as_json: bool, capsys: pytest.CaptureFixture[str]
 ) -> None:
     with Output(as_json) as output:
-        output.event("connected", "Connected.", aside=True)
+        output.aside("connected", "Connected.")
         output.event("entry", "a.txt")
     told = capsys.readouterr()
     if as_json:

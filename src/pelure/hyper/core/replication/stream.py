@@ -134,12 +134,15 @@ class Replication:
             raise self.error or DriveError("the replication stream ended before it was set up")
 
     async def accepted(self) -> None:
-        """Wait for the other side's first word after the handshake: it lets this side's key in.
+        """Wait for the other side's first message after the handshake: it lets this side's key in.
 
-        Raises :class:`~pelure.errors.AccessDenied` if it ends the stream instead.
+        Raises :class:`Crowded` if that is all it has to say, :class:`~pelure.errors.AccessDenied` if it ends
+        the stream instead, or what broke the stream.
         """
         await self._wait_for(self._accepted)
         if not self._accepted.is_set():
+            if self.error is not None:
+                raise self.error
             raise AccessDenied("the other side does not let this key in")
 
     async def _wait_for(self, event: asyncio.Event) -> None:
