@@ -15,6 +15,9 @@ from pelure.hyper.core.core import Core
 from pelure.hyper.core.tree import NotAvailable
 
 _CACHED_BLOCKS = 16384
+_CACHED_BYTES = 64 * 1024 * 1024
+"""Half of what the cache may hold, however large the blocks are that a publisher makes."""
+_DECODED_INDEX = 8  # bytes in memory for each byte of an index, once its levels are lists
 _READ_AHEAD = 64
 _RUN = 16
 """Loads close to one another that make it likely that more will follow."""
@@ -35,6 +38,7 @@ class BlockCache:
         self.core = core
         self._young: dict[int, Block] = {}
         self._old: dict[int, Block] = {}
+        self._young_bytes = 0
         self._last_chunk = -2
         self._run = 0
         core.on_change(self._changed)
@@ -43,6 +47,7 @@ class BlockCache:
         if change.kind is ChangeKind.TRUNCATE:
             self._young.clear()
             self._old.clear()
+            self._young_bytes = 0
 
     def get(self, seq: int) -> Block:
         """Block ``seq``. Raises :class:`BlocksMissing`, or ``ProtocolError`` if it is not a node."""
@@ -56,9 +61,10 @@ class BlockCache:
         return block
 
     def _keep(self, block: Block) -> None:
-        if len(self._young) >= _CACHED_BLOCKS:
-            self._old, self._young = self._young, {}
+        if len(self._young) >= _CACHED_BLOCKS or self._young_bytes >= _CACHED_BYTES:
+            self._old, self._young, self._young_bytes = self._young, {}, 0
         self._young[block.seq] = block
+        self._young_bytes += len(block.key) + len(block.value or b"") + _DECODED_INDEX * len(block.index)
 
     def _load(self, seq: int) -> Block:
         if not 0 < seq < self.core.length:

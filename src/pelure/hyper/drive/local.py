@@ -128,31 +128,53 @@ class LocalDrive:
         for entry in sorted(found, key=lambda entry: entry.path.encode()):
             yield entry
 
-    def _walk(self, folder: str, recursive: bool) -> Iterator[LocalEntry]:
-        try:
-            with os.scandir(str(self.root) + folder) as items:
-                below = sorted(items, key=lambda item: item.name)
-        except NotADirectoryError:
-            return
-        for item in below:
-            path = f"{folder}/{item.name}"
-            is_folder = item.is_dir(follow_symlinks=False)
-            if item.name.startswith(TEMPORARY) or self._ignore.ignores(path, is_folder):
-                continue
+    def _walk(self, top: str, recursive: bool) -> Iterator[LocalEntry]:
+        """The entries in folder ``top``, in no order. Raises ``OSError`` only if ``top`` can't be read."""
+        pending = [top]
+        while pending:
+            folder = pending.pop()
             try:
-                normalize(path)
-                split(path)
-                if is_folder:
-                    yield from self._walk(path, recursive) if recursive else ()
-                    continue
-                entry = self._entry(path, item.stat(follow_symlinks=False))
-            except (DriveError, OSError) as error:
-                self.problems.append(Unfit(path, str(error)))
+                with os.scandir(str(self.root) + folder) as items:
+                    below = list(items)
+            except NotADirectoryError:
                 continue
-            if entry is None:
-                self.problems.append(Unfit(path, "neither a file, a folder nor a symbolic link"))
-            else:
-                yield entry
+            except OSError as error:
+                if folder == top:
+                    raise
+                self.problems.append(Unfit(folder, str(error)))
+                continue
+            for item in below:
+                path = f"{folder}/{item.name}"
+                is_folder = item.is_dir(follow_symlinks=False)
+                if item.name.startswith(TEMPORARY) or self._ignore.ignores(path, is_folder):
+                    continue
+                if not is_folder:
+                    yield from self._found(path, item)
+                elif recursive and self._is_fit(path):
+                    pending.append(path)
+
+    def _is_fit(self, path: str) -> bool:
+        """Whether a drive may have ``path``; if not, it becomes one of the problems."""
+        try:
+            normalize(path)
+            split(path)
+        except DriveError as error:
+            self.problems.append(Unfit(path, str(error)))
+            return False
+        return True
+
+    def _found(self, path: str, item: os.DirEntry[str]) -> Iterator[LocalEntry]:
+        if not self._is_fit(path):
+            return
+        try:
+            entry = self._entry(path, item.stat(follow_symlinks=False))
+        except (DriveError, OSError) as error:
+            self.problems.append(Unfit(path, str(error)))
+            return
+        if entry is None:
+            self.problems.append(Unfit(path, "neither a file, a folder nor a symbolic link"))
+        else:
+            yield entry
 
     async def readdir(self, folder: str = "/") -> AsyncIterator[str]:
         """The names directly in ``folder``, of files and folders."""

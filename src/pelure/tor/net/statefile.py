@@ -23,7 +23,10 @@ log = logging.getLogger(__name__)
 
 
 def write_private(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` atomically and durably, readable by this user only. Raises ``OSError``."""
+    """Replace ``path`` by ``data`` atomically, readable by this user only. Raises ``OSError``.
+
+    After a power cut there is the old contents or the new, never a part of it.
+    """
     handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:  # mkstemp makes it 0600

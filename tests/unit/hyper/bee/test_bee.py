@@ -13,6 +13,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelure.errors import DriveError, ProtocolError
+from pelure.hyper.bee import blocks
 from pelure.hyper.bee.bee import Bee
 from pelure.hyper.bee.messages import Block, Header, encode_block
 from pelure.hyper.bee.walk import Range
@@ -222,3 +223,16 @@ async def test_an_index_whose_keys_are_not_in_order_is_refused(store: Corestore,
         with pytest.raises(ProtocolError, match="order"):
             async for _ in walk:
                 pass
+
+
+async def test_the_cache_holds_few_blocks_that_are_large(
+    store: Corestore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blocks, "_CACHED_BYTES", 100_000)
+    core = store.get(name="bee")
+    core.append([Header().encode(), *(encode_block(key(n), bytes(40_000), []) for n in range(30))])
+    cache = blocks.BlockCache(core)
+    for seq in range(1, 31):
+        assert cache.get(seq).key == key(seq - 1)
+    held = [seq for seq in range(1, 31) if seq in cache._young or seq in cache._old]
+    assert 30 in held and len(held) <= 6

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Callable, Iterator
 from pathlib import Path
 
@@ -56,6 +57,22 @@ async def test_like_a_drive(local: LocalDrive) -> None:
         _ = [piece async for piece in local.read("/none")]
     with pytest.raises(DriveError):
         await local.put("/../x", b"x")
+
+
+async def test_very_deep_folders(local: LocalDrive) -> None:
+    """Deeper than Python's stack."""
+    folders = ["/a" * depth for depth in range(1, 1501)]
+    for folder in folders:
+        os.mkdir(str(local.root) + folder)
+    (local.root / "a/file").touch()
+    deepest = Path(str(local.root) + folders[-1], "file")
+    deepest.touch()
+    try:
+        assert [len(entry.path) async for entry in local.list()] == [3005, 7]
+    finally:
+        deepest.unlink()
+        for folder in reversed(folders[1:]):
+            os.rmdir(str(local.root) + folder)
 
 
 async def until(steps: AsyncIterator[Step], wanted: Callable[[Step], bool]) -> None:
