@@ -124,8 +124,8 @@ def test_an_onion_service_of_c_tor_meets_its_client_on_pelure_relays(
 ) -> None:
     """Both sides avoid every C tor relay, so that introduction and rendezvous points are pelure's.
 
-    A client asks one of an address's six HSDirs: C tor's if there is no pelure relay among them, or none whose
-    keys it knows yet. Then another address is tried.
+    A client asks one of an address's six HSDirs: C tor's if there is no pelure relay among them, or none
+    whose keys it knows yet. Then another address is tried.
     """
     network, relays = mixed
     for _ in range(4):
