@@ -104,6 +104,7 @@ def namespace() -> Iterator[Namespace]:
     assert holder.stdout is not None
     try:
         if holder.stdout.readline() != b"made\n":
+            # The kernel, or the container around it, refuses: no program could be installed against that.
             pytest.skip("this machine gives tests no network namespace")
         made = Namespace(holder.pid, with_users=with_users)
         done = made.run("sh", "-c", _SETUP)

@@ -129,6 +129,6 @@ async def test_a_whole_run_of_the_shared_random_protocol(tmp_path: Path) -> None
                 values = {one.shared_rand_current for one in found}
                 if len(values) == 1 and (value := values.pop()) is not None and value.reveals == 3:
                     break
-                await asyncio.sleep(5)  # half a round
+                await asyncio.sleep(5)  # half a round; the authorities tell nobody of a new consensus
         assert_agreement(found, quorum)
         assert quorum.ctor.authorities[0].node.document_warnings() == []

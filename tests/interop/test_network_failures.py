@@ -227,4 +227,4 @@ async def until_curl(url: str, socks: int, seconds: float) -> None:
                 assert fetched.sha256 == payload(1000)[1]
                 return
             except (RuntimeError, AssertionError):
-                await asyncio.sleep(1)
+                await asyncio.sleep(1)  # as a person would before trying again

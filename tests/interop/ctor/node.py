@@ -84,7 +84,7 @@ def wait_until(condition: Callable[[], bool], what: str, seconds: float, pause: 
     while not condition():
         if time.monotonic() > deadline:
             raise CTorError(f"waited {seconds:.0f} s for {what}")
-        time.sleep(pause)
+        time.sleep(pause)  # another program, whose files and ports are all there is to see: it sends no event
 
 
 class Node:

@@ -156,7 +156,7 @@ async def test_listing_leaves_out_what_is_no_entry(drive: Drive) -> None:
 async def test_the_page_and_its_zip_stay_inside(drive: Drive, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("pelure.hyper.blobs.blobs._LENGTH_SECONDS", 0.05)
     transport = httpx.ASGITransport(DrivePage(drive, "share").app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         page = await client.get("/")
         assert page.status_code == 200
         assert "<script" not in page.text and "good.txt" in page.text

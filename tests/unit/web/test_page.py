@@ -25,7 +25,7 @@ async def client(tmp_path: Path):
     await drive.put("/" + EVIL.replace("/", ""), b"evil", metadata={"mtime": 1e300})
     await drive.symlink("/link", "/etc/passwd")
     transport = httpx.ASGITransport(DrivePage(drive, "My <b>share</b>").app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://page") as opened:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as opened:
         yield opened
     store.close()
 
@@ -87,7 +87,7 @@ async def test_ways_around(tmp_path: Path) -> None:
     for name, target in (("in", "../b/README"), ("out", "../../etc/passwd"), ("root", "/b")):
         await drive.symlink(f"/a/{name}", target)
     transport = httpx.ASGITransport(DrivePage(drive, "ways", "/token/").app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert "1 folder, 1 file" not in (await client.get("/token/")).text
         assert "2 folders" in (await client.get("/token/")).text
         page = (await client.get("/token/a/2.png?view")).text
@@ -111,7 +111,7 @@ async def test_a_folder_of_too_many_says_so(tmp_path: Path, monkeypatch: pytest.
     for number in range(4):
         await drive.put(f"/{number}", b"x")
     transport = httpx.ASGITransport(DrivePage(drive, "many").app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert "more in this folder" in (await client.get("/")).text
         await drive.delete("/3")
         assert "more in this folder" not in (await client.get("/")).text
@@ -135,7 +135,7 @@ async def test_below_a_token(tmp_path: Path) -> None:
     drive = Drive(store)
     await drive.put("/a.txt", b"hello")
     transport = httpx.ASGITransport(DrivePage(drive, "x", "/token/").app())
-    async with httpx.AsyncClient(transport=transport, base_url="http://page") as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
         assert (await client.get("/token/a.txt")).content == b"hello"
         for wrong in ("/", "/a.txt", "/tokem/a.txt", "/token", "/token/../a.txt"):
             assert (await client.get(wrong)).status_code == 404

@@ -36,7 +36,7 @@ async def http(folder: Path) -> AsyncIterator[httpx.AsyncClient]:
     site = Site(folder)
     await site.start()
     transport = httpx.AsyncHTTPTransport(uds=str(site.socket_path))
-    async with httpx.AsyncClient(transport=transport, base_url="http://site", timeout=30) as client:
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1", timeout=30) as client:
         yield client
     await site.close()
     assert not site.socket_path.exists()
@@ -81,7 +81,7 @@ async def test_a_link_inside_the_folder_works(http: httpx.AsyncClient, folder: P
     ],
 )
 async def test_nothing_outside_hidden_or_listed_is_served(http: httpx.AsyncClient, path: str) -> None:
-    url = httpx.URL("http://site").copy_with(raw_path=path.encode("ascii"))
+    url = httpx.URL("http://127.0.0.1").copy_with(raw_path=path.encode("ascii"))
     answer = await http.get(url)
     assert answer.status_code == 404
     assert "outside" not in answer.text
