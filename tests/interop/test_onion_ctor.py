@@ -133,7 +133,7 @@ async def test_client_authorization_of_a_pelure_service(
         await service.add_clients({"bob": bob.public})
         client.forget()
         assert await fetch(client, service.address, 1000) == payload(1000)[1]
-        await service.remove_client("bob")
+        await service.remove_clients(["bob"])
         await service.rotate_intro_points()
         await check_refused(client, service.address, 0xF5)  # with the old descriptor still at hand
         client.client_keys[identity] = [bob, alice]

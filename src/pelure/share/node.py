@@ -58,7 +58,6 @@ class Node:
         self._upload = FairUpload()
         self._running: dict[str, Publication] = {}
         self._timers: dict[str, asyncio.Task[None]] = {}
-        self._starting = asyncio.Lock()
         operations = {
             "share": self._op_share,
             "share-update": self._op_update,

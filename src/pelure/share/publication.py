@@ -35,7 +35,7 @@ log = logging.getLogger(__name__)
 
 MakePage = Callable[[Drive, str], ASGIApp]
 """Makes the web page of a drive with a title."""
-EXPIRY_CHECK_SECONDS = 30.0
+BOOK_CHECK_SECONDS = 30.0
 
 
 class Publication:
@@ -121,14 +121,15 @@ class Publication:
         return [self._book.find(name, self.record.id) for name in names]
 
     async def grant(self, entries: Sequence[Entry]) -> None:
-        """Let these links in, publishing what that takes."""
+        """Let these links in, publishing what that takes; those that were revoked meanwhile are out again."""
         await self._need_groups().open(entries)
+        await self._close_ended()
 
     async def revoke(self, entry: Entry) -> int:
         """Take all access from a link at once and wipe it; return how many circuits were cut."""
         cut = self._need_groups().cut(entry.id)
         self._book.revoke(entry)
-        await self._need_groups().close_link(entry.id, wipe=True)
+        await self._need_groups().close_links([entry.id])
         return cut
 
     async def renew(self, entry: Entry, expires: float | None) -> Entry:
@@ -146,7 +147,7 @@ class Publication:
         self._groups = RendezvousGroups(
             self._folder / SERVICES_NAME, tor, self._store, self._page_socket, self._upload, self._tell
         )
-        jobs = [supervised(self._watch_expiry, "the watch on expiring links")]
+        jobs = [supervised(self._watch_book, "the watch on the link book")]
         if self.record.live:
             jobs.append(supervised(self._follow, "the watch on the shared folder"))
         self._tasks += [asyncio.ensure_future(job) for job in jobs]
@@ -197,15 +198,20 @@ class Publication:
     def _changed(self, op: str, path: str) -> None:
         self._on_event("changed", share=self.record.id, op=op, path=path)
 
-    async def _watch_expiry(self) -> None:
-        """Cut links off when their time is over; they stay in the book and can be renewed."""
-        open_links = {entry.id for entry in self._book.live(self.record.id)}
+    async def _watch_book(self) -> None:
+        """Cut off those whose time is over, or whom a command without this node has revoked."""
         while True:
-            await asyncio.sleep(EXPIRY_CHECK_SECONDS)
-            live = {entry.id for entry in self._book.live(self.record.id)}
-            for entry in self._book.entries(self.record.id):
-                if entry.id in open_links - live and entry.state() == "expired":
-                    log.info("Link «%s» has expired", entry.name)
-                    await self._need_groups().close_link(entry.id, wipe=False)
-                    self._on_event("expired", share=self.record.id, name=entry.name)
-            open_links = live
+            await self._close_ended()
+            await asyncio.sleep(BOOK_CHECK_SECONDS)
+
+    async def _close_ended(self) -> None:
+        """Take access from links that have it and are not live in the book; expired ones can be renewed."""
+        groups = self._need_groups()
+        entries = {entry.id: entry for entry in self._book.entries(self.record.id)}
+        live = {entry.id for entry in entries.values() if entry.state() == "live"}
+        ended = [link_id for link_id in groups.open_links() if link_id not in live]
+        expired = {i: entries[i].name for i in ended if i in entries and entries[i].revoked is None}
+        for name in expired.values():
+            log.info("Link «%s» has expired", name)
+            self._on_event("expired", share=self.record.id, name=name)
+        await groups.close_links(ended, renewable=expired)

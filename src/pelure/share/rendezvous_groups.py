@@ -13,7 +13,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import Awaitable, Callable, Iterable
+from collections.abc import Awaitable, Callable, Container, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -98,6 +98,7 @@ class RendezvousGroups:
         self._keypair = KeyPair.generate(os.urandom)
         self._groups: dict[str, Group] = {}
         self._keys: dict[str, ServiceKeys] = {}
+        self._starting = asyncio.Lock()
         self._sweeping = asyncio.ensure_future(supervised(self._sweep, "closing idle circuits"))
 
     def keys_for(self, name: str) -> ServiceKeys:
@@ -131,19 +132,24 @@ class RendezvousGroups:
     async def _open(self, name: str, entries: list[Entry]) -> None:
         links = {entry.id: entry.private_link() for entry in entries}
         clients = {client_name(link): link.discovery_key for link in links.values()}
-        group = self._groups.get(name)
-        if group is None:
+        group = await self._need_group(name, clients)
+        if not clients.items() <= group.service.keys.clients.items():
+            await group.service.add_clients(clients)
+        for entry in entries:
+            group.links[entry.id] = client_name(links[entry.id])
+            group.gate.admit(entry.id, entry.name, links[entry.id].identity.public)
+
+    async def _need_group(self, name: str, clients: dict[str, bytes]) -> Group:
+        """The group ``name``; if it does not run, it is started for ``clients`` alone."""
+        async with self._starting:  # a second service with the same keys would be in no list
+            if name in self._groups:
+                return self._groups[name]
             keys = self.keys_for(name)
             for stale in set(keys.clients) - set(clients):
                 keys.remove_client(stale, os.urandom)
             for client, key in clients.items():
                 keys.add_client(client, key)
-            group = await self._start(name, keys)
-        else:
-            await group.service.add_clients(clients)
-        for entry in entries:
-            group.links[entry.id] = client_name(links[entry.id])
-            group.gate.admit(entry.id, entry.name, links[entry.id].identity.public)
+            return await self._start(name, keys)
 
     async def _start(self, name: str, keys: ServiceKeys) -> Group:
         gate = Gate(self._store, self._keypair, self._upload, self._on_event)
@@ -179,33 +185,48 @@ class RendezvousGroups:
                         circuits += group.service.close_circuit(connection.id)
         return circuits
 
-    async def close_link(self, link_id: int, *, wipe: bool) -> int:
-        """Take all access from a link; return how many circuits were cut.
+    def open_links(self) -> list[int]:
+        """The ids of the links that have access."""
+        return [link_id for group in self._groups.values() for link_id in group.links]
 
-        Its descriptor key is withdrawn and the introduction points that an older descriptor names are
-        replaced, so that a reader who kept that descriptor finds nobody. ``wipe``: the keys of a service that
-        was for this link alone are deleted; else it has the same address when the link is opened again.
+    async def close_links(self, link_ids: Iterable[int], renewable: Container[int] = ()) -> None:
+        """Take all access from links, at once; returns when that is published.
+
+        Their descriptor keys are withdrawn and the introduction points that an older descriptor names are
+        replaced, so that a reader who kept that descriptor finds nobody. The keys of a service that was for
+        one link alone are deleted, unless it is ``renewable``: then it keeps its address.
         """
-        circuits = self.cut(link_id)
-        for group in list(self._groups.values()):
-            client = group.links.pop(link_id, None)
-            if client is None:
-                continue
-            if group.is_browser:
-                del self._groups[group.name]
-                await group.gate.close()
-                await group.service.close()
-                if wipe:
-                    self._keys.pop(group.name, None)
-                    wipe_service(self._folder, group.name)
-                continue
-            try:
-                async with asyncio.timeout(ROTATION_SECONDS):
-                    await group.service.remove_client(client)
-                    await group.service.rotate_intro_points()
-            except (PelureError, TimeoutError) as error:
-                log.warning("A revoked link's descriptor could not be replaced yet: %s", error)
-        return circuits
+        leaving: dict[str, list[str]] = {}
+        ending: list[tuple[Group, bool]] = []
+        for link_id in link_ids:
+            self.cut(link_id)
+            for group in [group for group in self._groups.values() if link_id in group.links]:
+                client = group.links.pop(link_id)
+                if group.is_browser:
+                    ending.append((self._groups.pop(group.name), link_id not in renewable))
+                else:
+                    leaving.setdefault(group.name, []).append(client)
+        await asyncio.gather(
+            *(self._end(group, wipe) for group, wipe in ending),
+            *(self._withdraw(self._groups[name], clients) for name, clients in leaving.items()),
+        )
+
+    async def _end(self, group: Group, wipe: bool) -> None:
+        """End the service of a browser link."""
+        await group.gate.close()
+        await group.service.close()
+        if wipe:
+            self._keys.pop(group.name, None)
+            wipe_service(self._folder, group.name)
+
+    async def _withdraw(self, group: Group, clients: list[str]) -> None:
+        """Publish that ``clients`` of a service are none any more, and leave what they know."""
+        try:
+            async with asyncio.timeout(ROTATION_SECONDS):
+                await group.service.remove_clients(clients)
+                await group.service.rotate_intro_points()
+        except (PelureError, TimeoutError) as error:
+            log.warning("A revoked link's descriptor could not be replaced yet: %s", error)
 
     async def _sweep(self) -> None:
         """Close circuits on which nobody has had a stream for a while: a reader needs no circuit without."""

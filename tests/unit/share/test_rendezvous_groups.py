@@ -34,8 +34,9 @@ class FakeService:
         for name, key in clients.items():
             self.keys.add_client(name, key)
 
-    async def remove_client(self, name: str) -> None:
-        self.keys.remove_client(name, lambda size: b"\1" * size)
+    async def remove_clients(self, names: list[str]) -> None:
+        for name in names:
+            self.keys.remove_client(name, lambda size: b"\1" * size)
 
     async def rotate_intro_points(self) -> None:
         self.rotations += 1
@@ -123,7 +124,7 @@ async def test_a_revoked_link_is_out_and_the_others_stay(world: World) -> None:
     await world.groups.open([alice, bob])
     (service,) = world.services
     assert len(service.keys.clients) == 2
-    await world.groups.close_link(1, wipe=True)
+    await world.groups.close_links([1])
     assert len(service.keys.clients) == 1 and NOBODY not in service.keys.clients
     assert service.rotations == 1 and not service.closed
     (group,) = world.groups.groups()
@@ -133,7 +134,7 @@ async def test_a_revoked_link_is_out_and_the_others_stay(world: World) -> None:
 async def test_a_browser_link_that_expired_has_its_address_again_when_it_is_renewed(world: World) -> None:
     carol = world.mint(3, world.groups.place([], browser=True))
     await world.groups.open([carol])
-    await world.groups.close_link(3, wipe=False)
+    await world.groups.close_links([3], renewable=[3])
     assert world.services[0].closed and not world.groups.groups()
     await world.groups.open([carol])
     assert world.services[1].keys.address == carol.private_link().address
@@ -143,7 +144,7 @@ async def test_a_revoked_browser_link_leaves_no_keys(world: World) -> None:
     carol = world.mint(3, "browser-1")
     await world.groups.open([carol])
     assert (world.folder / "browser-1").exists()
-    await world.groups.close_link(3, wipe=True)
+    await world.groups.close_links([3])
     assert not (world.folder / "browser-1").exists()
 
 

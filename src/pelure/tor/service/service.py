@@ -9,7 +9,7 @@ import asyncio
 import logging
 import os
 import time
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 
 from pelure.errors import ConfigError, DirectoryError, OnionServiceError, ProtocolError
@@ -175,13 +175,14 @@ class OnionService:
             self.keys.add_client(name, public)
         await self.republish()
 
-    async def remove_client(self, name: str) -> None:
-        """Withdraw a client's authorization; returns once that is published. Raises :class:`ConfigError`.
+    async def remove_clients(self, names: Iterable[str]) -> None:
+        """Withdraw clients' authorizations; returns once that is published. Raises :class:`ConfigError`.
 
-        What the client has open stays open (:meth:`close_circuit`), and a descriptor that it fetched before
+        What a client has open stays open (:meth:`close_circuit`), and a descriptor that it fetched before
         goes on telling it the introduction points (:meth:`rotate_intro_points`).
         """
-        self.keys.remove_client(name, self._rng)
+        for name in names:
+            self.keys.remove_client(name, self._rng)
         await self.republish()
 
     async def reload_clients(self) -> bool:

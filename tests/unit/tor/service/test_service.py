@@ -165,7 +165,7 @@ async def test_clients_are_authorized_live(network: FakeNetwork, service: OnionS
     client.client_keys[identity] = [bob]
     circuit = await connect(client, service)
     await until(lambda: len(service.connections()) == 1)
-    await service.remove_client("bob")
+    await service.remove_clients(["bob"])
     await service.rotate_intro_points()
     assert not circuit.closed.is_set()
     assert service.close_circuit(service.connections()[0].id)
