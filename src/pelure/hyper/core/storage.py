@@ -71,6 +71,8 @@ class Store:
         self._timer: asyncio.TimerHandle | None = None
         self._uncommitted = 0
         self._awaiting: list[Callable[[], None]] = []
+        self._awaited: list[Callable[[], None]] = []
+        """Those who are called once what is being written is on the disk."""
         self.block_files: dict[int, BlockFile] = {}
         self.open_files = OpenFiles()
         self.closed = False
@@ -181,11 +183,17 @@ class Store:
             callback()
 
     def when_durable(self, callback: Callable[[], None]) -> None:
-        """Call ``callback``, in this thread, once all that was changed until now is on the disk for good."""
-        if self._pending or self._writing:
-            self._awaiting.append(callback)
-        else:
+        """Call ``callback``, in this thread, once all that was changed until now is on the disk for good.
+
+        What is not being written yet will be before long.
+        """
+        if not self._pending and not self._writing:
             callback()
+        elif not self._pending and self._commit_lock.locked():
+            self._awaited.append(callback)
+        else:
+            self._awaiting.append(callback)
+            self.commit_soon(0)
 
     def commit_soon(self, size: int) -> None:
         """Commit in a thread before long; ``size`` bytes were changed since the last call.
@@ -213,13 +221,14 @@ class Store:
             self._timer = loop.call_later(_SOON_DELAY, self._commit_in_thread, loop)
             return
         self._take()  # in this thread: only the writing is left to the other one
-        awaiting, self._awaiting = self._awaiting, []
+        awaited = self._awaited = self._awaiting
+        self._awaiting = []
 
         def written(success: bool) -> None:
             if not success:
-                self._awaiting += awaiting
+                self._awaiting += awaited
                 return
-            for callback in awaiting:
+            for callback in awaited:
                 callback()
 
         try:

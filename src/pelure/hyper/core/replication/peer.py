@@ -227,8 +227,7 @@ class Peer:
 
         That now all blocks are held is told in any case, as npm does.
         """
-        complete = self.core.contiguous_length >= self.core.length
-        if complete or not self.blocks.covers(start, end):
+        if end - start == self.core.length or not self.blocks.covers(start, end):
             self._news.add(start, end)
             self.link.flush_later(self)
 
@@ -241,11 +240,8 @@ class Peer:
     def flush(self) -> None:
         """Send what :meth:`announce` and :meth:`sync_soon` have collected."""
         news, self._news = self._news, IntervalSet()
-        if news and self.core.contiguous_length >= self.core.length:
-            self.send(m.Range(0, self.core.length))
-        else:
-            for start, end in news:
-                self.send(m.Range(start, end - start))
+        for start, end in news:
+            self.send(m.Range(start, end - start))
         if self._sync_due:
             self._send_sync()
 
@@ -291,9 +287,19 @@ class Peer:
         self.seeks = opening.seeks
         self.opened = True
         self._send_sync()
-        contiguous = min(self.core.contiguous_length, self.core.length)
-        if contiguous > 0:
-            self.send(m.Range(0, contiguous))
+        self._tell_contiguous()
+
+    def _tell_contiguous(self) -> None:
+        """Tell the peer up to where all blocks are held here, once these would outlast a crash."""
+        fork, held = self.core.fork, min(self.core.contiguous_length, self.core.length)
+
+        def tell() -> None:
+            still = min(held, self.core.contiguous_length) if self.core.fork == fork else 0
+            if still > 0:
+                self.send(m.Range(0, still))
+
+        if held > 0:
+            self.core.when_durable(tell)
 
     def on_message(self, kind: int, body: Reader) -> None:
         self.heard = time.monotonic()
@@ -365,13 +371,20 @@ class Peer:
         core = self.core
         contiguous = min(core.contiguous_length, core.length)
         if contiguous and (contiguous == core.length or want.start + want.length < contiguous):
-            self.send(m.Range(0, contiguous))
+            self._tell_contiguous()
             return
         start = want.start - want.start % 32
         end = min(want.start + min(want.length, WANT_SPAN), core.length)
         first = core.bitfield.first_set(start)
-        if first is not None and first < end:
-            self.send(m.Bitfield(start, core.bitfield.words(start, end - start)))
+        if first is None or first >= end:
+            return
+        fork, held = core.fork, core.bitfield.words(start, end - start)
+
+        def tell() -> None:
+            if core.fork == fork:
+                self.send(m.Bitfield(start, _both(held, core.bitfield.words(start, end - start))))
+
+        core.when_durable(tell)
 
     def _on_unwant(self, unwant: m.Unwant) -> None:
         """Every change is announced to every peer, so there is nothing to take back."""
@@ -394,6 +407,12 @@ class Peer:
         name = extension.name or self._received_extension
         self._received_extension = name
         self.replicator.extension_message(name, extension.message, self)
+
+
+def _both(words: bytes, others: bytes) -> bytes:
+    """The bits that are set in both bitfields."""
+    bits = int.from_bytes(words, "little") & int.from_bytes(others, "little")
+    return bits.to_bytes(len(words), "little")
 
 
 def _answers(request: m.Request, data: m.Data) -> bool:

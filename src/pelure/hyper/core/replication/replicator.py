@@ -292,15 +292,15 @@ class Replicator:
         for peer in self.peers:
             if not peer.opened:
                 continue
-            if change.kind is ChangeKind.APPEND:
-                peer.announce(start, end)
             if change.kind in (ChangeKind.APPEND, ChangeKind.UPGRADE, ChangeKind.TRUNCATE):
                 peer.sync_soon()
             if change.kind in (ChangeKind.CLEAR, ChangeKind.TRUNCATE):
                 peer.withdraw(start, end)
-        if change.kind is ChangeKind.HAVE:
-            self.core.when_durable(lambda: self._announce(start, end))
         if change.kind in (ChangeKind.APPEND, ChangeKind.HAVE):
+            fork, whole = self.core.fork, self.core.length
+            complete = self.core.contiguous_length >= whole
+            news = (0, whole) if complete else (start, end)
+            self.core.when_durable(lambda: self._announce(fork, *news))
             self._wake_blocks(start, end)
         if change.kind in (ChangeKind.UPGRADE, ChangeKind.TRUNCATE, ChangeKind.CLEAR):
             for download in self._downloads:
@@ -308,8 +308,10 @@ class Replicator:
         if change.kind is not ChangeKind.HAVE:
             self._check_upgrades()
 
-    def _announce(self, start: int, end: int) -> None:
+    def _announce(self, fork: int, start: int, end: int) -> None:
         """Tell the peers of blocks that are on the disk for good: they need never be sent here again."""
+        if fork != self.core.fork:
+            return
         bitfield = self.core.bitfield
         while (first := bitfield.first_set(start, end)) is not None:
             start = min(bitfield.first_unset(first), end)

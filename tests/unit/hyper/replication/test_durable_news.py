@@ -1,0 +1,113 @@
+"""Nobody is told of a block before it is on the disk for good: after a crash it would be missing (§13)."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import pytest
+
+from pelure.hyper.core.core import Core
+from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.wire import messages as m
+from pelure.hyper.wire.parts import HashRequest
+
+from .scripted import ScriptedPeer, scripted
+from .support import Links, block, within
+
+BLOCKS = 40
+HELD = [*range(10), 20]
+
+
+@contextmanager
+def slow_disk(core: Core) -> Iterator[None]:
+    """Nothing that changes in the core's store reaches the disk until the block ends."""
+    lock = core.storage.store._commit_lock
+    with lock:
+        yield
+
+
+async def durable(core: Core) -> None:
+    """Wait until all that ``core`` holds is on the disk."""
+    written = asyncio.Event()
+    core.when_durable(written.set)
+    await within(written.wait())
+
+
+async def told(peer: ScriptedPeer, until_kind: type[m.Message]) -> list[m.Message]:
+    """What a peer was told of blocks before the first message of a kind."""
+    news: list[m.Message] = []
+    while not isinstance(message := await within(peer.received.get()), until_kind):
+        if isinstance(message, m.Range | m.Bitfield):
+            news.append(message)
+    return news
+
+
+@pytest.fixture
+def cores(stores: Callable[[], Corestore]) -> tuple[Corestore, Core, Corestore, Core]:
+    source, store = stores(), stores()
+    writer = source.get(name="core")
+    writer.append([block(index) for index in range(BLOCKS)])
+    return source, writer, store, store.get(key=writer.key)
+
+
+async def test_a_stream_opened_in_mid_transfer(
+    cores: tuple[Corestore, Core, Corestore, Core], link: Links
+) -> None:
+    source, writer, store, reader = cores
+    await link(source, store)
+    with slow_disk(reader):
+        await within(asyncio.gather(*(reader.get(index) for index in HELD)))
+        async with scripted(store, writer.key) as (_, peer):
+            await within(peer.opened.wait())
+            await peer.send(m.Sync(0, BLOCKS, BLOCKS), m.Want(0, 32), m.Want(32, 32))
+            await peer.send(m.Request(1, 0, hash=HashRequest(0, 0)))
+            assert await told(peer, m.Data) == []
+    await durable(reader)
+    async with scripted(store, writer.key) as (_, peer):
+        await within(peer.opened.wait())
+        first = await within(peer.expect(m.Range))
+        assert isinstance(first, m.Range)
+        assert (first.start, first.length) == (0, 10)
+        await peer.send(m.Sync(0, BLOCKS, BLOCKS), m.Want(0, 32))
+        held = await within(peer.expect(m.Bitfield))
+        assert isinstance(held, m.Bitfield)
+        assert int.from_bytes(held.words, "little") == sum(1 << index for index in HELD)
+
+
+async def test_told_as_soon_as_the_disk_has_it(
+    cores: tuple[Corestore, Core, Corestore, Core], link: Links
+) -> None:
+    source, writer, store, reader = cores
+    await link(source, store)
+    async with scripted(store, writer.key) as (_, peer):
+        await within(peer.opened.wait())
+        with slow_disk(reader):
+            await within(asyncio.gather(*(reader.get(index) for index in HELD)))
+            await peer.send(m.Sync(0, BLOCKS, BLOCKS), m.Want(0, 32))
+            await peer.send(m.Request(1, 0, hash=HashRequest(0, 0)))
+            assert await told(peer, m.Data) == []
+        # The answer to the question from before.
+        held = await within(peer.expect(m.Bitfield))
+        assert isinstance(held, m.Bitfield)
+        assert int.from_bytes(held.words, "little") == sum(1 << index for index in HELD)
+
+
+async def test_all_is_told_once_all_is_on_the_disk(
+    cores: tuple[Corestore, Core, Corestore, Core], link: Links
+) -> None:
+    """That a core is complete is said when its last blocks are durable, not when earlier ones are."""
+    source, writer, store, reader = cores
+    await link(source, store)
+    await within(asyncio.gather(*(reader.get(index) for index in range(BLOCKS - 1))))
+    await durable(reader)
+    async with scripted(store, writer.key) as (_, peer):
+        await within(peer.opened.wait())
+        with slow_disk(reader):
+            await within(reader.get(BLOCKS - 1))
+            await peer.send(m.Sync(0, BLOCKS, BLOCKS), m.Request(1, 0, hash=HashRequest(0, 0)))
+            ranges = await told(peer, m.Data)
+            assert all(isinstance(one, m.Range) and one.length < BLOCKS for one in ranges)
+        while (await within(peer.expect(m.Range))) != m.Range(0, BLOCKS):
+            pass
