@@ -1,13 +1,18 @@
 """The directory on disk: consensus, microdescriptors and authority certificates, as C tor names the files.
 
 What is read back is not trusted: the consensus is verified again, and each microdescriptor is known by its
-digest. A damaged file counts as missing.
+digest. A damaged file counts as missing. Microdescriptors are added to the end of their file as they come
+(what a crash cuts short is fetched again); their text is kept nowhere else. Now and then the file is
+rewritten without those that no consensus lists any more.
 """
 
 from __future__ import annotations
 
+import hashlib
 import logging
-from collections.abc import Iterable, Mapping
+import mmap
+import threading
+from collections.abc import Collection, Iterable, Iterator
 
 from pelure.errors import DirectoryError
 from pelure.tor.directory.consensus import Consensus, parse_consensus
@@ -23,6 +28,8 @@ CONSENSUS_FILE = "cached-microdesc-consensus"
 MICRODESCRIPTORS_FILE = "cached-microdescs"
 CERTIFICATES_FILE = "cached-certs"
 GUARDS_FILE = "guards.json"
+STALE_SHARE = 0.5
+"""So many unlisted microdescriptors may be on disk for each that is listed."""
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +39,8 @@ class DirectoryCache:
 
     def __init__(self, folder: StateFolder) -> None:
         self.folder = folder
+        self._on_disk = 0
+        self._adding = threading.Lock()
 
     def load_consensus(self) -> Consensus | None:
         """The cached consensus, parsed but not verified."""
@@ -51,8 +60,9 @@ class DirectoryCache:
 
     def load_microdescriptors(self) -> dict[bytes, Microdescriptor]:
         """The cached microdescriptors by digest."""
-        data = self.folder.read(MICRODESCRIPTORS_FILE) or b""
-        return parse_microdescriptors(data)
+        found = parse_microdescriptors(self.folder.read_mapped(MICRODESCRIPTORS_FILE))
+        self._on_disk = len(found)
+        return found
 
     def store_consensus(self, consensus: Consensus) -> None:
         """Keep ``consensus``."""
@@ -62,9 +72,29 @@ class DirectoryCache:
         """Keep exactly ``certificates``."""
         self.folder.write(CERTIFICATES_FILE, b"".join(one.text for one in certificates))
 
-    def store_microdescriptors(self, microdescriptors: Mapping[bytes, Microdescriptor]) -> None:
-        """Keep exactly ``microdescriptors``."""
-        self.folder.write(MICRODESCRIPTORS_FILE, b"".join(one.text for one in microdescriptors.values()))
+    def take_microdescriptors(self, run: bytes, wanted: Collection[bytes]) -> dict[bytes, Microdescriptor]:
+        """Those of a ``run`` that are ``wanted`` (digests), which are kept with the others.
+
+        Raises ``DirectoryError`` if the run is too large.
+        """
+        texts = b"".join(_with_digest_in(wanted, run))
+        found = parse_microdescriptors(texts)
+        with self._adding:
+            if self.folder.append(MICRODESCRIPTORS_FILE, texts):
+                self._on_disk += len(found)
+        return found
+
+    def drop_microdescriptors(self, listed: Collection[bytes]) -> None:
+        """Drop all but the ``listed`` ones (digests) if there are many others."""
+        if self._on_disk <= (1 + STALE_SHARE) * len(listed):
+            return
+        kept = _with_digest_in(listed, self.folder.read_mapped(MICRODESCRIPTORS_FILE))
+        if self.folder.write(MICRODESCRIPTORS_FILE, kept):
+            self._on_disk = len(listed)
+
+
+def _with_digest_in(digests: Collection[bytes], run: bytes | mmap.mmap) -> Iterator[bytes]:
+    return (text for text in split_microdescriptors(run) if hashlib.sha256(text).digest() in digests)
 
 
 def parse_certificates(data: bytes) -> list[KeyCertificate]:
@@ -81,7 +111,7 @@ def parse_certificates(data: bytes) -> list[KeyCertificate]:
     return found
 
 
-def parse_microdescriptors(data: bytes) -> dict[bytes, Microdescriptor]:
+def parse_microdescriptors(data: bytes | mmap.mmap) -> dict[bytes, Microdescriptor]:
     """The well-formed microdescriptors in ``data`` by their SHA-256; others are skipped."""
     found: dict[bytes, Microdescriptor] = {}
     try:

@@ -19,7 +19,6 @@ from pelure.tor.client.dircache import (
     GUARDS_FILE,
     DirectoryCache,
     parse_certificates,
-    parse_microdescriptors,
 )
 from pelure.tor.client.dirfetch import DirectorySource, http_date, server_time
 from pelure.tor.client.dirsources import Directories, FatalDirectoryError
@@ -167,6 +166,7 @@ class DirectoryClient:
             log.info("the cached consensus is not used: %s", error)
             return
         self._consensus = consensus
+        await asyncio.to_thread(self._forget_unlisted)
         self._announce(await self._join())
 
     def _add_certificates(self, certificates: Iterable[KeyCertificate]) -> bool:
@@ -332,16 +332,16 @@ class DirectoryClient:
         await asyncio.gather(*(one(batch) for batch in batches))
         if failures and not done:
             raise failures[0]
-        await asyncio.to_thread(self._cache.store_microdescriptors, self._listed_microdescriptors())
+        await asyncio.to_thread(self._forget_unlisted)
 
-    def _listed_microdescriptors(self) -> dict[bytes, Microdescriptor]:
-        """Those of the current consensus; what no consensus lists any more is forgotten."""
+    def _forget_unlisted(self) -> None:
+        """Forget the microdescriptors that the consensus doesn't list any more."""
         if self._consensus is not None:
-            wanted = {status.md_digest for status in self._consensus.routers}
+            listed = {status.md_digest for status in self._consensus.routers}
             self._microdescriptors = {
-                digest: one for digest, one in self._microdescriptors.items() if digest in wanted
+                digest: one for digest, one in self._microdescriptors.items() if digest in listed
             }
-        return dict(self._microdescriptors)
+            self._cache.drop_microdescriptors(listed)
 
     async def _get_batch(
         self, source: DirectorySource, batch: Sequence[bytes]
@@ -353,6 +353,4 @@ class DirectoryClient:
             raise DirectoryError(
                 f"{source.relay.nickname} has none of the microdescriptors ({answer.status})"
             )
-        wanted = set(batch)
-        found = await asyncio.to_thread(parse_microdescriptors, answer.body)
-        return {digest: one for digest, one in found.items() if digest in wanted}
+        return await asyncio.to_thread(self._cache.take_microdescriptors, answer.body, set(batch))

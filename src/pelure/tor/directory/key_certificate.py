@@ -94,7 +94,7 @@ def _digest(document: bytes) -> bytes:
 
 def split_key_certificates(document: bytes) -> list[bytes]:
     """The text of each certificate in a run. Raises ``DirectoryError`` if there are far too many."""
-    pieces = split_at(document, _START)
+    pieces = list(split_at(document, _START))
     if len(pieces) > MAX_CERTIFICATES:
         raise DirectoryError("too many key certificates at once")
     return pieces

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 import binascii
 import calendar
+import mmap
 import re
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import chain, pairwise
 
 from pelure.errors import DirectoryError
 
@@ -119,11 +121,11 @@ def _read_object(text: str, item: Item, stop: int) -> None:
     item.end = min(finish + 1, stop)
 
 
-def split_at(document: bytes, start: re.Pattern[bytes]) -> list[bytes]:
-    """The pieces of ``document`` that begin where ``start`` matches; what comes before is dropped."""
-    starts = [match.start() for match in start.finditer(document)]
-    ends = [*starts[1:], len(document)]
-    return [document[begin:end] for begin, end in zip(starts, ends, strict=False)]
+def split_at(document: bytes | mmap.mmap, start: re.Pattern[bytes]) -> Iterator[bytes]:
+    """Yield the pieces of ``document`` that begin where ``start`` matches; what comes before is dropped."""
+    begins = (match.start() for match in start.finditer(document))
+    for begin, end in pairwise(chain(begins, (len(document),))):
+        yield document[begin:end]
 
 
 class Section:

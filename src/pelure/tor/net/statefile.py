@@ -1,8 +1,9 @@
 """State on disk: one folder of a network and role, locked by the process that uses it.
 
 Files are 0600 and replaced atomically (a reader, or a crash, sees the old or the new content, never
-half of one); the folder is 0700. What is kept here can be rebuilt: where it can't be written, because the
-disk is full or the folder was made read-only, the program says so and goes on. DESIGN section 6.
+half of one) unless they are only added to; the folder is 0700. What is kept here can be rebuilt: where it
+can't be written, because the disk is full or the folder was made read-only, the program says so and goes on.
+DESIGN section 6.
 """
 
 from __future__ import annotations
@@ -10,8 +11,10 @@ from __future__ import annotations
 import fcntl
 import json
 import logging
+import mmap
 import os
 import tempfile
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,21 +25,29 @@ TEMPORARY_PREFIX = "."
 log = logging.getLogger(__name__)
 
 
-def write_private(path: Path, data: bytes) -> None:
-    """Replace ``path`` by ``data`` atomically, readable by this user only. Raises ``OSError``.
+def write_private(path: Path, data: bytes | Iterator[bytes]) -> None:
+    """Replace ``path`` by ``data`` (or its parts) atomically, readable by this user only. Raises ``OSError``.
 
     After a power cut there is the old contents or the new, never a part of it.
     """
     handle, temporary = tempfile.mkstemp(prefix=f"{TEMPORARY_PREFIX}{path.name}.", dir=path.parent)
     try:
         with os.fdopen(handle, "wb") as file:  # mkstemp makes it 0600
-            file.write(data)
+            file.writelines((data,) if isinstance(data, bytes) else data)
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
     except BaseException:
         Path(temporary).unlink(missing_ok=True)
         raise
+
+
+def _append_private(path: Path, data: bytes) -> None:
+    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
+    with os.fdopen(handle, "ab") as file:
+        file.write(data)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def private_folder(path: Path) -> Path:
@@ -91,13 +102,34 @@ class StateFolder:
         except FileNotFoundError:
             return None
 
-    def write(self, name: str, data: bytes) -> bool:
+    def read_mapped(self, name: str) -> bytes | mmap.mmap:
+        """The content of a large file ``name``, not copied into memory; empty if there is none.
+
+        Stays what it is when the file is replaced; ends with the last reference. Raises ``OSError``.
+        """
+        try:
+            with (self.path / name).open("rb") as file:
+                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+        except (FileNotFoundError, ValueError):  # the latter: an empty file can't be mapped
+            return b""
+
+    def write(self, name: str, data: bytes | Iterator[bytes]) -> bool:
         """Replace file ``name`` atomically; if that can't be, warn (once in a row) and keep what was there.
 
         Returns whether it was written.
         """
+        return self._attempt(name, lambda path: write_private(path, data))
+
+    def append(self, name: str, data: bytes) -> bool:
+        """Add ``data`` to the end of file ``name``; otherwise as :meth:`write`.
+
+        A crash may leave a part of ``data``: for files whose readers tell what is whole.
+        """
+        return self._attempt(name, lambda path: _append_private(path, data))
+
+    def _attempt(self, name: str, action: Callable[[Path], None]) -> bool:
         try:
-            write_private(self.path / name, data)
+            action(self.path / name)
         except OSError as error:
             if name not in self._failing:
                 log.warning(

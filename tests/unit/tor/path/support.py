@@ -63,7 +63,6 @@ def netdir(
             family_ids=frozenset(),
             exit_policy=PortPolicy.parse(policies.get(index, "accept 1-65535")),
             exit_policy6=PortPolicy.parse("reject 1-65535"),
-            text=b"",
         )
     consensus = replace(
         _EMPTY,
