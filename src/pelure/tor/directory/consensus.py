@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import ipaddress
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -164,7 +165,7 @@ def parse_consensus(document: bytes) -> Consensus:
         shared_rand_current=parse_shared_random(header.maybe("shared-rand-current-value")),
         shared_rand_previous=parse_shared_random(header.maybe("shared-rand-previous-value")),
         sources=_parse_sources(header),
-        routers=_parse_routers(text[routers_at:footer_at], flavour),
+        routers=_parse_routers(text, routers_at, footer_at, flavour),
         bandwidth_weights=parse_params(footer.maybe("bandwidth-weights")),
         signatures=parse_signatures(footer),
         digests=digests,
@@ -296,27 +297,37 @@ def _flags(text: str) -> frozenset[str]:
     return frozenset(text.split())
 
 
-def _parse_routers(text: str, flavour: str) -> list[RouterStatus]:
+@lru_cache(maxsize=4096)
+def _shared(text: str) -> str:
+    """One object for all equal texts: thousands of relays run a few dozen versions."""
+    return text
+
+
+def _parse_routers(text: str, start: int, end: int, flavour: str) -> list[RouterStatus]:
     """Parse the run of router entries; they must be in strictly ascending order of identity."""
-    if not text.strip():
-        return []
-    chunks = text.split("\nr ")
-    if not chunks[0].startswith("r ") or len(chunks) > MAX_ROUTERS:
-        raise DirectoryError("the consensus's router entries are malformed or too many")
-    chunks[0] = chunks[0][2:]
     routers: list[RouterStatus] = []
     previous = b""
-    for chunk in chunks:
-        router = _parse_router(chunk, flavour)
-        if router.rsa_id <= previous:
-            raise DirectoryError("the consensus's router entries are out of order")
+    for entry in _router_entries(text, start, end):
+        router = _parse_router(entry, flavour)
+        if router.rsa_id <= previous or len(routers) >= MAX_ROUTERS:
+            raise DirectoryError("the consensus's router entries are out of order or too many")
         previous = router.rsa_id
         routers.append(router)
     return routers
 
 
-def _parse_router(chunk: str, flavour: str) -> RouterStatus:
-    lines = chunk.split("\n")
+def _router_entries(text: str, start: int, end: int) -> Iterator[str]:
+    """The entries of ``text[start:end]``, one by one, without the ``r `` that each starts with."""
+    position = start + 2
+    while position < end:
+        stop = text.find("\nr ", position, end)
+        stop = end if stop < 0 else stop
+        yield text[position:stop]
+        position = stop + 3
+
+
+def _parse_router(entry: str, flavour: str) -> RouterStatus:
+    lines = entry.split("\n")
     router = parse_router_line(lines[0], with_digest=flavour == "ns")
     for line in lines[1:]:
         keyword, _, rest = line.partition(" ")
@@ -325,7 +336,7 @@ def _parse_router(chunk: str, flavour: str) -> RouterStatus:
         elif keyword == "m" and flavour == "microdesc":
             router.md_digest = decode_base64(rest.split(" ", 1)[0], 32)
         elif keyword == "v":
-            router.version = rest
+            router.version = _shared(rest)
         elif keyword == "pr":
             router.protocols = Protocols.parse(rest)
         elif keyword == "w":
@@ -350,7 +361,7 @@ def parse_router_line(rest: str, *, with_digest: bool) -> RouterStatus:
         nickname=nickname,
         rsa_id=decode_base64(identity, 20),
         descriptor_digest=digest,
-        published=f"{date} {clock}",
+        published=_shared(f"{date} {clock}"),
         ip=parse_ip(ip, 4),
         orport=parse_int(orport, 0, 65535),
         dirport=parse_int(dirport, 0, 65535),
