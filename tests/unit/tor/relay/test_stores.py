@@ -6,6 +6,7 @@ import asyncio
 import base64
 import ipaddress
 import os
+import threading
 from pathlib import Path
 from unittest import mock
 
@@ -13,6 +14,7 @@ import pytest
 
 from pelure.errors import ConfigError, CryptoError, DirectoryError, StreamError
 from pelure.tor.cell.certs import CertType, Ed25519Cert
+from pelure.tor.cell.commands import EndReason
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.network import parse_network, torrc_options
 from pelure.tor.directory.router_descriptor import parse_router_descriptor
@@ -20,6 +22,7 @@ from pelure.tor.net.queues import CellQueues
 from pelure.tor.net.throttle import Bucket
 from pelure.tor.onion.outer import encode_outer
 from pelure.tor.relay import memory
+from pelure.tor.relay import resolver as resolver_module
 from pelure.tor.relay.bandwidth import LEAST_OBSERVED, BandwidthMeter
 from pelure.tor.relay.circuit import RelayCircuit
 from pelure.tor.relay.config import RelayConfig
@@ -368,4 +371,34 @@ async def test_look_ups_are_shared_and_cached() -> None:
         with pytest.raises(StreamError):
             await resolver.resolve("missing.test")
     assert asked == ["name.test", "missing.test"]
+    resolver.close()
+
+
+async def test_a_dead_name_server_holds_a_few_threads_and_no_name_that_is_known(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(resolver_module, "THREADS", 2)
+    given_up = threading.Event()
+
+    def look_up(name: str) -> list[ipaddress.IPv4Address | ipaddress.IPv6Address]:
+        if name.startswith("dead") and not given_up.wait(60):
+            raise TimeoutError
+        return [ipaddress.ip_address("192.0.2.1")]
+
+    async def reason(name: str) -> int | None:
+        with pytest.raises(StreamError) as refused:
+            await resolver.resolve(name)
+        return refused.value.reason
+
+    resolver = Resolver(look_up)
+    known = await resolver.resolve("known.test")
+    with monkeypatch.context() as short:
+        short.setattr(resolver_module, "THREAD_SECONDS", 0.01)
+        short.setattr(resolver_module, "LOOKUP_SECONDS", 0.01)
+        for number in range(2):
+            assert await reason(f"dead{number}.test") == EndReason.RESOLVEFAILED
+        assert await reason("new.test") == EndReason.RESOURCELIMIT
+        assert await resolver.resolve("known.test") == known
+    given_up.set()
+    assert await resolver.resolve("new.test") == known  # it was not taken for a name without address
     resolver.close()
