@@ -77,9 +77,14 @@ class IntroductionPoints:
         return Bucket(rate, burst, now) if enabled else None
 
     def introduce(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
-        """INTRODUCE1: pass it to the service, tell the client. Raises ``ProtocolError`` for a second one."""
+        """INTRODUCE1: pass it to the service, tell the client.
+
+        Raises ``ProtocolError`` for a second one, and for one of a client that came here in person.
+        """
         if not circuit.is_free or circuit in self._introduced:
             raise ProtocolError("INTRODUCE1 came on a circuit that is in use")
+        if circuit.link.peer.rsa_id is None:  # this relay would know who visits whom
+            raise ProtocolError("INTRODUCE1 came on a circuit of one hop")
         self._introduced.add(circuit)  # one introduction for a circuit: more of them need more circuits
         status = self._relay(data, now)
         if status is IntroduceStatus.SUCCESS:

@@ -5,6 +5,8 @@ Once two circuits are joined, the relay passes runs of cells between them and kn
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import DestroyReason, RelayCommand
 from pelure.tor.cell.onion_messages import COOKIE_LEN, EstablishRendezvous, Rendezvous1, Rendezvous2
@@ -17,6 +19,8 @@ class RendezvousPoints:
     """Circuits that wait, by cookie."""
 
     def __init__(self) -> None:
+        self.params: Mapping[str, int] = {}
+        """Consensus parameters."""
         self._waiting: dict[bytes, tuple[RelayCircuit, float]] = {}
         self._cookies: dict[RelayCircuit, bytes] = {}
         self.joined = 0
@@ -25,9 +29,14 @@ class RendezvousPoints:
         return len(self._waiting)
 
     def establish(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
-        """ESTABLISH_RENDEZVOUS. Raises ``ProtocolError`` for a cookie that is taken or malformed."""
+        """ESTABLISH_RENDEZVOUS. Raises ``ProtocolError`` for a cookie that is taken or malformed.
+
+        So it does for a client that came here in person, where the consensus wants that.
+        """
         if not circuit.is_free:
             raise ProtocolError("ESTABLISH_RENDEZVOUS came on a circuit that is in use")
+        if circuit.link.peer.rsa_id is None and self.params.get("DoSRefuseSingleHopClientRendezvous", 0):
+            raise ProtocolError("ESTABLISH_RENDEZVOUS came on a circuit of one hop")
         if len(data) != COOKIE_LEN:
             raise ProtocolError("ESTABLISH_RENDEZVOUS with a cookie of the wrong length")
         cookie = EstablishRendezvous.decode(data).cookie

@@ -273,7 +273,7 @@ class RelayServer:
     def consensus_changed(self, consensus: Consensus) -> None:
         """Take over the network's parameters; publish again if the network does not know this relay."""
         self.params = CircuitParams.from_consensus(consensus.params)
-        self.introductions.params = consensus.params
+        self.introductions.params = self.rendezvous.params = consensus.params
         self.descriptors.max_descriptor = consensus.param("HSV3MaxDescriptorSize", 50_000, 1)
         identity = self.keys.rsa.public.identity
         listed = next((router for router in consensus.routers if router.rsa_id == identity), None)

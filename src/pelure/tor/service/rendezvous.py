@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import OrderedDict
 from collections.abc import Callable
 
 from pelure.errors import PelureError
@@ -23,6 +24,10 @@ CONCURRENT_BUILDS = 256
 MAX_WAITING = 8192
 ANSWER_SECONDS = 60.0
 """A client has given up on an introduction that was not answered for so long."""
+
+COOKIE_SECONDS = 300.0
+"""Cookies are remembered for so long, as in C tor."""
+MAX_COOKIES = 65_536
 
 OnJoined = Callable[[Circuit], None]
 log = logging.getLogger(__name__)
@@ -43,6 +48,8 @@ class Rendezvous:
         self._rng = rng
         self._building = asyncio.Semaphore(CONCURRENT_BUILDS)
         self._tasks: set[asyncio.Task[None]] = set()
+        self._met: OrderedDict[bytes, float] = OrderedDict()
+        """The cookies answered lately, and when."""
 
     @property
     def in_progress(self) -> int:
@@ -50,13 +57,29 @@ class Rendezvous:
         return len(self._tasks)
 
     def answer(self, introduction: Introduction, where: str) -> None:
-        """Meet the client, in the background; ``where`` is how events name the rendezvous point."""
+        """Meet the client, in the background; ``where`` is how events name the rendezvous point.
+
+        A cookie is answered once, through whichever introduction points it comes: clients who are in doubt
+        whether one passed it on try another, and nobody else gains anything.
+        """
+        if self._is_known(introduction.cookie, time.monotonic()):
+            log.info("A client that waits at %s is answered already", where)
+            return
         if len(self._tasks) >= MAX_WAITING:
             log.warning("More than %d clients wait for a rendezvous; one is turned away", MAX_WAITING)
             return
         task = asyncio.create_task(self._answer(introduction, where, time.monotonic()))
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
+
+    def _is_known(self, cookie: bytes, now: float) -> bool:
+        """Whether ``cookie`` came before; from now on it is known."""
+        if cookie in self._met:
+            return True
+        self._met[cookie] = now
+        while len(self._met) > MAX_COOKIES or now - next(iter(self._met.values())) > COOKIE_SECONDS:
+            self._met.popitem(last=False)
+        return False
 
     async def close(self) -> None:
         """Give up everything under way."""

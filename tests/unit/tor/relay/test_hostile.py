@@ -334,6 +334,30 @@ async def test_a_second_introduce1_on_a_circuit_ends_it() -> None:
         await circuit.closed.wait()
 
 
+async def test_a_client_in_person_introduces_itself_to_nobody() -> None:
+    """An introduction point must not learn who visits whom, whatever clients do."""
+    async with attacked() as (relays, _, _):
+        circuit = await relays.circuit(0)
+        circuit.send(RelayCommand.INTRODUCE1, Introduce1(bytes(32), (), b"x" * 200).encode())
+        assert await closed_for(circuit) == DestroyReason.PROTOCOL
+
+
+async def test_a_client_in_person_waits_at_no_rendezvous_where_the_consensus_says_so() -> None:
+    async with attacked() as (relays, _, _):
+        points = relays.servers[0].rendezvous
+        for refused in (0, 1):
+            points.params = {"DoSRefuseSingleHopClientRendezvous": refused}
+            circuit = await relays.circuit(0)
+            circuit.send(RelayCommand.ESTABLISH_RENDEZVOUS, os.urandom(20))
+            if refused:
+                assert await closed_for(circuit) == DestroyReason.PROTOCOL
+            else:
+                await circuit.expect(RelayCommand.RENDEZVOUS_ESTABLISHED, timeout=SECONDS)
+        farther = await relays.circuit(1, 0)
+        farther.send(RelayCommand.ESTABLISH_RENDEZVOUS, os.urandom(20))
+        await farther.expect(RelayCommand.RENDEZVOUS_ESTABLISHED, timeout=SECONDS)
+
+
 async def test_a_cookie_serves_one_circuit_and_once() -> None:
     async with attacked() as (relays, _, _):
         cookie = os.urandom(20)
