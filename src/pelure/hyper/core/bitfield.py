@@ -24,7 +24,7 @@ class Bitfield:
     def get(self, index: int) -> bool:
         """Whether ``index`` is in the set."""
         at = index >> 3
-        return at < len(self._bytes) and bool(self._bytes[at] >> (index & 7) & 1)
+        return 0 <= at < len(self._bytes) and bool(self._bytes[at] >> (index & 7) & 1)
 
     def set(self, index: int, value: bool = True) -> None:
         """Put ``index`` in, or take it out."""

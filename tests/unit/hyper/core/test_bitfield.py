@@ -63,6 +63,13 @@ def test_beyond_the_end() -> None:
     assert not bits.get(10**12)
 
 
+def test_below_the_start() -> None:
+    """Python's own sequences count from their ends there."""
+    bits = Bitfield()
+    bits.set_range(0, PAGE_BITS)
+    assert not bits.get(-1)
+
+
 def test_taking_out_what_never_was_in_costs_nothing() -> None:
     bitfield = Bitfield()
     bitfield.set_range(10, 20)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from pelure.errors import PelureError, ProtocolError
 from pelure.hyper.core import flat_tree
+from pelure.hyper.core.bitfield import PAGE_BITS
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.manifest import Manifest
@@ -164,6 +165,13 @@ def test_requests_without_sense(writer: Core) -> None:
     ):
         with pytest.raises(ProtocolError):
             writer.proof(Request(1, 0, **parts))  # type: ignore[arg-type]
+
+
+async def test_a_block_below_zero_is_not_there(writer: Core) -> None:
+    writer.append([b"x"] * PAGE_BITS)  # a whole page of the bitfield
+    for core in (writer, writer.snapshot()):
+        with pytest.raises(NotAvailable):
+            await core.get(-1)
 
 
 def test_stale_answers_are_left_out(writer: Core, reader: Core) -> None:
