@@ -3,6 +3,8 @@
 import dataclasses
 
 import pytest
+from cryptography.hazmat.primitives import hashes
+from cryptography.hazmat.primitives.kdf.hkdf import HKDF
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -100,3 +102,23 @@ def test_checksum_locates_one_symbol(symbols: list[int], data: st.DataObject) ->
     damaged = [*word]
     damaged[place] ^= change
     assert checksum.locate_error(damaged) == (place, word[place])
+
+
+def test_the_text_and_the_keys_of_a_link_are_these_for_ever() -> None:
+    """Links that were given out have to work with every later pelure; the keys by another HKDF."""
+    text = (
+        "pelure:yryynyodyonocbaebrfysdypba8tyre1nckbkfozdyctwgahdwxb63drct1ge3drct1ge3drct1ge3drct1ge3drc"
+        "t1ge3drct1ge3drcptsga5dcptsga5dcptsga5dcptsga5dcptsga5dcptsga5dcptzgh5uqp3zgh5uqp3zgh5uqp3zgyofy"
+        "biwuwoyyhdfy4dxqtzzgyfcixzfzy"
+    )
+    assert SAMPLE.encode() == text
+    assert PrivateLink.decode(text) == SAMPLE
+    assert SAMPLE.address == "aaaqeayeaudaocajbifqydiob4ibceqtcqkrmfyydenbwha5dyp3kead.onion"
+
+    def derived(info: bytes) -> bytes:
+        return HKDF(hashes.SHA256(), 32, b"pelure-link-v1", info).derive(b"s" * 16)
+
+    assert SAMPLE.discovery_secret == derived(b"restricted discovery")
+    assert SAMPLE.discovery_key.hex() == "3b78fa4bda1b44b544bf85832fbc5845f9012773e215718908a8ab3a7fc84802"
+    assert SAMPLE.identity.seed == derived(b"identity")
+    assert SAMPLE.identity.public.hex() == "8ec02e3a21f15cd085d9bca8770daa46d78bbeb68c6939356755938f843d4691"
