@@ -19,7 +19,6 @@ from pelure.tor.client.proxy import ProxyServer
 from pelure.tor.client.state import EMBEDDED_FOLDER, load_network
 from pelure.tor.crypto.address import decode_address
 from pelure.tor.directory.network import Network
-from pelure.tor.embedded.shared import shared_network
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.onion.auth_files import AUTH_PRIVATE_SUFFIX, AuthPrivate
 from pelure.tor.onion.client_auth import ClientAuthKey
@@ -47,6 +46,7 @@ class Tor:
 
         Streams with different ``isolation`` tokens never share a circuit. Raises ``OnionServiceError`` (its
         ``code`` as proposal 304 has it), ``StreamError``, ``CircuitError``, ``LinkError``, ``PathError``.
+        Where a port of a service accepted another stream just before, a refusal may show on reading only.
         """
         return await self.client.streams.open(host.lower(), port, _token(isolation))
 
@@ -179,6 +179,9 @@ async def connect(
     folder = state or default_state()
     async with AsyncExitStack() as stack:
         if network == "embedded":
+            # Authorities and relays come with it: time and memory that nobody else has to spend.
+            from pelure.tor.embedded.shared import shared_network
+
             network = await stack.enter_async_context(shared_network(folder / EMBEDDED_FOLDER))
         client = NetworkClient(
             load_network(network, folder), folder, role, full_vanguards=full_vanguards, on_event=on_event

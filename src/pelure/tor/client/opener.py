@@ -2,6 +2,10 @@
 
 Addresses under ``.onion`` go to the service; everything else to an exit, which looks the name up. Nothing is
 ever looked up or connected to from this machine.
+
+A port of a service that said yes a moment ago, on the same circuit, is taken to say so again: its answer to
+BEGIN is not waited for, which saves a program that speaks first the round trip. Should it refuse after all,
+the stream ends as if it had been accepted and closed.
 """
 
 from __future__ import annotations
@@ -9,6 +13,8 @@ from __future__ import annotations
 import ipaddress
 import logging
 from collections.abc import Hashable
+from time import monotonic
+from weakref import WeakKeyDictionary
 
 from pelure.errors import CircuitError, OnionServiceError, PelureError, ProtocolError, StreamError
 from pelure.tor.cell.commands import EndReason
@@ -18,10 +24,13 @@ from pelure.tor.client.pool import CircuitPool
 from pelure.tor.crypto.address import canonical, is_onion
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.circuit_stream import CircuitStream
+from pelure.tor.net.origin import Circuit
 
 log = logging.getLogger(__name__)
 
 STREAM_SECONDS = 30.0
+TRUST_SECONDS = 10.0
+"""How long a service's yes holds for further streams to the same port."""
 MAX_EXITS = 3
 """Exits tried for one stream."""
 NO_ADDRESS = 0x04
@@ -53,11 +62,13 @@ class StreamOpener:
         self._pool = pool
         self._onions = onions
         self._reject_internal = reject_internal
+        self._accepted: WeakKeyDictionary[Circuit, dict[int, float]] = WeakKeyDictionary()
 
     async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> CircuitStream:
         """Open a stream; ``early`` is sent along without waiting for the other side's yes.
 
-        Raises ``OnionServiceError``, ``StreamError``, ``CircuitError``, ``LinkError``, ``PathError``.
+        One to a port of an onion service that accepted another lately may be refused only afterwards. Raises
+        ``OnionServiceError``, ``StreamError``, ``CircuitError``, ``LinkError``, ``PathError``.
         """
         if is_onion(host):
             return await self._open_onion(host, port, isolation, early)
@@ -94,13 +105,24 @@ class StreamOpener:
         address = canonical(host)
         circuit, served = await self._onions.get(address, isolation)
         try:
-            return await _begin(circuit.open("", port), early)
+            return await self._open_port(circuit, port, early)
         except CircuitError:
             if not served:
                 raise
         # It had been good before and broke just now: the service may be there on a new one.
         circuit, _ = await self._onions.get(address, isolation)
-        return await _begin(circuit.open("", port), early)
+        return await self._open_port(circuit, port, early)
+
+    async def _open_port(self, circuit: Circuit, port: int, early: bytes) -> CircuitStream:
+        stream = circuit.open("", port)
+        accepted = self._accepted.setdefault(circuit, {})
+        if monotonic() - accepted.get(port, -TRUST_SECONDS) < TRUST_SECONDS:
+            if early:
+                await stream.write(early)
+            return stream
+        await _begin(stream, early)
+        accepted[port] = monotonic()
+        return stream
 
     # ---- exits ----
 

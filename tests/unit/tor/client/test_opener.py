@@ -12,6 +12,7 @@ from pelure.errors import CircuitError, OnionServiceError, PathError, StreamErro
 from pelure.tor.cell.commands import EndReason
 from pelure.tor.cell.relay_messages import Answer, Begin, Connected
 from pelure.tor.client import onion_circuits
+from pelure.tor.client import opener as opener_module
 from pelure.tor.client.onion_circuits import OnionCircuits
 from pelure.tor.client.opener import MAX_EXITS, StreamOpener
 from pelure.tor.crypto.address import encode_address
@@ -207,6 +208,26 @@ async def test_streams_share_an_onion_circuit_and_a_broken_one_is_replaced() -> 
     assert len(made) == 3
     await onions.close()
     assert made[2].closed.is_set() and not onions.circuits()
+
+
+async def test_a_port_that_accepted_just_now_is_not_waited_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    made: list[FakeCircuit] = []
+
+    async def connect(address: str, isolation: Hashable) -> FakeCircuit:
+        made.append(FakeCircuit(len(made), b""))
+        return made[-1]
+
+    onions = OnionCircuits(cast(Any, connect))
+    streams = opener(FakePool(), onions)
+    await streams.open(ONION, 80, "me")
+    made[0].outcome = refused(EndReason.CONNECTREFUSED)
+    await streams.open(ONION, 80, "me", b"early")
+    assert made[0].opened[1].sent == b"early"
+    for port in (81, 80):  # another port; and the same one after a while
+        with pytest.raises(StreamError):
+            await streams.open(ONION, port, "me")
+        monkeypatch.setattr(opener_module, "TRUST_SECONDS", 0.0)
+    await onions.close()
 
 
 async def test_idle_onion_circuits_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
