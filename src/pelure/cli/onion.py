@@ -11,7 +11,6 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from watchfiles import awatch
 
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, fail, run, settings_of
@@ -25,7 +24,6 @@ from pelure.tor.onion.key_files import CLIENTS_FOLDER
 from pelure.tor.service.events import DescriptorUploaded, EffortSuggested, Published, ServiceEvent
 from pelure.tor.service.keys import NOBODY, ServiceKeys
 from pelure.tor.service.service import OnionService
-from pelure.tor.service.site import Site
 from pelure.tor.service.targets import Target, UnixTarget, parse_ports
 
 SITE_PORT = 80
@@ -141,6 +139,8 @@ async def _site(folder: Path | None, ports: dict[int, Target]) -> AsyncIterator[
     if folder is None:
         yield
         return
+    from pelure.tor.service.site import Site  # a web server, which few services need
+
     site = Site(folder)
     await site.start()
     ports[SITE_PORT] = UnixTarget(site.socket_path)
@@ -159,6 +159,8 @@ async def _follow_clients(service: OnionService, folder: Path | None, output: Ou
     if folder is None:
         await asyncio.Event().wait()
         return
+    from watchfiles import awatch
+
     watched = private_folder(folder / CLIENTS_FOLDER)
     complaint = ""
     async for _ in awatch(

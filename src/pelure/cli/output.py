@@ -10,28 +10,15 @@ from __future__ import annotations
 import json
 import os
 import sys
+from functools import cached_property
 from types import TracebackType
-from typing import IO, Any
-
-from rich.console import Console
-from rich.progress import (
-    BarColumn,
-    DownloadColumn,
-    Progress,
-    TaskID,
-    TextColumn,
-    TimeRemainingColumn,
-    TransferSpeedColumn,
-)
+from typing import IO, TYPE_CHECKING, Any
 
 from pelure.cli.terminal import shown
 
-
-class _PatientConsole(Console):
-    """Rich's own ends the program when nobody reads any more."""
-
-    def on_broken_pipe(self) -> None:
-        _stop_telling(self.file)
+if TYPE_CHECKING:  # with --json nothing of it is needed, which spares a service two megabytes
+    from rich.console import Console
+    from rich.progress import Progress, TaskID
 
 
 class Output:
@@ -41,27 +28,34 @@ class Output:
         """``quiet``: tell people nothing, for standard output is needed otherwise."""
         self.as_json = as_json
         self.quiet = quiet
-        self.console = _PatientConsole(stderr=False, highlight=False, emoji=False, soft_wrap=True)
-        self._aside = _PatientConsole(stderr=True, highlight=False, emoji=False, soft_wrap=True)
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
 
+    @cached_property
+    def console(self) -> Console:
+        """Standard output as people read it."""
+        return _patient_console(stderr=False)
+
+    @cached_property
+    def _aside(self) -> Console:
+        return _patient_console(stderr=True)
+
     def event(self, name: str, text: str | None = None, /, **fields: Any) -> None:
         """Tell event ``name`` with its ``fields``; ``text`` is what a person reads (None: nothing)."""
-        self._tell(self.console, name, text, fields)
+        self._tell(name, text, fields)
 
     def aside(self, name: str, text: str, /, **fields: Any) -> None:
         """An event that is no part of what the command is asked for: people read it on standard error."""
-        self._tell(self._aside, name, text, fields)
+        self._tell(name, text, fields, aside=True)
 
-    def _tell(self, console: Console, name: str, text: str | None, fields: dict[str, Any]) -> None:
+    def _tell(self, name: str, text: str | None, fields: dict[str, Any], *, aside: bool = False) -> None:
         if self.as_json:
             try:
                 print(_as_line({"event": name, **fields}), flush=True)
             except BrokenPipeError:
                 _stop_telling(sys.stdout)
         elif text is not None and not self.quiet:
-            console.print(shown(text, keep="\n\t"), markup=False)
+            (self._aside if aside else self.console).print(shown(text, keep="\n\t"), markup=False)
 
     @property
     def shows_bars(self) -> bool:
@@ -76,16 +70,7 @@ class Output:
         if not self.shows_bars:
             return
         if self._bars is None:
-            self._bars = Progress(
-                TextColumn("{task.description}"),
-                BarColumn(),
-                TextColumn("{task.percentage:>3.0f} %"),
-                DownloadColumn(),
-                TransferSpeedColumn(),
-                TimeRemainingColumn(),
-                console=self.console,
-                transient=True,
-            )
+            self._bars = _progress_bars(self.console)
             self._bars.start()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
@@ -105,6 +90,39 @@ class Output:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.finish()
+
+
+def _patient_console(*, stderr: bool) -> Console:
+    """A console that goes on when nobody reads any more; rich's own ends the program."""
+    from rich.console import Console
+
+    class PatientConsole(Console):
+        def on_broken_pipe(self) -> None:
+            _stop_telling(self.file)
+
+    return PatientConsole(stderr=stderr, highlight=False, emoji=False, soft_wrap=True)
+
+
+def _progress_bars(console: Console) -> Progress:
+    from rich.progress import (
+        BarColumn,
+        DownloadColumn,
+        Progress,
+        TextColumn,
+        TimeRemainingColumn,
+        TransferSpeedColumn,
+    )
+
+    return Progress(
+        TextColumn("{task.description}"),
+        BarColumn(),
+        TextColumn("{task.percentage:>3.0f} %"),
+        DownloadColumn(),
+        TransferSpeedColumn(),
+        TimeRemainingColumn(),
+        console=console,
+        transient=True,
+    )
 
 
 def _as_line(event: dict[str, Any]) -> str:
