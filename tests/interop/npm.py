@@ -83,7 +83,8 @@ class NpmCores:
         self._waiting[number] = future
         line = json.dumps({"cmd": cmd, "n": number, **arguments})
         self._process.stdin.write(line.encode() + b"\n")
-        answer = await asyncio.wait_for(future, seconds)
+        async with asyncio.timeout(seconds):
+            answer = await future
         if "error" in answer:
             raise NpmError(answer["error"])
         return answer

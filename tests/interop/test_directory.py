@@ -17,9 +17,13 @@ from pelure.tor.directory.consensus_compute import ComputeOptions, compute_conse
 from pelure.tor.directory.diff import apply_diff, make_diff
 from pelure.tor.directory.microdescriptor import microdescriptors_by_method
 from pelure.tor.directory.network import parse_network
-from pelure.tor.directory.router_descriptor import parse_router_descriptor, split_router_descriptors
+from pelure.tor.directory.router_descriptor import (
+    RouterDescriptor,
+    parse_router_descriptor,
+    split_router_descriptors,
+)
 from pelure.tor.directory.tokenizer import encode_base64
-from pelure.tor.directory.vote import Vote, parse_vote
+from pelure.tor.directory.vote import Vote, VoteEntry, parse_vote
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.statefile import StateFolder
 
@@ -32,15 +36,18 @@ async def test_bootstrap_then_each_new_consensus(ctor_network: CTorNetwork, tmp_
     network = parse_network(ctor_network.network_torrc)
     with StateFolder(tmp_path / "state") as folder:
         client = DirectoryClient(network, links, folder)
-        netdir = await asyncio.wait_for(client.bootstrap(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            netdir = await client.bootstrap()
         assert len(netdir.relays) == 11 and netdir.have_enough
         renewed = asyncio.Event()
         client.on_change.append(lambda new: renewed.set() if new.valid_after > netdir.valid_after else None)
         refresher = asyncio.create_task(client.refresh_loop())
-        await asyncio.wait_for(renewed.wait(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            await renewed.wait()
         refresher.cancel()
     with StateFolder(tmp_path / "state") as folder:
-        again = await asyncio.wait_for(DirectoryClient(network, links, folder).bootstrap(), PATIENCE)
+        async with asyncio.timeout(PATIENCE):
+            again = await DirectoryClient(network, links, folder).bootstrap()
         assert again.valid_after > netdir.valid_after
     await links.close()
 
@@ -66,19 +73,28 @@ def test_c_tors_votes_give_c_tors_consensus(ctor_network: CTorNetwork) -> None:
         assert document[: document.index(b"directory-signature ")].decode() == body.decode()
 
 
+def voted_descriptors(network: CTorNetwork) -> list[tuple[RouterDescriptor, VoteEntry]]:
+    """Descriptors and what an authority voted on them; asked for until that is most relays'.
+
+    A relay that published a newer one since the vote is none of them.
+    """
+    deadline = time.monotonic() + PATIENCE
+    while time.monotonic() < deadline:
+        votes, _, _ = votes_and_consensuses(network)
+        entries = {entry.descriptor_digest: entry for entry in votes[0].entries}
+        texts = split_router_descriptors(network.directory("/tor/server/all"))
+        found = [one for one in map(parse_router_descriptor, texts) if one.digest in entries]
+        if len(found) >= 8:
+            return [(one, entries[one.digest]) for one in found]
+        time.sleep(0.5)  # until the next vote; nothing tells of it
+    raise AssertionError("the authorities voted on too few of the descriptors that they have")
+
+
 def test_microdescriptors_are_those_that_c_tor_votes_for(ctor_network: CTorNetwork) -> None:
-    votes, _, _ = votes_and_consensuses(ctor_network)
-    entries = {entry.descriptor_digest: entry for entry in votes[0].entries}
-    checked = 0
-    for text in split_router_descriptors(ctor_network.directory("/tor/server/all")):
-        descriptor = parse_router_descriptor(text)
-        entry = entries.get(descriptor.digest)
-        if entry is not None:
-            made = microdescriptors_by_method(descriptor, (32, 33, 34, 35))
-            lines = [f"{','.join(map(str, m))} sha256={encode_base64(sha256(body))}" for m, body in made]
-            assert lines == entry.microdescs
-            checked += 1
-    assert checked >= 8
+    for descriptor, entry in voted_descriptors(ctor_network):
+        made = microdescriptors_by_method(descriptor, (32, 33, 34, 35))
+        lines = [f"{','.join(map(str, m))} sha256={encode_base64(sha256(body))}" for m, body in made]
+        assert lines == entry.microdescs
 
 
 def test_diffs_between_two_live_consensuses(ctor_network: CTorNetwork) -> None:

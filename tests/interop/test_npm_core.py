@@ -60,7 +60,8 @@ async def linked(store: Corestore, npm: NpmCores, initiator: bool = True) -> Asy
 
 
 async def within(awaitable, seconds: float = 60.0):
-    return await asyncio.wait_for(awaitable, seconds)
+    async with asyncio.timeout(seconds):
+        return await awaitable
 
 
 async def until_length(core: Core, length: int, fork: int = 0) -> None:

@@ -41,7 +41,8 @@ def store(tmp_path: Path) -> Iterator[Corestore]:
 
 
 async def within(work: Awaitable[T], seconds: float = 90.0) -> T:
-    return await asyncio.wait_for(work, seconds)
+    async with asyncio.timeout(seconds):
+        return await work
 
 
 @asynccontextmanager

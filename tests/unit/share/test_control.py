@@ -75,7 +75,8 @@ async def test_a_client_that_leaves_ends_its_request(tmp_path: Path) -> None:
     events = request(tmp_path, "follow")
     assert (await anext(events))["event"] == "started"
     await events.aclose()
-    await asyncio.wait_for(ended.wait(), 30)
+    async with asyncio.timeout(30):
+        await ended.wait()
     await server.close()
 
 

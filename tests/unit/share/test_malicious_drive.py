@@ -132,7 +132,8 @@ def below(folder: Path) -> set[str]:
 
 async def test_get_writes_what_is_good_and_tells_the_rest(drive: Drive, tmp_path: Path) -> None:
     folder = tmp_path / "outer" / "inner" / "got"
-    fetched = await asyncio.wait_for(Fetch(drive, folder).run(), 60)
+    async with asyncio.timeout(60):
+        fetched = await Fetch(drive, folder).run()
     got = below(folder)
     # Of two names that one folder can't have together, the first in order is there.
     assert got == (GOOD | BESIDES.keys() | {"/etc-link/passwd"})
@@ -140,7 +141,8 @@ async def test_get_writes_what_is_good_and_tells_the_rest(drive: Drive, tmp_path
     assert (folder / "good.txt").read_bytes() == b"content"
     told = {path for path, _ in fetched.problems}
     assert told == NOT_PATHS | UNSAFE | LINKS.keys() | UNREADABLE | NO_ENTRIES | {"/folder-link/through"}
-    again = await asyncio.wait_for(Fetch(drive, folder).run(), 60)
+    async with asyncio.timeout(60):
+        again = await Fetch(drive, folder).run()
     assert {path for path, _ in again.problems} == told and below(folder) == got
 
 
