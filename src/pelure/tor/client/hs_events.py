@@ -3,19 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pelure.tor.net.told import Told
 
 
-@dataclass(frozen=True)
-class ClientEvent:
-    """What all events share."""
-
-    name: ClassVar[str] = "client"
-
-    def fields(self) -> dict[str, Any]:
-        """The event's values by name, ready for JSON."""
-        return asdict(self)
+class ClientEvent(Told):
+    """What all events of a client are."""
 
 
 @dataclass(frozen=True)

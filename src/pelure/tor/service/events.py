@@ -6,19 +6,14 @@ Each event is a small value with a stable ``name``; :meth:`ServiceEvent.fields` 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
-from typing import Any, ClassVar
+from dataclasses import dataclass
+from typing import ClassVar
+
+from pelure.tor.net.told import Told
 
 
-@dataclass(frozen=True)
-class ServiceEvent:
-    """What all events share."""
-
-    name: ClassVar[str] = "service"
-
-    def fields(self) -> dict[str, Any]:
-        """The event's values by name, ready for JSON."""
-        return asdict(self)
+class ServiceEvent(Told):
+    """What all events of a service are."""
 
 
 @dataclass(frozen=True)
