@@ -1,40 +1,12 @@
-// A corestore of npm hypercore, driven over standard input and output by tests: one JSON command a line,
-// one JSON answer a line. Blocks travel as hex, or are made from a seed on both sides.
-const net = require('net')
-const readline = require('readline')
+// A corestore of npm hypercore, driven by tests (peer.js). Blocks travel as hex, or are made from a seed on
+// both sides.
 const crypto = require('crypto')
 const hypercoreCrypto = require('hypercore-crypto')
 const { MerkleTree } = require('hypercore/lib/merkle-tree')
-const Corestore = require('corestore')
+const { store, seeded, serve } = require('./peer')
 
-console.log = console.error // npm hypercore tells of conflicts there, and standard output is for answers
-
-const store = new Corestore(process.argv[2], {
-  primaryKey: process.argv[3] ? Buffer.from(process.argv[3], 'hex') : undefined,
-  unsafe: true
-})
 const cores = new Map()
-const sockets = new Set()
 const conflicts = new Map()
-let server = null
-
-function replicate (socket, initiator) {
-  sockets.add(socket)
-  socket.setNoDelay(true)
-  socket.on('error', () => {})
-  socket.on('close', () => sockets.delete(socket))
-  const stream = store.replicate(initiator)
-  stream.on('error', (error) => { if (process.env.DEBUG) console.error('stream', error) })
-  stream.pipe(socket).pipe(stream)
-}
-
-// The same bytes as seeded_block() in tests/interop/npm.py.
-function seeded (seed, index, size) {
-  const out = Buffer.alloc(size)
-  let word = crypto.createHash('sha256').update(`${seed}/${index}`).digest()
-  for (let at = 0; at < size; at += 32) word.copy(out, at, 0, Math.min(32, size - at))
-  return out
-}
 
 const commands = {
   async open ({ id, name, key, encryptionKey }) {
@@ -99,21 +71,6 @@ const commands = {
       await new Promise((resolve) => { core.once('truncate', resolve); core.once('append', resolve) })
     }
     return state(core)
-  },
-  async listen () {
-    server = net.createServer((socket) => replicate(socket, false))
-    await new Promise((resolve) => server.listen(0, '127.0.0.1', resolve))
-    return { port: server.address().port }
-  },
-  async connect ({ port }) {
-    const socket = net.connect(port, '127.0.0.1')
-    await new Promise((resolve, reject) => { socket.once('connect', resolve); socket.once('error', reject) })
-    replicate(socket, true)
-    return {}
-  },
-  async disconnect () {
-    for (const socket of sockets) socket.destroy()
-    return {}
   }
 }
 
@@ -131,14 +88,4 @@ async function state (core) {
   }
 }
 
-readline.createInterface({ input: process.stdin }).on('line', async (line) => {
-  const command = JSON.parse(line)
-  let answer
-  try {
-    answer = await commands[command.cmd](command)
-  } catch (error) {
-    answer = { error: error.code || error.message }
-    if (process.env.DEBUG) console.error(error)
-  }
-  process.stdout.write(JSON.stringify({ ...answer, n: command.n }) + '\n')
-}).on('close', () => process.exit(0))
+serve(commands)
