@@ -1,19 +1,27 @@
-"""What leaves the machine while shares are published and read: every packet that begins something is seen."""
+"""What leaves the machine while shares are published and read.
+
+Where tests get a network namespace, every packet that begins something is seen; elsewhere what the programs
+ask of the network (:mod:`interop.socket_watch`).
+"""
 
 from __future__ import annotations
 
+import ipaddress
 import os
 import shutil
 import socket
-from contextlib import ExitStack
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
+from typing import Protocol
 from urllib.parse import urlsplit
 
 import pytest
 
 from interop.commands import Command
-from interop.netns import TCP, Capture, Namespace, namespace
+from interop.netns import TCP, Capture, Namespace, NoNamespace, namespace
 from interop.sharing import Person, digests, make_folder
+from interop.socket_watch import SocketWatch
 from pelure.tor.embedded.plan import NetworkPlan
 
 pytestmark = pytest.mark.timeout(420)
@@ -24,29 +32,132 @@ WITH_MOUNT = bool(os.environ.get("CI")) or (
 )
 
 
-def _prove_it_sees(capture: Capture, inside: Namespace) -> None:
-    """Packets to elsewhere that the test sends itself are in the capture: others would be too."""
-    for family, target in zip((socket.AF_INET, socket.AF_INET6), ELSEWHERE, strict=True):
-        with inside.socket(family, socket.SOCK_DGRAM) as asking:
-            asking.sendto(b"name?", (target, 53))
-        with inside.socket(family, socket.SOCK_STREAM) as connecting:
-            connecting.setblocking(False)
-            connecting.connect_ex((target, 443))
-            assert capture.saw(target, 53)
-            assert capture.saw(target, 443)
+class Watch(Protocol):
+    """Sees what programs do whose command lines come behind ``prefix``."""
+
+    prefix: tuple[str, ...]
+    can_mount: bool
+
+    def run(self, *command: str) -> str:
+        """What a program, run to its end, prints."""
+
+    def ports(self) -> set[int]:
+        """The ports at which programs reached others on this machine."""
+
+    def strangers(self, ports: set[int]) -> set[object]:
+        """All that went elsewhere than to ``ports`` on loopback."""
+
+    def prove_it_sees(self) -> None:
+        """What the test itself sends elsewhere is seen: so would be what others send."""
 
 
-def test_packets_go_to_relays_and_authorities_only(tmp_path: Path) -> None:
-    folder = make_folder(tmp_path / "folder", big=600_000, small=5)
+class Packets:
+    """Watches the packets in a network namespace."""
+
+    def __init__(self, inside: Namespace, capture: Capture) -> None:
+        self.prefix = inside.prefix
+        self.can_mount = inside.can_mount
+        self._inside = inside
+        self._capture = capture
+
+    def run(self, *command: str) -> str:
+        return self._inside.run(*command).stdout
+
+    def ports(self) -> set[int]:
+        return {packet.target_port for packet in set(self._capture.packets)}
+
+    def strangers(self, ports: set[int]) -> set[object]:
+        return {
+            packet
+            for packet in set(self._capture.packets)
+            if (packet.interface, packet.protocol) != ("lo", TCP)
+            or (packet.source, packet.target) != (LOOPBACK, LOOPBACK)
+            or not {packet.source_port, packet.target_port} & ports
+        }
+
+    def prove_it_sees(self) -> None:
+        for family, target in zip((socket.AF_INET, socket.AF_INET6), ELSEWHERE, strict=True):
+            with self._inside.socket(family, socket.SOCK_DGRAM) as asking:
+                asking.sendto(b"name?", (target, 53))
+            with self._inside.socket(family, socket.SOCK_STREAM) as connecting:
+                connecting.setblocking(False)
+                connecting.connect_ex((target, 443))
+                assert self._capture.saw(target, 53)
+                assert self._capture.saw(target, 443)
+        assert self._capture.dropped() == 0
+
+
+class Calls:
+    """Watches what Python programs ask of the network."""
+
+    can_mount = True
+
+    def __init__(self, watch: SocketWatch) -> None:
+        self.prefix = watch.prefix
+        self._watch = watch
+
+    def run(self, *command: str) -> str:
+        return self._watch.run(*command).stdout
+
+    def ports(self) -> set[int]:
+        return {one.port for one in self._watch.asked() if one.host == LOOPBACK and one.port is not None}
+
+    def strangers(self, ports: set[int]) -> set[object]:
+        used = {one for one in self._watch.asked() if not one.is_look_up}
+        names = {one for one in self._watch.asked() if one.is_look_up and not _is_address(one.host)}
+        allowed = {one for one in used if (one.host == LOOPBACK and one.port in ports) or _is_path(one.host)}
+        return {*names, *(used - allowed)}
+
+    def prove_it_sees(self) -> None:
+        self._watch.prove_it_sees()
+
+
+def _is_address(host: str | None) -> bool:
+    try:
+        ipaddress.ip_address(host or "")
+    except ValueError:
+        return host is None  # any address of this machine, to listen at
+    return True
+
+
+def _is_path(host: str | None) -> bool:
+    """Whether it is a Unix socket's."""
+    return host is not None and host.startswith("/")
+
+
+@contextmanager
+def packets() -> Iterator[Watch]:
+    """Raises ``NoNamespace``."""
     with namespace() as inside, Capture(inside) as capture:
-        with_mount = WITH_MOUNT and inside.can_mount
+        yield Packets(inside, capture)
+
+
+@contextmanager
+def packets_or_calls(folder: Path) -> Iterator[Watch]:
+    """The best watch that can be had here."""
+    with ExitStack() as stack:
+        try:
+            watch: Watch = stack.enter_context(packets())
+        except NoNamespace:
+            watch = Calls(SocketWatch(folder))
+        yield watch
+
+
+def test_calls_are_seen(tmp_path: Path) -> None:
+    Calls(SocketWatch(tmp_path)).prove_it_sees()
+
+
+def test_only_relays_and_authorities_are_reached(tmp_path: Path) -> None:
+    folder = make_folder(tmp_path / "folder", big=600_000, small=5)
+    with packets_or_calls(tmp_path / "watch") as watch:
+        with_mount = WITH_MOUNT and watch.can_mount
         net = tmp_path / "net"
-        with Command("net", "up", "--dir", str(net), log=tmp_path / "log", within=inside.prefix) as up:
+        with Command("net", "up", "--dir", str(net), log=tmp_path / "log", within=watch.prefix) as up:
             network = Path(up.wait("up")["network"])
             nodes = NetworkPlan.load(net).nodes
             ports = {node.or_port for node in nodes} | {node.dir_port for node in nodes if node.dir_port}
-            publisher = Person(network, tmp_path / "publisher", within=inside.prefix)
-            reader = Person(network, tmp_path / "reader", within=inside.prefix)
+            publisher = Person(network, tmp_path / "publisher", within=watch.prefix)
+            reader = Person(network, tmp_path / "reader", within=watch.prefix)
             command, links = publisher.share(folder, "--to", "alice", "--browser", "--live")
             link, mounted = links["alice"]["link"], tmp_path / "mounted"
             with command, reader.start("open", link) as opened, ExitStack() as stack:
@@ -55,24 +166,12 @@ def test_packets_go_to_relays_and_authorities_only(tmp_path: Path) -> None:
                 reader.events("get", link, str(tmp_path / "got"))
                 assert digests(tmp_path / "got") == digests(folder)
                 page = opened.wait("page")["url"]
-                port = urlsplit(page).port
-                assert port is not None
-                ports.add(port)
-                assert "big.bin" in inside.run("curl", "-sSf", page).stdout
+                assert "big.bin" in watch.run("curl", "-sSf", page)
                 if with_mount:
                     mount.wait("mounted")
                     assert digests(mounted) == digests(folder)
-        seen = set(capture.packets)
-        used = {packet.target_port for packet in seen} & ports
-        assert port in used
-        assert len(used) > 3  # the authority and relays
-        strangers = {
-            packet
-            for packet in seen
-            if (packet.interface, packet.protocol) != ("lo", TCP)
-            or (packet.source, packet.target) != (LOOPBACK, LOOPBACK)
-            or not {packet.source_port, packet.target_port} & ports
-        }
-        assert not strangers
-        _prove_it_sees(capture, inside)
-        assert capture.dropped() == 0
+        port = urlsplit(page).port
+        assert port is not None
+        assert len(watch.ports() & ports) > 3  # the authority and relays
+        assert not watch.strangers(ports | {port})
+        watch.prove_it_sees()
