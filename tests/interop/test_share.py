@@ -136,7 +136,8 @@ def test_many_links_each_revocable(publisher: Person, network: Path, tmp_path: P
 def test_once_ends_after_the_first_download(publisher: Person, reader: Person, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "folder", big=200_000, small=3)
     command, links = publisher.share(folder, "--to", "alice", "--once")
-    with command, reader.start("sync", links["alice"]["link"], str(tmp_path / "got")):
+    with command:
+        reader.events("get", links["alice"]["link"], str(tmp_path / "got"))
         assert command.process.wait(180) == 0
     assert digests(tmp_path / "got") == digests(folder)
 

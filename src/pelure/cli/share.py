@@ -113,7 +113,7 @@ def tell(output: Output, event: dict[str, Any], qr: bool) -> None:
         return
     if name == "done":
         return
-    if name == "transfer" and output.shows_bars and not fields["complete"]:
+    if name == "transfer" and not output.as_json and not fields["complete"]:
         output.progress(fields["name"], fields["sent"], fields["total"])
         return
     output.finish()
@@ -137,11 +137,10 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
         case "connected":
             return f"{who} is connected." if fields["streams"] == 1 else None
         case "disconnected":
-            return f"{who} is gone." if fields["streams"] == 0 else None
+            sent = readable_size(fields["sent"])
+            return f"{who} is gone, after {sent}." if fields["streams"] == 0 else None
         case "transfer":
-            whole = ", all of it" if fields["complete"] else ""
-            rate = readable_size(fields["rate"])
-            return f"{who} has been sent {readable_size(fields['sent'])}{whole} ({rate}/s)."
+            return f"{who} has all of it."
         case "revoked":
             return f"The link of {who} is revoked."
         case "expired":

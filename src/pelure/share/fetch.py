@@ -121,7 +121,9 @@ class Fetch:
             for task in (ahead, telling):
                 task.cancel()
             await asyncio.gather(ahead, telling, return_exceptions=True)
-        blobs.core.storage.store.commit()
+        await blobs.core.storage.store.durable()
+        _affirm(blobs.core, merged(self._wanted))
+        _affirm(view.core, [(view.version - 1, view.version)])
         if progress is not None:
             progress(total, total)
         result.seconds = time.monotonic() - started
@@ -157,6 +159,13 @@ class Fetch:
         except OSError:
             return  # it was taken away already
         blobs.core.link_blocks(blob.block_offset, blob.block_length, linked)
+
+
+def _affirm(core: Core, blocks: list[tuple[int, int]]) -> None:
+    """Let the publisher know which of ``blocks`` are here: it may be waiting for all (``share --once``)."""
+    for start, end in blocks:
+        if core.replicator is not None and core.bitfield.first_unset(start) >= end:
+            core.replicator.affirm(start, end)
 
 
 def _drop_stale(core: Core, blob: BlobId) -> None:

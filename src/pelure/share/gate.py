@@ -14,9 +14,9 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.wire.noise import KeyPair
+from pelure.share.contents import Contents
 from pelure.share.fairness import FairStream, FairUpload
 from pelure.streams import ByteStream
 from pelure.tor.service.targets import IncomingInfo
@@ -55,18 +55,34 @@ class Visitor:
         return self.replication.bytes_written
 
 
-class Gate:
-    """See the module. One for each onion service of a share; they share the drive's store."""
+@dataclass(eq=False)
+class Presence:
+    """The streams that one link has open, and the bytes sent on those that have ended since it came."""
 
-    def __init__(self, store: Corestore, keypair: KeyPair, upload: FairUpload, on_event: OnEvent) -> None:
+    streams: list[Visitor] = field(default_factory=list)
+    sent_before: int = 0
+    told: tuple[int, bool] | None = None
+    """What was told last: the bytes sent, and whether it has everything."""
+
+    @property
+    def sent(self) -> int:
+        """Bytes written to the reader since it came."""
+        return self.sent_before + sum(visitor.sent for visitor in self.streams)
+
+
+class Gate:
+    """See the module. One for each onion service of a share; they share the drive."""
+
+    def __init__(self, contents: Contents, keypair: KeyPair, upload: FairUpload, on_event: OnEvent) -> None:
         self.hang_up: HangUp = lambda circuit: None
         """Closes the circuit of somebody who was not let in; set once there is a service to do it."""
-        self._store = store
+        self._contents = contents
+        self._store = contents.drive.store
         self._keypair = keypair
         self._upload = upload
         self._on_event = on_event
         self._allowed: dict[bytes, tuple[int, str]] = {}
-        self._visitors: dict[int, list[Visitor]] = {}
+        self._present: dict[int, Presence] = {}
         self._handshakes: dict[Replication, int] = {}
         self._tasks: set[asyncio.Task[Any]] = set()
 
@@ -77,14 +93,17 @@ class Gate:
     def bar(self, link_id: int) -> list[int]:
         """Strike a link off and cut its streams; return the circuits that it came on."""
         self._allowed = {key: held for key, held in self._allowed.items() if held[0] != link_id}
-        gone = self._visitors.get(link_id, [])
+        gone = self._streams_of(link_id)
         for visitor in gone:
             self._keep(asyncio.ensure_future(visitor.replication.close()))
         return sorted({visitor.circuit for visitor in gone})
 
     def visitors(self) -> list[Visitor]:
         """Everybody inside."""
-        return [visitor for streams in self._visitors.values() for visitor in streams]
+        return [visitor for present in self._present.values() for visitor in present.streams]
+
+    def _streams_of(self, link_id: int) -> list[Visitor]:
+        return list(self._present[link_id].streams) if link_id in self._present else []
 
     async def accept(self, stream: ByteStream, info: IncomingInfo) -> None:
         """Serve one stream from its handshake to its end; the target of the onion service's drive port."""
@@ -157,56 +176,62 @@ class Gate:
 
     def _is_full(self, link_id: int, name: str) -> bool:
         """Whether a link has as many streams as it may."""
-        full = len(self._visitors.get(link_id, ())) >= MAX_STREAMS_PER_LINK
+        full = len(self._streams_of(link_id)) >= MAX_STREAMS_PER_LINK
         if full:
             log.info("Link «%s» has %d streams open already", name, MAX_STREAMS_PER_LINK)
         return full
 
     async def _host(self, replication: Replication, circuit: int, link_id: int, name: str) -> None:
-        streams = self._visitors.setdefault(link_id, [])
+        present = self._present.setdefault(link_id, Presence())
         visitor = Visitor(link_id, name, circuit, time.time(), replication)
-        streams.append(visitor)
-        self._on_event("connected", link_id=link_id, name=name, streams=len(streams))
-        reporter = asyncio.ensure_future(self._report(visitor))
+        present.streams.append(visitor)
+        self._on_event("connected", link_id=link_id, name=name, streams=len(present.streams))
+        reporter = asyncio.ensure_future(self._report(visitor, present))
         try:
             await replication.wait_closed()
+            if present.streams == [visitor]:  # what came with its last words counts, too
+                await self._tell_transfer(visitor, present, 0)
         finally:
             reporter.cancel()
-            streams.remove(visitor)
-            if not streams:
-                del self._visitors[link_id]
-            self._on_event("disconnected", link_id=link_id, name=name, streams=len(streams))
+            present.streams.remove(visitor)
+            present.sent_before += visitor.sent
+            if not present.streams:
+                del self._present[link_id]
+            self._on_event(
+                "disconnected",
+                link_id=link_id,
+                name=name,
+                streams=len(present.streams),
+                sent=present.sent,
+            )
 
-    async def _report(self, visitor: Visitor) -> None:
+    async def _report(self, visitor: Visitor, present: Presence) -> None:
         """Tell what a link has been sent, and how fast, when that changes."""
-        told: tuple[int, bool] | None = None
-        before, at = 0, time.monotonic()
+        before, at = present.sent, time.monotonic()
         while True:
             await asyncio.sleep(PROGRESS_SECONDS)
-            streams = self._visitors[visitor.link_id]
-            now = (sum(v.sent for v in streams), self._complete(visitor))
-            sent, since = now[0] - before, time.monotonic() - at
-            before, at = now[0], at + since
-            if now != told and streams[0] is visitor:
-                told = now
-                self._on_event(
-                    "transfer",
-                    link_id=visitor.link_id,
-                    name=visitor.name,
-                    sent=now[0],
-                    total=sum(core.byte_length for core in self._store.open_cores()),
-                    rate=max(0, round(sent / since)),
-                    complete=now[1],
-                )
+            sent, since = present.sent - before, time.monotonic() - at
+            before, at = before + sent, at + since
+            if present.streams[0] is visitor:
+                await self._tell_transfer(visitor, present, max(0, round(sent / since)))
 
-    def _complete(self, visitor: Visitor) -> bool:
-        """Whether the reader has announced every block of every core of the drive."""
-        for core in self._store.open_cores():
-            peers = core.replicator.peers if core.replicator is not None else []
-            mine = [peer for peer in peers if peer.link is visitor.replication]
-            if core.length and not any(peer.blocks.covers(0, core.length) for peer in mine):
-                return False
-        return True
+    async def _tell_transfer(self, visitor: Visitor, present: Presence, rate: int) -> None:
+        complete = False
+        for stream in list(present.streams):
+            complete = complete or await self._contents.held_by(stream.replication.peers)
+        now = (present.sent, complete)
+        if now == present.told:
+            return
+        present.told = now
+        self._on_event(
+            "transfer",
+            link_id=visitor.link_id,
+            name=visitor.name,
+            sent=now[0],
+            total=sum(core.byte_length for core in self._store.open_cores()),
+            rate=rate,
+            complete=complete,
+        )
 
     def _keep(self, task: asyncio.Task[Any]) -> None:
         self._tasks.add(task)

@@ -20,6 +20,7 @@ from starlette.types import ASGIApp
 from pelure.errors import ConfigError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
+from pelure.share.contents import Contents
 from pelure.share.fairness import FairUpload
 from pelure.share.gate import OnEvent
 from pelure.share.importing import Importer, Progress
@@ -145,7 +146,12 @@ class Publication:
     async def start(self, tor: Tor) -> None:
         """Serve the live links of the book. Returns at once; :meth:`published` waits."""
         self._groups = RendezvousGroups(
-            self._folder / SERVICES_NAME, tor, self._store, self._page_socket, self._upload, self._tell
+            self._folder / SERVICES_NAME,
+            tor,
+            Contents(self.drive),
+            self._page_socket,
+            self._upload,
+            self._tell,
         )
         jobs = [supervised(self._watch_book, "the watch on the link book")]
         if self.record.live:

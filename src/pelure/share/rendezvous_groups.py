@@ -18,8 +18,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pelure.errors import PelureError
-from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.wire.noise import KeyPair
+from pelure.share.contents import Contents
 from pelure.share.fairness import FairUpload
 from pelure.share.gate import Gate, OnEvent
 from pelure.share.link import DEFAULT_PORT, PrivateLink
@@ -83,7 +83,7 @@ class RendezvousGroups:
         self,
         folder: Path,
         tor: Tor,
-        store: Corestore,
+        contents: Contents,
         page_socket: Callable[[], Awaitable[Path]],
         upload: FairUpload,
         on_event: OnEvent,
@@ -91,7 +91,7 @@ class RendezvousGroups:
         """``page_socket`` gives the Unix socket of the drive's web page, for browser links."""
         self._folder = folder
         self._tor = tor
-        self._store = store
+        self._contents = contents
         self._page_socket = page_socket
         self._upload = upload
         self._on_event = on_event
@@ -152,7 +152,7 @@ class RendezvousGroups:
             return await self._start(name, keys)
 
     async def _start(self, name: str, keys: ServiceKeys) -> Group:
-        gate = Gate(self._store, self._keypair, self._upload, self._on_event)
+        gate = Gate(self._contents, self._keypair, self._upload, self._on_event)
         ports: dict[int, Target] = {DEFAULT_PORT: gate.accept}
         if name.startswith(BROWSER_PREFIX):
             ports[BROWSER_PORT] = UnixTarget(await self._page_socket())

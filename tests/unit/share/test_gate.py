@@ -16,7 +16,9 @@ from pelure.hyper.core.replication.stream import Crowded, Replication
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
 from pelure.share import gate as gate_module
+from pelure.share.contents import Contents
 from pelure.share.fairness import FairUpload
+from pelure.share.fetch import Fetch
 from pelure.share.gate import MAX_HANDSHAKES_PER_CIRCUIT, MAX_STREAMS_PER_LINK, Gate
 from pelure.streams import MemoryStream, memory_pipe
 from pelure.tor.service.targets import IncomingInfo
@@ -32,7 +34,7 @@ class World:
         self.store = Corestore(folder / "store")
         self.drive = Drive(self.store)
         self.events: list[tuple[str, dict[str, object]]] = []
-        self.gate = Gate(self.store, KeyPair.generate(os.urandom), FairUpload(), self.note)
+        self.gate = Gate(Contents(self.drive), KeyPair.generate(os.urandom), FairUpload(), self.note)
         self.hung_up: list[int] = []
         self.gate.hang_up = self.hung_up.append
         self.tasks: list[asyncio.Task[None]] = []
@@ -55,9 +57,12 @@ class World:
             await stream.close()
 
     @asynccontextmanager
-    async def reader(self, identity: KeyPair, circuit: int = 1) -> AsyncIterator[tuple[Drive, Replication]]:
+    async def reader(
+        self, identity: KeyPair, circuit: int = 1, number: int = 0
+    ) -> AsyncIterator[tuple[Drive, Replication]]:
+        """``number``: whose store is used; 0: of somebody new."""
         self.readers += 1
-        store = Corestore(self.folder / f"reader-{self.readers}")
+        store = Corestore(self.folder / f"reader-{number or self.readers}")
         drive = Drive(store, self.drive.key)
         async with Replication(self.knock(circuit), True, store, identity) as replication:
             yield drive, replication
@@ -138,6 +143,43 @@ async def test_a_complete_download_is_noticed(world: World) -> None:
     total = world.drive.core.byte_length + len(b"hello")
     assert told[-1]["total"] == total <= told[-1]["sent"]
     assert any(fields["rate"] for fields in told)
+
+
+async def test_a_reader_who_leaves_as_soon_as_all_is_there_is_known_to_have_it(world: World) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    async with world.reader(alice) as (drive, _):
+        await asyncio.wait_for(drive.update(wait=True), SECONDS)
+        await asyncio.wait_for(drive.download(), SECONDS)
+        await asyncio.wait_for(drive.core.storage.store.durable(), SECONDS)
+    await world.until(lambda: world.events[-1][0] == "disconnected")
+    (event, told), (_, gone) = world.events[-2:]
+    assert (event, told["complete"]) == ("transfer", True)
+    assert gone["sent"] == told["sent"]
+
+
+async def test_older_versions_are_not_needed_to_have_all(world: World) -> None:
+    await world.drive.put("/a.txt", b"hello again")
+    await world.drive.put("/b.txt", b"gone")
+    await world.drive.delete("/b.txt")
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    for _ in range(2):  # the second time all is there already
+        async with world.reader(alice, number=1) as (drive, _):
+            await asyncio.wait_for(Fetch(drive, world.folder / "got").run(), SECONDS)
+        await world.until(lambda: world.events[-1][0] == "disconnected")
+        assert world.events[-2][1]["complete"]
+        world.events.clear()
+
+
+async def test_part_of_it_is_not_all(world: World) -> None:
+    await world.drive.put("/b.txt", b"second")
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    async with world.reader(alice) as (drive, _):
+        await asyncio.wait_for(Fetch(drive, world.folder / "got", ["b.txt"]).run(), SECONDS)
+    await world.until(lambda: world.events[-1][0] == "disconnected")
+    assert not world.events[-2][1]["complete"]
 
 
 async def test_handshakes_that_never_end_make_room_for_others(

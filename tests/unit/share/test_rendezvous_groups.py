@@ -12,7 +12,9 @@ from typing import Any, cast
 import pytest
 
 from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.drive.drive import Drive
 from pelure.share import rendezvous_groups
+from pelure.share.contents import Contents
 from pelure.share.fairness import FairUpload
 from pelure.share.link import PrivateLink
 from pelure.share.linkbook import Entry
@@ -58,8 +60,9 @@ class World:
         self.folder = folder / "services"
         self.store = Corestore(folder / "store")
         self.services: list[FakeService] = []
+        contents = Contents(Drive(self.store))
         self.groups = RendezvousGroups(
-            self.folder, cast(Any, self), self.store, self.page, FairUpload(), lambda event, **fields: None
+            self.folder, cast(Any, self), contents, self.page, FairUpload(), lambda event, **fields: None
         )
 
     async def serve_onion(self, ports: Any, *, keys: ServiceKeys, **_: Any) -> FakeService:

@@ -185,15 +185,25 @@ class Store:
     def when_durable(self, callback: Callable[[], None]) -> None:
         """Call ``callback``, in this thread, once all that was changed until now is on the disk for good.
 
-        What is not being written yet will be before long.
+        What is not being written yet will be before long. Callbacks come in the order of these calls.
         """
-        if not self._pending and not self._writing:
+        if not self._pending and not self._writing and not self._awaited:
             callback()
-        elif not self._pending and self._commit_lock.locked():
+        elif not self._pending and (self._awaited or self._commit_lock.locked()):
             self._awaited.append(callback)
         else:
             self._awaiting.append(callback)
             self.commit_soon(0)
+
+    async def durable(self) -> None:
+        """Make all changes durable and wait until everybody who waits for that was told.
+
+        Raises ``DriveError`` if the disk won't.
+        """
+        self.commit()
+        told = asyncio.Event()
+        self.when_durable(told.set)
+        await told.wait()
 
     def commit_soon(self, size: int) -> None:
         """Commit in a thread before long; ``size`` bytes were changed since the last call.
@@ -225,6 +235,8 @@ class Store:
         self._awaiting = []
 
         def written(success: bool) -> None:
+            if self._awaited is awaited:
+                self._awaited = []
             if not success:
                 self._awaiting += awaited
                 return

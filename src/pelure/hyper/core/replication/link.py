@@ -17,6 +17,8 @@ class Link(Protocol):
 
     initiator: bool
     mux: Mux
+    peers: dict[bytes, Peer]
+    """The other side at each core, by the core's key, as it was last: also once its channel is closed."""
 
     @property
     def handshake_hash(self) -> bytes: ...

@@ -172,7 +172,8 @@ class Replicator:
     def _connect(self, link: Link) -> None:
         """Open a channel on ``link`` unless there is one."""
         if not self._closed and link.mux.find((m.PROTOCOL, self.core.discovery_key)) is None:
-            self.peers.append(Peer(self, link))
+            peer = link.peers[self.core.key] = Peer(self, link)
+            self.peers.append(peer)
             link.wake()
 
     def remove(self, peer: Peer) -> None:
@@ -318,6 +319,15 @@ class Replicator:
             for peer in self.peers:
                 if peer.opened:
                     peer.announce(first, start)
+
+    def affirm(self, start: int, end: int) -> None:
+        """Tell all peers that blocks ``[start, end)`` are held here, those too that have them themselves.
+
+        These are not told otherwise, unless it is all blocks; but a publisher wants to know who has what.
+        """
+        for peer in self.peers:
+            if peer.opened:
+                peer.send(m.Range(start, end - start))
 
     def _wake_blocks(self, start: int, end: int) -> None:
         if end - start < len(self._blocks):

@@ -90,6 +90,8 @@ class Replication:
         self.initiator = initiator
         self.mux = Mux(self._pair, dict.fromkeys(m.ALIASES, m.PROTOCOL))
         self.error: Exception | None = None
+        self.peers: dict[bytes, Peer] = {}
+        """The other side at each core, by the core's key, as it was last: also when the stream has ended."""
         self.bytes_read = 0
         self.bytes_written = 0
         self._stream = stream
@@ -227,6 +229,7 @@ class Replication:
     def _leave_cores(self) -> None:
         if self._unsubscribe is not None:
             self._unsubscribe()
+        self._flush_peers()  # the other side may wait to hear that this one has all of it
         for core in self._cores.values():
             if core.replicator is not None:
                 core.replicator.detach(self)
@@ -361,10 +364,7 @@ class Replication:
         handshake = self._secret.take_output()
         if handshake or not self._secret.ready:
             return handshake
-        dirty, self._dirty = self._dirty, {}
-        for peer in dirty:
-            if peer.channel.opened:
-                peer.flush()
+        self._flush_peers()
         for _ in range(SERVED_AT_ONCE):
             if not (self._urgent or self._bulk) or self.mux.queued_bytes >= WRITE_SIZE:
                 break
@@ -373,6 +373,12 @@ class Replication:
         if len(self._bulk) + len(self._urgent) <= MAX_UPLOADS // 2:
             self._room.set()
         return self._secret.seal(self.mux.take_output())
+
+    def _flush_peers(self) -> None:
+        dirty, self._dirty = self._dirty, {}
+        for peer in dirty:
+            if peer.channel.opened:
+                peer.flush()
 
     def _serve(self, peer: Peer, request: m.Request) -> None:
         """Queue the answer to a request, unless it was cancelled or its channel closed."""
