@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from typing import TYPE_CHECKING
 
 from pelure.cli.output import Output
 from pelure.cli.run import Settings
-from pelure.tor.api import Tor, connect
-from pelure.tor.client.hs_events import ClientEvent, PuzzleBegun
+
+if TYPE_CHECKING:  # loaded by who connects, not by who asks what a command's options are
+    from pelure.tor.api import Tor
+    from pelure.tor.client.hs_events import ClientEvent
 
 
 @asynccontextmanager
@@ -25,6 +28,8 @@ async def session(
     Tells ``bootstrapped`` once it is there (or leaves :func:`announce_network` to the command), ``puzzle``
     where a service wants a proof of work, and with ``--verbose`` each step of a rendezvous as ``step``.
     """
+    from pelure.tor.api import connect
+    from pelure.tor.client.hs_events import PuzzleBegun
 
     def progress(fraction: float, what: str) -> None:
         output.progress("bootstrap", fraction, 1.0, step=what)

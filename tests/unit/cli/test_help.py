@@ -2,25 +2,21 @@
 
 from __future__ import annotations
 
-import importlib
 import re
 import shlex
 from collections.abc import Iterator
 from typing import Any
 
 import pytest
-import typer
 
-from pelure.cli.main import COMMANDS
+from pelure.cli.main import COMMANDS, load_commands
 
 
 def commands() -> Iterator[tuple[str, Any]]:
     """All commands with their names, such as ``pelure onion clients add``."""
-    app = typer.Typer()
-    app.callback()(lambda: None)
     for module in COMMANDS:
-        importlib.import_module(f"pelure.cli.{module}").register(app)
-    yield from _below("pelure", typer.main.get_command(app))
+        for name, command in load_commands(module).items():
+            yield from _below(f"pelure {name}", command)
 
 
 def _below(name: str, command: Any) -> Iterator[tuple[str, Any]]:
