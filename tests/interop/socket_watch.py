@@ -7,6 +7,7 @@ rights, but it sees Python's own sockets only: uvloop, which is C, is kept away 
 from __future__ import annotations
 
 import json
+import os
 import subprocess
 import sys
 from dataclasses import dataclass
@@ -77,7 +78,8 @@ class SocketWatch:
         hook.mkdir(parents=True)
         self._log = folder / "asked"
         (hook / "sitecustomize.py").write_text(_HOOK.format(log=str(self._log)))
-        self.prefix = ("env", f"PYTHONPATH={hook}")
+        path = os.pathsep.join([str(hook), *filter(None, [os.environ.get("PYTHONPATH")])])
+        self.prefix = ("env", f"PYTHONPATH={path}")
 
     def asked(self) -> set[Asked]:
         """All of it, until now."""
