@@ -135,9 +135,7 @@ def split_path(text: str) -> tuple[str, str]:
 
 def printable(text: str) -> str:
     """``text`` without control and invisible direction characters, which could fake what a person sees."""
-    return "".join(
-        c for c in text if c.isprintable() and not "\u202a" <= c <= "\u202e" and not "\u2066" <= c <= "\u2069"
-    )
+    return "".join(filter(str.isprintable, text))
 
 
 def _cut_utf8(text: str, limit: int) -> bytes:

@@ -1,6 +1,7 @@
 """Private links: text form, checksum, errors that say where and why."""
 
 import dataclasses
+from collections.abc import Callable
 
 import pytest
 from cryptography.hazmat.primitives import hashes
@@ -10,7 +11,16 @@ from hypothesis import strategies as st
 
 from pelure.errors import LinkFormatError
 from pelure.share import checksum
-from pelure.share.link import ALPHABET, SCHEME, PrivateLink, split_path
+from pelure.share.link import (
+    ALPHABET,
+    SCHEME,
+    FieldType,
+    PrivateLink,
+    _from_text,
+    _to_text,
+    printable,
+    split_path,
+)
 
 KEYS = st.binary(min_size=32, max_size=32)
 LINKS = st.builds(
@@ -67,14 +77,61 @@ def test_precise_errors(text: str, says: str) -> None:
 
 
 def test_newer_version_and_unknown_fields() -> None:
-    from pelure.share.link import _from_text, _to_text
-
     data = _from_text(SAMPLE.encode())
     with pytest.raises(LinkFormatError, match="version 9"):
         PrivateLink.decode(SCHEME + _to_text(b"\x09" + data[1:]))
     with pytest.raises(LinkFormatError, match="update pelure"):
         PrivateLink.decode(SCHEME + _to_text(data + bytes([200, 1, 0])))
     assert PrivateLink.decode(SCHEME + _to_text(data + bytes([201, 1, 0]))) == SAMPLE
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        (lambda data: data[:112], "cut short"),
+        (lambda data: data[:113], None),  # the keys and the secret are all that a link must have
+        (lambda data: data[:113] + bytes([FieldType.EXPIRY, 4]) + bytes([1, 2, 3, 4]), "expiry is malformed"),
+        (lambda data: data[:113] + bytes([FieldType.TITLE, 8]) + b"Photo", "cut short"),
+        (lambda data: data[:113] + bytes([FieldType.TITLE, 5]) + b"Photo", None),
+        (lambda data: data[:113] + bytes([FieldType.TITLE]), "cut short"),
+    ],
+)
+def test_a_checksum_that_is_right_makes_no_link_of_other_bytes(
+    change: Callable[[bytes], bytes], says: str | None
+) -> None:
+    text = SCHEME + _to_text(change(_from_text(SAMPLE.encode())))
+    if says is None:
+        assert PrivateLink.decode(text).secret == SAMPLE.secret
+    else:
+        with pytest.raises(LinkFormatError, match=says):
+            PrivateLink.decode(text)
+
+
+def test_the_bits_that_fill_the_last_symbol_are_zero() -> None:
+    """There is one text for a link, or one could be told from another of the same keys."""
+    for last, good in ((0, True), (1, False)):
+        words = [36, 0, last]  # 30 bits: three bytes, of which the first is 9, and six bits
+        words += checksum.check_symbols(words)
+        text = SCHEME + "".join(ALPHABET[word >> 5] + ALPHABET[word & 31] for word in words)
+        with pytest.raises(LinkFormatError, match="version" if good else "malformed"):
+            PrivateLink.decode(text)
+
+
+def test_a_link_without_an_end_never_expires() -> None:
+    assert not dataclasses.replace(SAMPLE, expires=None).expired(1e12)
+
+
+@pytest.mark.parametrize(
+    "hidden", ["\x1b", "\x7f", "\n", "\u202a", "\u202e", "\u2066", "\u2069", "\u200b", "\ufeff"]
+)
+def test_titles_are_shown_without_what_moves_text(hidden: str) -> None:
+    assert printable(f"Pho{hidden}tos à 文") == "Photos à 文"
+    assert PrivateLink.decode(dataclasses.replace(SAMPLE, title=f"Pho{hidden}tos").encode()) == SAMPLE
+
+
+def test_long_titles_are_cut_between_characters() -> None:
+    title = PrivateLink.decode(dataclasses.replace(SAMPLE, title="é" * 100).encode()).title
+    assert title == "é" * 60
 
 
 def test_links_share_no_keys_and_hide_secrets() -> None:
