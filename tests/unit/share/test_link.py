@@ -93,7 +93,7 @@ def test_newer_version_and_unknown_fields() -> None:
         (lambda data: data[:113] + bytes([FieldType.EXPIRY, 4]) + bytes([1, 2, 3, 4]), "expiry is malformed"),
         (lambda data: data[:113] + bytes([FieldType.TITLE, 8]) + b"Photo", "cut short"),
         (lambda data: data[:113] + bytes([FieldType.TITLE, 5]) + b"Photo", None),
-        (lambda data: data[:113] + bytes([FieldType.TITLE]), "cut short"),
+        (lambda data: data[:113] + bytes([201, 0, FieldType.TITLE]), "cut short"),
     ],
 )
 def test_a_checksum_that_is_right_makes_no_link_of_other_bytes(
