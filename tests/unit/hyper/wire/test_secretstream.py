@@ -199,8 +199,16 @@ def test_a_replayed_or_short_frame_is_refused() -> None:
     assert other.receive(data) == [b"hello"]
     with pytest.raises(CryptoError):
         other.receive(data)
-    with pytest.raises(ProtocolError):
+    with pytest.raises(ProtocolError, match="too short"):
         one.receive(b"\x10\x00\x00" + bytes(16))
+
+
+def test_messages_longer_than_allowed_are_refused_before_their_bytes_come() -> None:
+    one, other = pair(max_message=100)
+    connect(one, other)
+    assert one.receive(other.seal([bytes(100)])) == [bytes(100)]
+    with pytest.raises(ProtocolError, match="too long"):
+        one.receive(other.seal([bytes(101)])[:3])
 
 
 def test_a_message_that_fits_no_frame_is_not_sealed() -> None:
