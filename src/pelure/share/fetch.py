@@ -93,17 +93,18 @@ class Fetch:
         found = [entry.blob for entry in entries if entry.blob is not None]
         if blobs.core.length < max((blob.block_offset + blob.block_length for blob in found), default=0):
             await blobs.core.update(wait=True)
-        self._wanted = []
+        wanted: list[tuple[int, int]] = []
         result, total, left_out = Fetched(), 0, set[str]()
         for entry in entries:
             try:
                 if entry.blob is not None:
-                    self._wanted += await self._blocks_of(blobs, entry.blob)
+                    wanted += await self._blocks_of(blobs, entry.blob)
                 total += await view.size(entry)
             except PelureError as error:
                 left_out.add(entry.path)
                 result.problems.append((entry.path, str(error)))
-        ahead = asyncio.ensure_future(blobs.core.download(merged(self._wanted)))
+        self._wanted = merged(wanted)
+        ahead = asyncio.ensure_future(blobs.core.download(self._wanted))
         telling = asyncio.ensure_future(self._tell(total, progress))
         try:
             by_path = {entry.path: entry for entry in entries}
@@ -122,7 +123,7 @@ class Fetch:
                 task.cancel()
             await asyncio.gather(ahead, telling, return_exceptions=True)
         await blobs.core.storage.store.durable()
-        _affirm(blobs.core, merged(self._wanted))
+        _affirm(blobs.core, self._wanted)
         _affirm(view.core, [(view.version - 1, view.version)])
         if progress is not None:
             progress(total, total)
