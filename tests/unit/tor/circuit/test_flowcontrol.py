@@ -89,6 +89,22 @@ def test_fixed_window_counts_and_closes() -> None:
         window.acknowledged(tags[99], 0, False)
 
 
+def test_congestion_window_counts_and_closes() -> None:
+    window = VegasWindow(CircuitParams(), onion=False)
+    room, increment = window.room(), window.increment
+    tags = [i.to_bytes(20) for i in range(room + 5)]
+    window.sent(tags[: room - 1], 0)
+    assert window.room() == 1
+    window.sent(tags[room - 1 :], 0)  # a run may be begun before the window is known to be closed
+    assert window.room() == 0
+    window.acknowledged(tags[increment - 1], 0, False)
+    assert window.room() == window.vegas.cwnd - (room + 5 - increment)
+
+
+def test_streams_have_windows_of_their_own_without_congestion_control_only() -> None:
+    assert [sender.stream_sendmes for sender, _ in windows()] == [True, False, False]
+
+
 @pytest.mark.parametrize("kind", [0, 1])
 def test_sendmes_that_nothing_was_sent_for_are_refused(kind: int) -> None:
     sender, _ = windows()[kind]
