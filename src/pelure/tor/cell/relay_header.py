@@ -36,11 +36,11 @@ def encode_relay_body(command: int, stream_id: int, data: bytes, rng: Rng) -> by
     return header + data + bytes(zeros) + rng(padding - zeros)
 
 
-def decode_relay_body(body: bytes) -> RelayMessage:
+def decode_relay_body(body: bytes | bytearray) -> RelayMessage:
     """Read the 509 bytes of a recognized relay cell; raises ``ProtocolError`` if its length is too big."""
     length = int.from_bytes(body[9:11], "big")
     if len(body) != PAYLOAD_LEN or length > RELAY_BODY_LEN:
         raise ProtocolError("the length of a relay message exceeds its cell")
     return RelayMessage(
-        body[0], int.from_bytes(body[3:5], "big"), body[RELAY_HEADER_LEN : RELAY_HEADER_LEN + length]
+        body[0], int.from_bytes(body[3:5], "big"), bytes(body[RELAY_HEADER_LEN : RELAY_HEADER_LEN + length])
     )

@@ -11,6 +11,7 @@ import numpy as np
 
 from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import RELAY_BODY_LEN, RELAY_HEADER_LEN, RelayCommand
+from pelure.tor.cell.relay_header import encode_relay_body
 from pelure.tor.circuit.relaycrypto import BODY_LEN, Bodies
 from pelure.tor.crypto.keys import Rng
 
@@ -85,6 +86,13 @@ class DataBuilder:
                 row, taken = row + 1, taken + length
         return bodies[:row], taken
 
+    def build_one(self, stream_id: int, data: memoryview) -> tuple[bytearray, int]:
+        """:meth:`build` for a lone cell: its body, and how many bytes of ``data`` (not empty) it holds."""
+        size = min(len(data), SHORT_LEN if self._until_random == 0 else RELAY_BODY_LEN)
+        body = encode_relay_body(RelayCommand.DATA, stream_id, bytes(data[:size]), self._rng)
+        self._count(size)
+        return bytearray(body), size
+
     def _fill_short(self, body: Bodies, data: memoryview) -> None:
         end = RELAY_HEADER_LEN + len(data)
         body[LENGTH] = np.frombuffer(len(data).to_bytes(2), np.uint8)
@@ -92,7 +100,11 @@ class DataBuilder:
         zeros_end = min(end + ZERO_GAP, BODY_LEN)
         body[end:zeros_end] = 0
         body[zeros_end:] = np.frombuffer(self._rng(BODY_LEN - zeros_end), np.uint8)
-        if len(data) <= SHORT_LEN:
+        self._count(len(data))
+
+    def _count(self, size: int) -> None:
+        """A cell with ``size`` bytes of data was built by itself."""
+        if size <= SHORT_LEN:
             self._until_random = self._interval()
         else:
             self._until_random -= 1

@@ -3,9 +3,9 @@
 A circuit's origin has a :class:`HopEnd` for every hop it talks to; an exit, a directory cache and an onion
 service have one for the circuit's origin. The two sides differ only in who opens streams.
 
-The owner gives an ``emit`` function that seals plain relay bodies, encrypts and queues them, and returns
-their running digests; it hands what comes in to :meth:`HopEnd.receive` by the run, and lets data leave
-with :meth:`HopEnd.pump`.
+The owner gives an ``emit`` function that seals plain relay bodies (a run's, or a lone cell's), encrypts and
+queues them, and returns their running digests; it hands what comes in to :meth:`HopEnd.receive` by the run or
+to :meth:`HopEnd.receive_one`, and lets data leave with :meth:`HopEnd.pump`.
 """
 
 from __future__ import annotations
@@ -17,7 +17,8 @@ import numpy as np
 
 from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import RELAY_BODY_LEN, RelayCommand
-from pelure.tor.cell.relay_header import encode_relay_body
+from pelure.tor.cell.framing import FEW
+from pelure.tor.cell.relay_header import decode_relay_body, encode_relay_body
 from pelure.tor.cell.relay_messages import Sendme
 from pelure.tor.circuit.datacells import STREAM_ID, DataBuilder, data_of, message_bodies
 from pelure.tor.circuit.events import (
@@ -35,7 +36,7 @@ from pelure.tor.circuit.relaycrypto import Bodies
 from pelure.tor.circuit.stream import State, StreamEndpoint
 from pelure.tor.crypto.keys import Rng
 
-Emit = Callable[[Bodies], list[bytes]]
+Emit = Callable[[Bodies | bytearray], list[bytes]]
 TURN = 64
 """Cells a stream may send before the next stream of the circuit gets its turn."""
 MAX_STREAMS = 65535
@@ -69,11 +70,13 @@ class HopEnd:
 
     def send(self, command: int, stream_id: int = 0, data: bytes = b"") -> None:
         """Send one message other than DATA at once. Raises ``ProtocolError`` for more than 498 bytes."""
-        body = encode_relay_body(command, stream_id, data, self._rng)
-        self._emit(np.frombuffer(bytearray(body), np.uint8).reshape(1, -1))
+        self._emit(bytearray(encode_relay_body(command, stream_id, data, self._rng)))
 
     def _send_sendmes(self, due: list[bytes]) -> None:
         """Acknowledge the cells of these tags, all in one run."""
+        if len(due) == 1:
+            self.send(RelayCommand.SENDME, 0, Sendme(due[0]).encode())
+            return
         data = b"".join([Sendme(tag).encode() for tag in due])
         self._emit(message_bodies(RelayCommand.SENDME, data, len(due), self._rng))
 
@@ -124,11 +127,17 @@ class HopEnd:
         return room - left
 
     def _send_data(self, stream: StreamEndpoint, limit: int, now: float) -> int:
-        bodies, size = self._builder.build(stream.id, stream.next_data(limit * RELAY_BODY_LEN), limit)
-        cells = len(bodies)
-        self.window.sent(self._emit(bodies), now)
-        stream.sent(size, cells)
-        return cells
+        """Send up to ``limit`` cells of ``stream``'s data, one if it is little; returns how many."""
+        data = stream.next_data(limit * RELAY_BODY_LEN)
+        bodies: Bodies | bytearray
+        if len(data) <= FEW * RELAY_BODY_LEN:
+            bodies, size = self._builder.build_one(stream.id, data)
+        else:
+            bodies, size = self._builder.build(stream.id, data, limit)
+        tags = self._emit(bodies)
+        self.window.sent(tags, now)
+        stream.sent(size, len(tags))
+        return len(tags)
 
     def forget(self, stream: StreamEndpoint, allowance: int) -> None:
         """This side ended ``stream``: up to ``allowance`` cells may still be on their way to it."""
@@ -158,6 +167,19 @@ class HopEnd:
                     self._receive_message(command, stream_id, data_of(piece[row : row + 1]), now, events)
         if due:
             self._send_sendmes(due)
+        return events
+
+    def receive_one(self, body: bytearray, tag: bytes, now: float) -> list[Event]:
+        """:meth:`receive` for a lone cell."""
+        events: list[Event] = []
+        message = decode_relay_body(body)
+        if message.command == _DATA:
+            due = self.window.received([tag])
+            self._receive_data(message.stream_id, message.data, 1, events)
+            if due:
+                self._send_sendmes(due)
+        else:
+            self._receive_message(message.command, message.stream_id, message.data, now, events)
         return events
 
     def _receive_data(self, stream_id: int, data: bytes, cells: int, events: list[Event]) -> None:

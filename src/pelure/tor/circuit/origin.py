@@ -168,36 +168,53 @@ class OriginCircuit:
             self.closed = True
             self._output.append(Destroy(reason).cell(self.circ_id))
 
-    def _emit(self, hop: int, bodies: Bodies) -> list[bytes]:
-        extending = len(bodies) == 1 and bodies[0, 0] == RelayCommand.EXTEND2
+    def _emit(self, hop: int, bodies: Bodies | bytearray) -> list[bytes]:
+        if isinstance(bodies, bytearray):
+            early = self._early(hop, 1, bodies[0] == RelayCommand.EXTEND2)
+            tag = self._crypto.encrypt_one(hop, bodies)
+            command = CellCommand.RELAY_EARLY if early else CellCommand.RELAY
+            self._output.append(Cell(self.circ_id, command, bytes(bodies)))
+            return [tag]
         tags = self._crypto.encrypt(hop, bodies)
         cells = np.empty((len(bodies), CELL_LEN), np.uint8)
         cells[:, :CELL_HEADER_LEN] = self._header
         cells[:, CELL_HEADER_LEN:] = bodies
-        if self._early_left and (extending or hop > 0):
-            # The first cells beyond the first hop go early, too, so as not to show the circuit's length.
-            early = 1 if extending else max(self._early_left - EARLY_FOR_EXTENDING, 0)
-            cells[:early, CELL_HEADER_LEN - 1] = CellCommand.RELAY_EARLY
-            self._early_left -= min(early, len(cells))
+        cells[: self._early(hop, len(cells)), CELL_HEADER_LEN - 1] = CellCommand.RELAY_EARLY
         self._output.append(Run(self.circ_id, cells))
         return tags
+
+    def _early(self, hop: int, cells: int, extending: bool = False) -> int:
+        """How many of ``cells`` cells to ``hop`` are to go as RELAY_EARLY: EXTEND2, and the first ones beyond
+        the first hop, so as not to show the circuit's length."""
+        if not self._early_left or not (extending or hop > 0):
+            return 0
+        early = 1 if extending else min(max(self._early_left - EARLY_FOR_EXTENDING, 0), cells)
+        self._early_left -= early
+        return early
 
     # ---- receiving ----
 
     def receive(self, item: Cell | Run, now: float) -> list[Event]:
         """Take in what the link brought for this circuit."""
         if isinstance(item, Cell):
-            return [self._receive_cell(item)]
-        cells = item.cells
-        if cells[:, CELL_HEADER_LEN - 1].tobytes().count(CellCommand.RELAY) != len(cells):
+            if item.command != CellCommand.RELAY:
+                return [self._receive_cell(item)]
+            body = bytearray(item.body)
+            hop, tag = self._crypto.decrypt_one(body)
+            return self._seen(self.hops[hop].end.receive_one(body, tag, now))
+        if item.has_early:
             raise ProtocolError("a RELAY_EARLY cell came towards the circuit's origin")
         events: list[Event] = []
-        for part in self._crypto.decrypt(np.ascontiguousarray(cells[:, CELL_HEADER_LEN:])):
-            for event in self.hops[part.hop].end.receive(part.bodies, part.tags, now):
-                if isinstance(event, RelayMessageReceived):
-                    event = self._receive_message(event)
-                events.append(event)
+        for part in self._crypto.decrypt(np.ascontiguousarray(item.cells[:, CELL_HEADER_LEN:])):
+            events += self._seen(self.hops[part.hop].end.receive(part.bodies, part.tags, now))
         return events
+
+    def _seen(self, events: list[Event]) -> list[Event]:
+        """A hop's events, with what the circuit makes of the messages that are its own."""
+        return [
+            self._receive_message(event) if isinstance(event, RelayMessageReceived) else event
+            for event in events
+        ]
 
     def _receive_cell(self, cell: Cell) -> Event:
         if cell.command == CellCommand.DESTROY:

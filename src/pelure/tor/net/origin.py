@@ -239,8 +239,7 @@ class Circuit:
         """Take in cells."""
         if self.closed.is_set():
             return
-        if isinstance(item, Run):
-            self.cells_read += len(item)
+        self.cells_read += len(item) if isinstance(item, Run) else 1
         try:
             for event in self.core.receive(item, monotonic()):
                 self._dispatch(event)

@@ -3,7 +3,7 @@
 Two neighbours: the *previous* one, towards the circuit's origin, and the *next* one, which may be a relay,
 another circuit (a joined rendezvous), or nobody yet. Cells are handled by the run: one cipher call, one
 assignment of the new circuit id, and the array goes on to the next link's queue. Only cells that this relay
-recognizes as its own are looked at, and cost Python.
+recognizes as its own are looked at, and cost Python; so do lone ones, which go the same ways.
 """
 
 from __future__ import annotations
@@ -43,6 +43,7 @@ HEADER_LEN = 5
 MAX_EARLY = 8  # RELAY_EARLY cells in a circuit's life (tor-spec 5.6)
 RELAY = int(CellCommand.RELAY)
 RELAY_EARLY = int(CellCommand.RELAY_EARLY)
+LONE = frozenset({RELAY, RELAY_EARLY})
 
 
 class Role(Enum):
@@ -128,6 +129,8 @@ class RelayCircuit:
             return
         if isinstance(item, Run):
             self._forward(item)
+        elif item.command in LONE:
+            self._forward_one(item)
         elif item.command == CellCommand.DESTROY:
             self.link.detach(self.circ_id)
             self._end_all(Destroy.decode(item.body).reason)
@@ -138,10 +141,7 @@ class RelayCircuit:
         cells = run.cells
         commands = cells[:, 4].tobytes()  # counting bytes is 20 times as fast as a reduction of numpy's
         early = commands.count(RELAY_EARLY)
-        if early:
-            self._early_left -= early
-            if self._early_left < 0:
-                raise ProtocolError("more RELAY_EARLY cells came than a circuit may have")
+        self._count_early(early)
         found = self._crypto.forward(cells)
         if found is None:
             self._pass_on(run)
@@ -159,27 +159,45 @@ class RelayCircuit:
             if position < len(cells):
                 self._pass_on(Run(run.circ_id, cells[position:]))
 
-    def _pass_on(self, run: Run) -> None:
+    def _forward_one(self, cell: Cell) -> None:
+        early = cell.command == RELAY_EARLY
+        self._count_early(early)
+        body = bytearray(cell.body)
+        tag = self._crypto.forward_one(body)
+        if tag is None:
+            self._pass_on(Cell(cell.circ_id, cell.command, bytes(body)))
+        elif body[0] in _OWN_MESSAGES:
+            self._handle_message(body[0], decode_relay_body(body).data, early)
+        else:
+            self._handle_events(self.end.receive_one(body, tag, monotonic()), early)
+
+    def _count_early(self, cells: int) -> None:
+        self._early_left -= cells
+        if self._early_left < 0:
+            raise ProtocolError("more RELAY_EARLY cells came than a circuit may have")
+
+    def _pass_on(self, item: Cell | Run) -> None:
         """Cells for somebody further on: the next relay, or the circuit this one is joined with."""
         if self.next is not None and self.next.created:
-            run.set_circ_id(self.next.circ_id)
-            self.host.relayed_cells += len(run)
-            self.next.link.send(run)
+            self.next.send(item)
         elif self.joined is not None:
-            run.cells[:, 4] = RELAY  # early ones, too, come from the other circuit's far side
-            self.joined.backward(run)
+            self.joined.backward(item)
         elif not self._cut:
             raise ProtocolError("a cell came that no hop recognizes, and there is no next one")
 
-    def backward(self, run: Run) -> None:
-        """Pass cells on towards the origin."""
-        cells = run.cells
-        if cells[:, 4].tobytes().count(RELAY) != len(cells):
-            raise ProtocolError("a RELAY_EARLY cell came towards the circuit's origin")
-        self._crypto.backward(cells)
-        run.set_circ_id(self.circ_id)
-        self.host.relayed_cells += len(run)
-        self.link.send(run)
+    def backward(self, item: Cell | Run) -> None:
+        """Pass cells on towards the origin, as RELAY ones whatever they were before."""
+        if isinstance(item, Run):
+            self._crypto.backward(item.cells)
+            item.circ_id = self.circ_id
+            item.cells[:, :HEADER_LEN] = self._header
+            self.host.relayed_cells += len(item)
+        else:
+            body = bytearray(item.body)
+            self._crypto.backward_one(body)
+            item = Cell(self.circ_id, RELAY, bytes(body))
+            self.host.relayed_cells += 1
+        self.link.send(item)
 
     # ---- messages for this relay ----
 
@@ -187,8 +205,11 @@ class RelayCircuit:
         if len(bodies) == 1 and bodies[0, 0] in _OWN_MESSAGES:
             message = decode_relay_body(bodies[0].tobytes())
             self._handle_message(message.command, message.data, early)
-            return
-        for event in self.end.receive(bodies, tags, monotonic()):
+        else:
+            self._handle_events(self.end.receive(bodies, tags, monotonic()), early)
+
+    def _handle_events(self, events: list[ev.Event], early: bool) -> None:
+        for event in events:
             self._handle_event(event, early)
             if self.closed:
                 return
@@ -253,15 +274,20 @@ class RelayCircuit:
 
     def send(self, command: int, data: bytes = b"") -> None:
         """Send one message of this relay's to the origin."""
-        body = bytearray(encode_relay_body(command, 0, data, self.host.rng))
-        self._emit(np.frombuffer(body, np.uint8).reshape(1, -1))
+        self._emit(bytearray(encode_relay_body(command, 0, data, self.host.rng)))
 
-    def _emit(self, bodies: Bodies) -> list[bytes]:
-        tags = self._crypto.originate(bodies)
-        cells: Cells = np.empty((len(bodies), CELL_LEN), np.uint8)
-        cells[:, :HEADER_LEN] = self._header
-        cells[:, HEADER_LEN:] = bodies
-        congested = not self.link.send(Run(self.circ_id, cells))
+    def _emit(self, bodies: Bodies | bytearray) -> list[bytes]:
+        item: Cell | Run
+        if isinstance(bodies, bytearray):
+            tags = [self._crypto.originate_one(bodies)]
+            item = Cell(self.circ_id, RELAY, bytes(bodies))
+        else:
+            tags = self._crypto.originate(bodies)
+            cells: Cells = np.empty((len(bodies), CELL_LEN), np.uint8)
+            cells[:, :HEADER_LEN] = self._header
+            cells[:, HEADER_LEN:] = bodies
+            item = Run(self.circ_id, cells)
+        congested = not self.link.send(item)
         if self._end is not None:
             self._end.blocked = congested
         return tags
@@ -402,9 +428,11 @@ class NextHop:
         """Cells towards the origin (a link's ``CircuitHandler``)."""
         if self.circuit.closed:
             return
-        if isinstance(item, Run):
+        if isinstance(item, Run) or item.command in LONE:
             if not self.created:
                 raise ProtocolError("a relay cell came before the circuit was created")
+            if item.has_early:
+                raise ProtocolError("a RELAY_EARLY cell came towards the circuit's origin")
             self.circuit.backward(item)
         elif item.command == CellCommand.DESTROY:
             self.link.detach(self.circ_id)
@@ -414,6 +442,16 @@ class NextHop:
             self.circuit.extended(Created2.decode(item.body).handshake)
         else:
             raise ProtocolError(f"a cell of command {item.command} came out of turn on a circuit")
+
+    def send(self, item: Cell | Run) -> None:
+        """Pass cells on to the next relay."""
+        if isinstance(item, Run):
+            item.set_circ_id(self.circ_id)
+            self.circuit.host.relayed_cells += len(item)
+        else:
+            item = Cell(self.circ_id, item.command, item.body)
+            self.circuit.host.relayed_cells += 1
+        self.link.send(item)
 
     def link_closed(self, reason: str) -> None:
         """The link is gone, or this side of the circuit broke the protocol."""

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import CELL_LEN, PAYLOAD_LEN, CellCommand, is_variable
-from pelure.tor.cell.framing import Cell, CellReader, Run, encode
+from pelure.tor.cell.framing import FEW, Cell, CellReader, Run, encode
 
 FILL = random.Random(3).randbytes(PAYLOAD_LEN)
 
@@ -69,37 +69,44 @@ def test_relay_cells_of_one_circuit_become_one_writable_run() -> None:
 def test_runs_end_where_the_circuit_or_the_kind_changes() -> None:
     destroy = encode(Cell(8, CellCommand.DESTROY, b"\1"))
     padding = encode(Cell(0, CellCommand.VPADDING, b"xyz"))
-    data = relay(7) * 2 + relay(8) + destroy + destroy + relay(8) * 2 + padding + relay(8) + relay(7)
+    data = relay(7) * 5 + relay(8) * 4 + destroy + destroy + relay(8) * 6 + padding + relay(8) + relay(7) * 4
     shapes = [
         (item.circ_id, len(item) if isinstance(item, Run) else CellCommand(item.command).name)
         for item in CellReader().feed(data)
     ]
     assert shapes == [
-        (7, 2),
-        (8, 1),
+        (7, 5),
+        (8, 4),
         (8, "DESTROY"),
         (8, "DESTROY"),
-        (8, 2),
+        (8, 6),
         (0, "VPADDING"),
-        (8, 1),
-        (7, 1),
+        (8, "RELAY"),
+        (7, 4),
     ]
 
 
+def test_few_cells_stay_single() -> None:
+    for count in range(1, FEW + 1):
+        assert CellReader().feed(relay(7) * count) == [Cell(7, CellCommand.RELAY, FILL)] * count
+    items = CellReader().feed(relay(7) * FEW + relay(8) * (FEW + 1))
+    assert [isinstance(item, Run) for item in items] == [False] * FEW + [True]
+
+
 def test_the_reader_keeps_no_hold_on_what_it_was_fed() -> None:
-    data = bytearray(relay(7) * 2 + relay(9)[:20])
+    data = bytearray(relay(7) * 4 + relay(9)[:20])
     reader = CellReader()
     (run,) = reader.feed(data)
     data[:] = bytes(len(data))
-    assert isinstance(run, Run) and run.tobytes() == relay(7) * 2
+    assert isinstance(run, Run) and run.tobytes() == relay(7) * 4
     assert flatten(reader.feed(relay(9)[20:])) == [Cell(9, CellCommand.RELAY, FILL)]
 
 
 def test_set_circ_id_rewrites_every_header() -> None:
-    (run,) = CellReader().feed(relay(7) * 3)
+    (run,) = CellReader().feed(relay(7) * 4)
     assert isinstance(run, Run)
     run.set_circ_id(0x80000001)
-    assert run.tobytes() == relay(0x80000001) * 3
+    assert run.tobytes() == relay(0x80000001) * 4
 
 
 def test_a_narrow_link_gives_versions_alone() -> None:

@@ -19,7 +19,7 @@ from pelure.tor.cell.extensions import (
     encode_extensions,
     wants_congestion_control,
 )
-from pelure.tor.cell.framing import Cell, Run
+from pelure.tor.cell.framing import Cell, Run, encode
 from pelure.tor.cell.messages import Create2, Created2, CreatedFast, Destroy
 from pelure.tor.cell.relay_messages import Extend2, Extended2
 from pelure.tor.circuit.events import Event, RelayMessageReceived
@@ -94,11 +94,12 @@ class RelayChain:
         """What the origin sent arrives at the first relay; returns what comes back from it."""
         back: list[Cell | Run] = []
         for item in items:
-            if isinstance(item, Cell):
+            if isinstance(item, Cell) and item.command not in (CellCommand.RELAY, CellCommand.RELAY_EARLY):
                 back += self._cell(item)
             else:
-                self.commands += item.cells[:, 4].tolist()
-                self._forward(0, item.cells)
+                cells = cells_of(item)
+                self.commands += cells[:, 4].tolist()
+                self._forward(0, cells)
         return back + self.collect()
 
     def collect(self) -> list[Cell | Run]:
@@ -154,7 +155,9 @@ class RelayChain:
         if increment is not None:
             window = VegasWindow(self.params, onion=False, increment=increment)
 
-        def emit(bodies: np.ndarray) -> list[bytes]:
+        def emit(bodies: np.ndarray | bytearray) -> list[bytes]:
+            if isinstance(bodies, bytearray):
+                bodies = np.frombuffer(bodies, np.uint8).reshape(1, -1)
             tags = crypto.originate(bodies)
             cells = np.empty((len(bodies), 514), np.uint8)
             cells[:, :5] = np.frombuffer(CIRC_ID.to_bytes(4) + b"\3", np.uint8)
@@ -191,6 +194,13 @@ class RelayChain:
                 relay.events.append(event)
         if len(rest):
             self._forward(index + 1, rest)
+
+
+def cells_of(item: Cell | Run) -> np.ndarray:
+    """A run's cells, or a lone cell as a run of one."""
+    if isinstance(item, Run):
+        return item.cells
+    return np.frombuffer(bytearray(encode(item)), np.uint8).reshape(1, -1)
 
 
 def exchange(origin: OriginCircuit, chain: RelayChain, *, room: int = 10_000) -> list[Event]:

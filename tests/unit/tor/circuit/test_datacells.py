@@ -49,6 +49,25 @@ def test_the_padding_of_a_short_cell_is_four_zeros_then_random() -> None:
         assert padding == (bytes(4) + b"\xaa" * 498)[: len(padding)]
 
 
+@settings(deadline=None, max_examples=100)
+@given(st.lists(st.tuples(st.integers(1, 3000), st.booleans()), min_size=1, max_size=60))
+def test_lone_cells_are_those_of_runs(writes: list[tuple[int, bool]]) -> None:
+    """Two builders, one of which builds some of its data cell by cell."""
+    one, other = (DataBuilder(lambda count: bytes([count % 251]) * count) for _ in range(2))
+    for size, lone in writes:
+        data = os.urandom(size)
+        bodies, taken = one.build(9, memoryview(data), 7)
+        if lone:
+            built, position = b"", 0
+            while position < taken:
+                body, held = other.build_one(9, memoryview(data)[position:])
+                built, position = built + body[:509], position + held
+        else:
+            again, position = other.build(9, memoryview(data), 7)
+            built = again.tobytes()
+        assert position == taken and built == bodies.tobytes()
+
+
 def test_several_messages_at_once() -> None:
     bodies = message_bodies(RelayCommand.SENDME, b"aaabbb", 2, os.urandom)
     messages = [decode_relay_body(body.tobytes()) for body in bodies]
