@@ -3,19 +3,28 @@
 Space is handed out at the end only, so writers (threads included) never overlap. What the database does
 not refer to is free: an interrupted append leaves bytes past the recorded end, which the next opening cuts
 off, and cleared blocks give their pages back to the file system where it can punch holes.
+
+Contents pass through the kernel's cache without staying in it, where the kernel can do that (Linux 6.14):
+they are read seldom, and a large import or download need not push out what other programs use.
 """
 
 from __future__ import annotations
 
 import ctypes
+import errno
 import os
+import sys
 import threading
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 _KEEP_SIZE, _PUNCH_HOLE = 1, 2
 _BEGIN_WRITING = 2
+_UNCACHED = 0x80 if sys.platform == "linux" else 0  # RWF_DONTCACHE
 _TAIL_BYTES = 1 << 20
 _TAIL_BLOCKS = 256
+
+Buffer = bytes | bytearray | memoryview
 
 
 class BlockFile:
@@ -29,7 +38,9 @@ class BlockFile:
         if os.fstat(self._fd).st_size > end:
             os.ftruncate(self._fd, end)
         self._fresh = end == 0
+        self._flags = _UNCACHED
         self._lock = threading.Lock()
+        self._buffer = memoryview(b"")
         self._tail: list[bytes] = []
         self._tail_start = self._tail_end = end
 
@@ -59,7 +70,7 @@ class BlockFile:
 
     def _flush(self) -> None:
         if self._tail:
-            written = os.pwritev(self._fd, self._tail, self._tail_start)
+            written = self._transfer(os.pwritev, self._tail, self._tail_start)
             if written < self._tail_end - self._tail_start:
                 rest = b"".join(self._tail)[written:]
                 self.write(self._tail_start + written, rest)
@@ -75,20 +86,34 @@ class BlockFile:
         view = memoryview(data)
         start = position
         while view:
-            written = os.pwrite(self._fd, view, position)
+            written = self._transfer(os.pwritev, [view], position)
             view = view[written:]
             position += written
         self.dirty = True  # not earlier: a commit in another thread may just be syncing
         begin = getattr(_LIBC, "sync_file_range", None)
-        if begin is not None:
+        if begin is not None and not self._flags:  # else it has begun
             begin(self._fd, ctypes.c_int64(start), ctypes.c_int64(position - start), _BEGIN_WRITING)
+
+    def _transfer(self, call: Callable[..., int], buffers: Sequence[Buffer], position: int) -> int:
+        """Read or write without filling the kernel's cache, or as always if this system can't do that."""
+        if self._flags:
+            try:
+                return call(self._fd, buffers, position, self._flags)
+            except OSError as error:
+                if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):
+                    raise
+                self._flags = 0
+        return call(self._fd, buffers, position)
 
     def read(self, position: int, size: int) -> bytes:
         """The ``size`` bytes at ``position``, fewer if the file is damaged."""
         if position + size > self._tail_start:
             with self._lock:
                 self._flush()
-        return os.pread(self._fd, size, position)
+        if size > len(self._buffer):
+            self._buffer = memoryview(bytearray(size))
+        part = self._buffer[:size]
+        return bytes(part[: self._transfer(os.preadv, [part], position)])
 
     def sync(self) -> None:
         """Make what was written durable."""

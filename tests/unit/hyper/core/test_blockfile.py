@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import random
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import pytest
@@ -56,10 +56,10 @@ def test_what_could_not_be_written_is_written_by_the_next_sync(
     full = True
     write = os.pwritev
 
-    def pwritev(fd: int, parts: Iterable[bytes], position: int) -> int:
+    def pwritev(fd: int, parts: Iterable[bytes], position: int, flags: int = 0) -> int:
         if full:
             raise OSError(errno.ENOSPC, "No space left on device")
-        return write(fd, list(parts)[:1], position)  # less than was asked for, too
+        return write(fd, list(parts)[:1], position, flags)  # less than was asked for, too
 
     monkeypatch.setattr(os, "pwritev", pwritev)
     blocks = [bytes([number]) * 4000 for number in range(4)]
@@ -71,3 +71,30 @@ def test_what_could_not_be_written_is_written_by_the_next_sync(
     file.sync()
     assert [file.read(position, 4000) for position in positions] == blocks
     file.close()
+
+
+@pytest.mark.usefixtures("small_pieces")
+def test_a_system_that_can_not_pass_its_cache_by(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write, read = os.pwritev, os.preadv
+
+    def pwritev(fd: int, parts: Sequence[bytes], position: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return write(fd, parts, position)
+
+    def preadv(fd: int, parts: Sequence[bytearray], position: int, flags: int = 0) -> int:
+        if flags:
+            raise OSError(errno.EOPNOTSUPP, "Operation not supported")
+        return read(fd, parts, position)
+
+    monkeypatch.setattr(os, "pwritev", pwritev)
+    monkeypatch.setattr(os, "preadv", preadv)
+    file = BlockFile(tmp_path / "blocks", 0)
+    positions = [file.append(bytes([number]) * 9000) for number in range(4)]
+    file.write(file.reserve(5000), bytes(5000))
+    file.sync()
+    assert [file.read(position, 9000) for position in positions] == [bytes([i]) * 9000 for i in range(4)]
+    file.close()
+    again = BlockFile(tmp_path / "blocks", file.end)
+    assert again.read(positions[3], 9000) == bytes([3]) * 9000
+    again.close()
