@@ -62,13 +62,22 @@ class Journal:
     """The open journal file at ``path``."""
 
     def __init__(self, path: Path) -> None:
+        """Raises ``OSError``, if there is no room for it for one thing."""
+        self._end = 0
         self._fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
+        try:
+            self._fill()
+        except BaseException:
+            self.close()
+            raise
+
+    def _fill(self) -> None:
+        """Have the file take all the room that it will ever need."""
         present = os.fstat(self._fd).st_size
         if present < SIZE:
             for at in range(present, SIZE, len(_ZEROS)):
                 os.pwrite(self._fd, _ZEROS[: SIZE - at], at)
             os.fsync(self._fd)
-        self._end = 0
 
     def read(self, generation: int) -> Iterator[Changes]:
         """The whole records of ``generation``, in order; new ones go after them."""

@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import lmdb
@@ -52,13 +52,6 @@ class Store:
         """Open or create ``path``. Raises :class:`~pelure.errors.DriveError` if it is in use or damaged."""
         self.path = path
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._lock = _lock_folder(path)
-        try:
-            self._env = _open_environment(path)
-        except DriveError:
-            os.close(self._lock)
-            raise
-        self._reader = self._env.begin()
         self._reader_stale = False
         self._reads = 0
         self._pending: Changes = {}
@@ -76,10 +69,18 @@ class Store:
         self.block_files: dict[int, BlockFile] = {}
         self.open_files = OpenFiles()
         self.closed = False
-        self._journal = Journal(path / "journal")
         self._journal_fits_on = True
-        self._generation = int.from_bytes(self._committed().get(_GENERATION_KEY) or b"", "little")
-        self._recover()
+        with ExitStack() as undo:  # what can't be opened as a whole leaves nothing open, nor locked
+            self._lock = _lock_folder(path)
+            undo.callback(os.close, self._lock)
+            self._env = _open_environment(path)
+            undo.callback(self._env.close)
+            self._journal = Journal(path / "journal")
+            undo.callback(self._journal.close)
+            self._reader = self._env.begin()
+            self._generation = int.from_bytes(self._committed().get(_GENERATION_KEY) or b"", "little")
+            self._recover()
+            undo.pop_all()
 
     def _recover(self) -> None:
         """Take over what the journal holds; a new store gets its format."""
@@ -91,7 +92,6 @@ class Store:
             self.commit()
             sync_folder(self.path)
         elif found != _FORMAT:
-            self.close()
             raise DriveError(f"{str(self.path)!r} was written by another version of pelure")
 
     def get(self, key: bytes) -> bytes | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import subprocess
 import sys
@@ -19,6 +20,7 @@ from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, Signer
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.state import PlacedBlock
+from pelure.hyper.core.storage import _FORMAT_KEY
 
 
 def test_a_second_user_is_refused_here_and_in_another_process(tmp_path: Path) -> None:
@@ -30,6 +32,42 @@ def test_a_second_user_is_refused_here_and_in_another_process(tmp_path: Path) ->
     assert other.returncode == 1 and "in use" in other.stderr
     store.close()
     Corestore(tmp_path).close()
+
+
+@pytest.mark.parametrize("broken", ["journal", "db/data.mdb", "primary-key"])
+def test_a_store_that_can_not_be_opened_is_left_as_it_was(tmp_path: Path, broken: str) -> None:
+    """Nothing stays open, nor locked: it opens once what was in the way is gone."""
+    (tmp_path / broken).mkdir(parents=True)
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for _ in range(2):
+        with pytest.raises((DriveError, OSError)) as refused:
+            Corestore(tmp_path)
+        assert "in use" not in str(refused.value)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    (tmp_path / broken).rmdir()
+    Corestore(tmp_path).close()
+
+
+def test_a_full_disk_leaves_no_store_open(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> int:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    descriptors = len(os.listdir("/proc/self/fd"))
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", full)
+        with pytest.raises(OSError, match="No space"):
+            Corestore(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+    Corestore(tmp_path).close()
+
+
+def test_a_store_of_another_version_is_refused_and_not_held(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    store.store.put(_FORMAT_KEY, b"another")
+    store.close()
+    for _ in range(2):
+        with pytest.raises(DriveError, match="another version"):
+            Corestore(tmp_path)
 
 
 def test_files_are_private(tmp_path: Path) -> None:
