@@ -25,6 +25,7 @@ from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror, MirrorOptions
 from pelure.share.link import printable
+from pelure.share.trust import newest
 
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes there will be."""
@@ -57,7 +58,7 @@ class Fetch:
         The drive's newest version is asked for first; the call waits for peers for as long as it takes.
         """
         started = time.monotonic()
-        await self._drive.update(wait=True)
+        await newest(self._drive)
         view = self._drive.checkout(self._drive.version)
         entries = [entry async for entry in view.list(ignore=self._ignored)]
         if self._only and not entries:

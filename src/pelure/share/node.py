@@ -319,10 +319,16 @@ class Node:
 
 
 async def _until_over(publication: Publication) -> None:
-    """Return when somebody has all of it (``once``), or at the time when the share is to stop."""
+    """Return when somebody has all of it (``once``), or at the time when the share is to stop.
+
+    Raises ``ConflictError`` when the drive can't be trusted any more.
+    """
     record = publication.record
     complete = publication.completed if record.once else asyncio.Event()
-    ends: list[asyncio.Future[Any]] = [asyncio.ensure_future(complete.wait())]
+    ends: list[asyncio.Future[Any]] = [
+        asyncio.ensure_future(complete.wait()),
+        asyncio.ensure_future(publication.given_up.wait()),
+    ]
     if record.stop_at is not None:
         ends.append(asyncio.ensure_future(sleep_until(record.stop_at)))
     try:
@@ -330,6 +336,9 @@ async def _until_over(publication: Publication) -> None:
     finally:
         for end in ends:
             end.cancel()
+    if publication.given_up.is_set():
+        publication.drive.core.check_usable()
+        (await publication.drive.blobs()).core.check_usable()
 
 
 async def _silent(event: str, **fields: Any) -> None:

@@ -17,7 +17,7 @@ from typing import Any
 
 from starlette.types import ASGIApp
 
-from pelure.errors import ConfigError
+from pelure.errors import ConfigError, ConflictError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
 from pelure.share.contents import Contents
@@ -28,6 +28,7 @@ from pelure.share.link import SECRET_SIZE, PrivateLink
 from pelure.share.linkbook import Entry, LinkBook
 from pelure.share.record import ShareRecord
 from pelure.share.rendezvous_groups import SERVICES_NAME, Group, RendezvousGroups
+from pelure.share.trust import watch_conflicts
 from pelure.tor.api import Tor
 from pelure.tor.net.supervision import supervised
 from pelure.tor.service.app_server import AppServer
@@ -65,14 +66,25 @@ class Publication:
         self._groups: RendezvousGroups | None = None
         self._tasks: list[asyncio.Task[Any]] = []
         self.completed = asyncio.Event()
+        self.given_up = asyncio.Event()
+        """Set when it comes to light that the drive can't be trusted any more: nobody is served then."""
 
     async def prepare(self, progress: Progress | None = None) -> None:
         """Bring the drive up to date with the shared paths. Raises ``ConfigError``, ``DriveError``."""
         await self._importer.update(progress)
-        await self.drive.blobs()  # opened here, with its key, before a peer's request opens it without
+        blobs = await self.drive.blobs()  # opened with its key, before a peer's request opens it without
+        for core in (self.drive.core, blobs.core):
+            core.check_usable()
+            watch_conflicts(core, self._give_up)
         if self.record.drive_key != self.drive.key.hex():
             self.record.drive_key = self.drive.key.hex()
         self.record.save(self._folder)
+
+    def _give_up(self, error: ConflictError) -> None:
+        if not self.given_up.is_set():
+            self.given_up.set()
+            log.error("The share «%s» has come to its end: %s", self.record.id, error)
+            self._on_event("conflict", share=self.record.id, reason=str(error))
 
     async def update(self) -> None:
         """Take over now what has changed in the shared paths, unless they are watched anyway.

@@ -10,17 +10,18 @@ import asyncio
 import logging
 import os
 import random
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
-from pelure.errors import AccessDenied, ConfigError, OnionServiceError, PelureError
+from pelure.errors import AccessDenied, ConfigError, ConflictError, OnionServiceError, PelureError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Crowded, Replication
 from pelure.hyper.core.storage import StoreInUse
 from pelure.hyper.drive.drive import Drive
 from pelure.share.link import DEFAULT_PORT, PrivateLink
+from pelure.share.trust import watch_conflicts
 from pelure.tor.api import Tor
 from pelure.tor.net.statefile import private_folder
 
@@ -48,6 +49,8 @@ class RemoteDrive:
         self.drive.local_blobs()  # opened here, with its key, before a peer's request opens it without
         self.open_circuits = 0
         self.last_error: PelureError | OSError | None = None
+        self.on_conflict: Callable[[ConflictError], None] = lambda error: None
+        """Called when it comes to light that the drive can't be trusted any more."""
         self._tor = tor
         self._store = store
         self._further = range(1, circuits)
@@ -68,7 +71,12 @@ class RemoteDrive:
         What tells where the contents are is asked for together with the first path; all but a listing need
         both, and each costs a round trip.
         """
-        self._tasks = [asyncio.ensure_future(self._keep_open(0)), asyncio.ensure_future(self.drive.blobs())]
+        watch_conflicts(self.drive.core, lambda error: self.on_conflict(error))
+        self._tasks = [asyncio.ensure_future(job) for job in (self._keep_open(0), self._find_contents())]
+
+    async def _find_contents(self) -> None:
+        blobs = await self.drive.blobs()
+        watch_conflicts(blobs.core, lambda error: self.on_conflict(error))
 
     async def connected(self, timeout: float = OPEN_SECONDS) -> None:
         """Wait until one circuit is let in.

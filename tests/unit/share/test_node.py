@@ -18,6 +18,7 @@ class FakePublication:
     def __init__(self, **settings: Any) -> None:
         self.record = ShareRecord("docs", "docs", ["/docs"], "", **settings)
         self.completed = asyncio.Event()
+        self.given_up = asyncio.Event()
 
 
 async def over(publication: FakePublication) -> None:
