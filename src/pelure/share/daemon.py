@@ -12,7 +12,7 @@ from pathlib import Path
 
 from pelure.errors import ConfigError, PelureError
 from pelure.share.control import is_running, request
-from pelure.tor.net.statefile import LOCK_NAME, is_locked, private_folder, write_private
+from pelure.tor.net.statefile import LOCK_NAME, is_locked, private_folder, private_log, write_private
 
 START_SECONDS = 300.0
 STOP_SECONDS = 60.0
@@ -65,7 +65,7 @@ async def start(network: str, state: Path) -> None:
     """Start the daemon detached; return once it answers. Raises ``ConfigError`` with its last words."""
     private_folder(state)
     log_path = state / "daemon.log"
-    with log_path.open("ab") as log_to:
+    with private_log(log_path) as log_to:
         process = await asyncio.create_subprocess_exec(
             *command_line(network, state),
             stdin=DEVNULL,

@@ -19,6 +19,7 @@ from typing import Any, Literal
 
 from pelure.errors import ConfigError
 from pelure.share.link import PrivateLink, printable
+from pelure.tor.net.statefile import private_folder
 
 State = Literal["live", "expired", "revoked"]
 BOOK_NAME = "links.sqlite"
@@ -110,7 +111,7 @@ class LinkBook:
     """The open book; a context manager. A running node and commands beside it may have it open at once."""
 
     def __init__(self, path: Path) -> None:
-        path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(path.parent)
         os.close(os.open(path, os.O_CREAT | os.O_RDWR, 0o600))
         path.chmod(0o600)
         try:

@@ -13,7 +13,7 @@ from pathlib import Path
 from pelure.errors import PelureError
 from pelure.tor.embedded.plan import NetworkPlan, check_numbers, make_plan
 from pelure.tor.embedded.worker import command, log_file
-from pelure.tor.net.statefile import StateFolder, write_private
+from pelure.tor.net.statefile import StateFolder, private_log, write_private
 
 STATUS_FILE = "network.json"
 UP_SECONDS = 120.0
@@ -88,7 +88,7 @@ class EmbeddedNetwork:
         self._watchers = [asyncio.ensure_future(self._watch(process)) for process in self._processes]
 
     async def _spawn(self, number: int) -> Process:
-        with log_file(self.folder, number).open("ab") as log_to:
+        with private_log(log_file(self.folder, number)) as log_to:
             return await asyncio.create_subprocess_exec(
                 *command(), stdin=PIPE, stdout=PIPE, stderr=log_to, start_new_session=True
             )

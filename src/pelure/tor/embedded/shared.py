@@ -21,7 +21,7 @@ from pathlib import Path
 from pelure.errors import PelureError
 from pelure.tor.embedded.network import STATUS_FILE, EmbeddedNetwork
 from pelure.tor.embedded.plan import NETWORK_FILE, check_numbers
-from pelure.tor.net.statefile import LOCK_NAME, is_locked, private_folder
+from pelure.tor.net.statefile import LOCK_NAME, is_locked, private_folder, private_log
 
 LINGER_SECONDS = 60.0
 USERS_FILE = "users.lock"
@@ -88,7 +88,7 @@ async def start_detached(
     check_numbers(relays, authorities, interval)
     numbers = {"relays": relays, "authorities": authorities, "interval": interval}
     orders = json.dumps({"folder": str(folder), "numbers": numbers, "linger": linger})
-    with (private_folder(folder) / LOG_FILE).open("ab") as log_to:
+    with private_log(private_folder(folder) / LOG_FILE) as log_to:
         process = await asyncio.create_subprocess_exec(
             sys.executable,
             "-P",  # nothing is imported from the folder that we happen to be in

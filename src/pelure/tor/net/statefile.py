@@ -16,7 +16,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from pelure.errors import ConfigError
 
@@ -43,22 +43,31 @@ def write_private(path: Path, data: bytes | Iterator[bytes]) -> None:
 
 
 def _append_private(path: Path, data: bytes) -> None:
-    handle = os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600)
-    with os.fdopen(handle, "ab") as file:
+    with private_log(path) as file:
         file.write(data)
         file.flush()
         os.fsync(file.fileno())
 
 
 def private_folder(path: Path) -> Path:
-    """Make ``path`` and its parents where missing; ``path`` is 0700 from then on. Raises ``ConfigError``."""
+    """Make ``path`` and its parents where missing; ``path`` is 0700 from then on. Raises ``ConfigError``.
+
+    So are the parents made here: even their names can tell what somebody reads.
+    """
     try:
-        path.mkdir(mode=0o700, parents=True, exist_ok=True)
+        for folder in (*reversed(path.parents), path):
+            if not folder.is_dir():
+                folder.mkdir(mode=0o700, exist_ok=True)
         if path.stat().st_mode & 0o077:
             path.chmod(0o700)
     except OSError as error:
         raise ConfigError(f"can't use {path} as a state folder: {error.strerror}") from error
     return path
+
+
+def private_log(path: Path) -> BinaryIO:
+    """Open ``path`` to append to, readable by this user only; made where missing. Raises ``OSError``."""
+    return os.fdopen(os.open(path, os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_CLOEXEC, 0o600), "ab")
 
 
 def is_locked(lock: Path) -> bool:
