@@ -14,7 +14,7 @@ from pelure.errors import ConfigError
 from pelure.share import daemon
 from pelure.share.control import request
 from pelure.share.link import printable
-from pelure.share.node import publisher_folder
+from pelure.share.record import publisher_folder
 from pelure.web.listing import readable_size
 
 

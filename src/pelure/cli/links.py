@@ -9,6 +9,7 @@ from typing import Annotated
 import segno
 import typer
 
+from pelure.cli.book import open_book
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.share import node_events, tell
@@ -16,10 +17,9 @@ from pelure.errors import ConfigError
 from pelure.share import daemon
 from pelure.share.describing import link_fields
 from pelure.share.link import DEFAULT_PORT, PrivateLink
-from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook, check_name, export_book, import_received
-from pelure.share.node import publisher_folder
+from pelure.share.linkbook import Entry, check_name, export_book, import_received
 from pelure.share.received import forget
-from pelure.share.record import SHARES_NAME
+from pelure.share.record import SHARES_NAME, publisher_folder
 from pelure.share.rendezvous_groups import SERVICES_NAME, wipe_service
 from pelure.share.times import parse_time
 from pelure.tor.net.statefile import write_private
@@ -33,11 +33,6 @@ def register(app: typer.Typer) -> None:
     """Add the commands."""
     app.command("links")(links)
     app.add_typer(link_app, name="link")
-
-
-def open_book(settings: Settings) -> LinkBook:
-    """The link book of the chosen network."""
-    return LinkBook(publisher_folder(settings.state, settings.network) / BOOK_NAME)
 
 
 def links(

@@ -9,11 +9,11 @@ import sys
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from pelure.cli.links import open_book
+from pelure.cli.book import open_book
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import session
@@ -25,17 +25,14 @@ from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.metadata import mtime_of
 from pelure.hyper.drive.mirror import MirrorOptions
 from pelure.share.fetch import Fetch
-from pelure.share.fuse import Mounted
 from pelure.share.link import PrivateLink, split_path
-from pelure.share.mount import mount as mount_drive
-from pelure.share.node import publisher_folder
-from pelure.share.owner_mount import mount_own
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.share.received import cache_folder, find_link, folder_name, remember
-from pelure.share.record import SHARES_NAME, find_own
-from pelure.tor.service.app_server import AppServer
+from pelure.share.record import SHARES_NAME, find_own, publisher_folder
 from pelure.web.listing import readable_size
-from pelure.web.page import DrivePage
+
+if TYPE_CHECKING:
+    from pelure.share.fuse import Mounted
 
 LinkArgument = Annotated[
     str,
@@ -216,6 +213,9 @@ def mount(
 
     Example: `pelure mount photos ~/mnt/photos`
     """
+    from pelure.share.mount import mount as mount_drive
+    from pelure.share.owner_mount import mount_own
+
     settings = settings_of(context)
 
     async def work() -> None:
@@ -296,6 +296,9 @@ def open_page(
 
     Example: `pelure open photos`
     """
+    from pelure.tor.service.app_server import AppServer
+    from pelure.web.page import DrivePage
+
     settings = settings_of(context)
 
     async def work() -> None:

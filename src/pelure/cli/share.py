@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -17,10 +18,9 @@ from pelure.share import daemon
 from pelure.share.control import request
 from pelure.share.describing import describe_shares
 from pelure.share.linkbook import BOOK_NAME, LinkBook
-from pelure.share.node import publisher_folder, run_node
+from pelure.share.record import publisher_folder
 from pelure.share.times import parse_time
 from pelure.web.listing import readable_size
-from pelure.web.page import drive_page
 
 daemon_app = typer.Typer(no_args_is_help=True, help="Keep shares in the background.")
 
@@ -98,10 +98,20 @@ async def node_events(
     def progress(fraction: float, what: str) -> None:
         output.progress("bootstrap", fraction, 1.0, step=what)
 
-    async with run_node(settings.network, settings.state, drive_page, progress):
+    async with _node(settings, progress):
         output.event("bootstrapped")
         async for event in request(folder, op, **asked):
             yield event
+
+
+def _node(
+    settings: Settings, progress: Callable[[float, str], None] | None = None
+) -> AbstractAsyncContextManager[object]:
+    """The node in this process. Where one runs already, nothing of it and its web server is loaded."""
+    from pelure.share.node import run_node
+    from pelure.web.page import drive_page
+
+    return run_node(settings.network, settings.state, drive_page, progress)
 
 
 def tell(output: Output, event: dict[str, Any], qr: bool) -> None:
@@ -212,7 +222,7 @@ def daemon_run(
 
     async def work() -> None:
         with Output(as_json) as output:
-            async with run_node(settings.network, settings.state, drive_page):
+            async with _node(settings):
                 output.event("ready", "pelure is running.")
                 await asyncio.Event().wait()
 

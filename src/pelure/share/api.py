@@ -28,11 +28,10 @@ from pelure.share.fetch import Fetch, Fetched
 from pelure.share.gate import OnEvent
 from pelure.share.link import PrivateLink
 from pelure.share.linkbook import BOOK_NAME, LinkBook
-from pelure.share.node import publisher_folder
 from pelure.share.publication import Publication
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.share.received import cache_folder
-from pelure.share.record import SHARES_NAME, ShareRecord
+from pelure.share.record import SHARES_NAME, ShareRecord, publisher_folder
 from pelure.tor.api import connect, default_state
 from pelure.tor.net.statefile import StateFolder
 

@@ -7,7 +7,6 @@ whether it runs in front of them (``pelure share``) or in the background (``pelu
 from __future__ import annotations
 
 import asyncio
-import hashlib
 import logging
 import os
 import shutil
@@ -26,7 +25,7 @@ from pelure.share.followers import Followers
 from pelure.share.link import printable
 from pelure.share.linkbook import BOOK_NAME, Entry, LinkBook
 from pelure.share.publication import MakePage, Publication
-from pelure.share.record import SHARES_NAME, ShareRecord, load_all
+from pelure.share.record import SHARES_NAME, ShareRecord, load_all, publisher_folder
 from pelure.share.rendezvous_groups import SERVICES_NAME, wipe_service
 from pelure.tor.api import Tor, connect
 from pelure.tor.client.network_client import Progress
@@ -35,15 +34,6 @@ from pelure.tor.net.wallclock import sleep_until
 
 PROGRESS_SECONDS = 0.25
 log = logging.getLogger(__name__)
-
-
-def publisher_folder(state: Path, network: str) -> Path:
-    """The folder of all that is published on ``network`` (as ``--network`` names it)."""
-    if network in ("public", "embedded"):
-        label = network
-    else:
-        label = "private-" + hashlib.sha256(str(Path(network).absolute()).encode()).hexdigest()[:12]
-    return state / "publisher" / label
 
 
 class Node:

@@ -5,6 +5,7 @@ The folder also holds the drive's store (``store``) and the onion services' keys
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 import secrets
@@ -20,6 +21,15 @@ SHARES_NAME = "shares"
 """The folder, in the publisher's, that has a folder for each share."""
 RECORD_NAME = "share.json"
 _ID = re.compile(r"[a-z0-9][a-z0-9-]{0,39}")
+
+
+def publisher_folder(state: Path, network: str) -> Path:
+    """The folder of all that is published on ``network`` (as ``--network`` names it)."""
+    if network in ("public", "embedded"):
+        label = network
+    else:
+        label = "private-" + hashlib.sha256(str(Path(network).absolute()).encode()).hexdigest()[:12]
+    return state / "publisher" / label
 
 
 @dataclass
