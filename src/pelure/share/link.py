@@ -43,6 +43,8 @@ SECRET_SIZE = 16
 _FIXED_SIZE = 1 + 3 * KEY_SIZE + SECRET_SIZE
 MAX_SIZE = 600
 DEFAULT_PORT = 4282
+MAX_EXPIRY = 1 << 40
+"""Seconds since 1970 that no link can hold."""
 
 
 class FieldType(IntEnum):

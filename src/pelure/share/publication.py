@@ -24,7 +24,7 @@ from pelure.share.contents import Contents
 from pelure.share.fairness import FairUpload
 from pelure.share.gate import OnEvent
 from pelure.share.importing import Importer, Progress
-from pelure.share.link import SECRET_SIZE, PrivateLink
+from pelure.share.link import MAX_EXPIRY, SECRET_SIZE, PrivateLink
 from pelure.share.linkbook import Entry, LinkBook
 from pelure.share.record import ShareRecord
 from pelure.share.rendezvous_groups import SERVICES_NAME, Group, RendezvousGroups
@@ -101,8 +101,9 @@ class Publication:
     ) -> list[Entry]:
         """Make a link for each name and write them into the book, all or none; :meth:`grant` opens them.
 
-        Raises ``ConfigError`` for a name that is in use or can't be one.
+        Raises ``ConfigError`` for a name that is in use or can't be one, and for a time that is over.
         """
+        until = _whole_seconds(expires)
         if len(set(names)) < len(names):
             raise ConfigError("a name is given twice")
         groups = self._need_groups()
@@ -115,7 +116,7 @@ class Publication:
                 drive_key=self.drive.key,
                 content_key=bytes.fromhex(self.record.content_key),
                 secret=secrets.token_bytes(SECRET_SIZE),
-                expires=None if expires is None else int(expires),
+                expires=until,
                 title=self.record.title,
             )
             fresh.append(
@@ -146,8 +147,11 @@ class Publication:
         return cut
 
     async def renew(self, entry: Entry, expires: float | None) -> Entry:
-        """Give a link another expiry; the link's own text changes with it, its keys stay."""
-        link = replace(entry.private_link(), expires=None if expires is None else int(expires))
+        """Give a link another expiry; the link's own text changes with it, its keys stay.
+
+        Raises ``ConfigError`` for a time that is over.
+        """
+        link = replace(entry.private_link(), expires=_whole_seconds(expires))
         renewed = self._book.change(entry, link=link.encode(), expires=link.expires)
         if entry.state() == "expired" and renewed.state() == "live":
             await self.grant([renewed])
@@ -233,3 +237,15 @@ class Publication:
             log.info("Link «%s» has expired", name)
             self._on_event("expired", share=self.record.id, name=name)
         await groups.close_links(ended, renewable=expired)
+
+
+def _whole_seconds(expires: float | None) -> int | None:
+    """The time until which a link is good, as links hold it. Raises ``ConfigError`` for one that is over."""
+    if expires is None:
+        return None
+    if not time.time() < expires < MAX_EXPIRY:
+        raise ConfigError(
+            "the time until which a link is to be good is over already (or no date); "
+            "to end a link now: pelure link revoke"
+        )
+    return int(expires)

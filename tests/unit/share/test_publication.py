@@ -11,6 +11,7 @@ from typing import Any, cast
 import pytest
 from starlette.applications import Starlette
 
+from pelure.errors import ConfigError
 from pelure.share import publication as module
 from pelure.share.fairness import FairUpload
 from pelure.share.linkbook import LinkBook
@@ -141,3 +142,13 @@ async def test_two_commands_that_need_a_new_service_start_one(share: Share) -> N
     await asyncio.gather(*(share.publication.grant([entry]) for entry in entries))
     assert len(share.services) == 1
     assert share.let_in() == {"alice", "bob"}
+
+
+@pytest.mark.parametrize("until", [-1e9, 0.0, 1e9, 2.0**40, float("nan")])
+async def test_a_time_that_is_over_is_no_expiry(share: Share, until: float) -> None:
+    with pytest.raises(ConfigError, match="over already"):
+        share.publication.mint(["alice"], expires=until)
+    (alice,) = share.publication.mint(["alice"])
+    with pytest.raises(ConfigError, match="over already"):
+        await share.publication.renew(alice, until)
+    assert share.book.find("alice") == alice
