@@ -14,6 +14,7 @@ from pelure import streams
 from pelure.errors import CryptoError, PelureError, ProtocolError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication import peer as peer_module
+from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
 from pelure.hyper.core.replication import upgrades as upgrades_module
 from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
@@ -445,3 +446,20 @@ async def test_a_message_longer_than_is_taken(case: Fixture) -> None:
         await peer.send(m.Extension("unknown", bytes(900)))
         await peer.send(m.Extension("unknown", bytes(1000)))
         await ended(replication)
+
+
+async def test_a_peer_that_says_nothing_keeps_nobody_waiting(stores, link, monkeypatch) -> None:
+    """Somebody who is up to date is told so by the others."""
+    monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.02)
+    monkeypatch.setattr(replicator_module, "SYNC_SECONDS", 0.05)
+    source, store = stores(), stores()
+    writer = source.get(name="core")
+    writer.append([block(0)])
+    reader = store.get(key=writer.key)
+    async with scripted(store, writer.key) as (_, silent):
+        await within(silent.opened.wait())
+        await link(source, store)
+        assert await within(reader.update(wait=True))
+        assert not await within(reader.update(wait=True))
+        writer.append([block(1)])
+        await within(reader.wait_length(2))

@@ -81,7 +81,9 @@ class Peer:
         self.requests: dict[int, m.Request] = {}
         self.invalid_requests = 0
         self.unavailable = 0
-        self.heard = time.monotonic()
+        self.since = self.heard = time.monotonic()
+        self.synced_after = 0.0
+        """Seconds from the beginning of the channel to its first sync."""
         self._next_id = 1
         self._sync_due = False
         self._news = IntervalSet()
@@ -136,9 +138,7 @@ class Peer:
 
     @property
     def may_have_news(self) -> bool:
-        """Whether the peer has something newer, or has not told yet."""
-        if not self.synced:
-            return True
+        """Whether the peer, which is synced, has something newer."""
         if self.has_refused:
             return False
         if self.remote.fork != self.core.fork:
@@ -311,6 +311,8 @@ class Peer:
         self.replicator.remove(self)
 
     def _on_sync(self, sync: m.Sync) -> None:
+        if not self.synced:
+            self.synced_after = self.heard - self.since
         changed = not self.synced or sync.length != self.remote.length or sync.fork != self.remote.fork
         self.synced = True
         self.remote = sync

@@ -28,6 +28,9 @@ from pelure.hyper.wire import messages as m
 log = logging.getLogger(__name__)
 
 
+SYNC_SECONDS = 1.0
+SYNC_TIMES = 4
+"""A peer is not waited for that has not synced after so long, or so many times as long as the others took."""
 _STEAL_SCAN = 64
 _URGENT_ROOM = 256
 """Requests for single blocks that may go out although the window is full of bulk requests."""
@@ -436,6 +439,7 @@ class Replicator:
         conflicts.drop_silent(self.peers)
         self._upgrades.request(self.peers)
         self._reorgs.request(self.peers)
+        self._check_upgrades()
         if len(self.peers) > 1:
             self.schedule_all()
 
@@ -470,9 +474,18 @@ class Replicator:
     def _check_upgrades(self) -> None:
         """Wake those who wait for an upgrade, when it came or when none is to be expected."""
         if self._upgrades.awaited:
-            unheard = bool(self.connecting) and not any(peer.synced for peer in self.peers)
-            news = unheard or any(peer.may_have_news for peer in self.peers)
-            self._upgrades.check(news and not self._closed)
+            self._upgrades.check(not self._closed and self._expects_news())
+
+    def _expects_news(self) -> bool:
+        """Whether a peer has something newer, or may tell of it yet.
+
+        Once some have synced, those who haven't are waited for a few times as long as the slowest took.
+        """
+        synced = [peer for peer in self.peers if peer.synced]
+        if not synced:
+            return bool(self.connecting or self.peers)
+        since = time.monotonic() - max(SYNC_SECONDS, SYNC_TIMES * max(peer.synced_after for peer in synced))
+        return any(peer.may_have_news if peer.synced else peer.since > since for peer in self.peers)
 
     def _wants_something(self) -> bool:
         return bool(self._blocks or self._seeks or self._downloads or self._upgrades.awaited)
