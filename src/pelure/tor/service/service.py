@@ -21,6 +21,7 @@ from pelure.tor.directory.netdir import NetDir
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net import dir_http
 from pelure.tor.net.circuit_source import CircuitSource
+from pelure.tor.net.links import raise_file_limit
 from pelure.tor.net.netdir_source import NetDirSource, current_netdir
 from pelure.tor.net.origin import Circuit
 from pelure.tor.onion.descriptor import check_room
@@ -44,6 +45,8 @@ FIRST_PUBLICATION_GRACE = 3.0
 UPLOAD_SECONDS = 60.0
 CONCURRENT_UPLOADS = 8
 HSDIR_CIRCUIT_LENGTH = 3
+FILES_SHARE = 4
+"""The part of the process' file descriptors, one in so many, that a service's streams may take."""
 
 log = logging.getLogger(__name__)
 
@@ -118,7 +121,9 @@ class OnionService:
                 self._emit,
                 rng,
             )
-        self._streams = StreamAcceptor(ports, max_streams, self._emit)
+        self._streams = StreamAcceptor(
+            ports, max_streams, self._emit, max_open=raise_file_limit() // FILES_SHARE
+        )
 
     @property
     def address(self) -> str:

@@ -19,11 +19,17 @@ log = logging.getLogger(__name__)
 
 
 class StreamAcceptor:
-    """Accepts streams to the virtual ``ports``, at most ``max_streams`` at once on a circuit (0: any)."""
+    """Accepts streams to the virtual ``ports``, at most ``max_streams`` at once on a circuit (0: any).
 
-    def __init__(self, ports: Mapping[int, Target], max_streams: int, emit: OnEvent) -> None:
+    ``max_open``: so many on all circuits; each takes a file descriptor, of which a process has only so many.
+    """
+
+    def __init__(
+        self, ports: Mapping[int, Target], max_streams: int, emit: OnEvent, *, max_open: int = 1 << 16
+    ) -> None:
         self.ports = dict(ports)
         self.max_streams = max_streams
+        self._max_open = max_open
         self._emit = emit
         self._tasks: set[asyncio.Task[None]] = set()
 
@@ -43,6 +49,9 @@ class StreamAcceptor:
             stream.refuse(EndReason.CONNECTREFUSED)
         elif self.max_streams and len(stream.circuit.streams) > self.max_streams:
             log.info("A client opened more than %d streams at once", self.max_streams)
+            stream.refuse(EndReason.RESOURCELIMIT)
+        elif len(self._tasks) >= self._max_open:
+            log.info("Clients have %d streams open, as many as may be; one is refused", self._max_open)
             stream.refuse(EndReason.RESOURCELIMIT)
         else:
             task = asyncio.create_task(self._serve(stream, target, IncomingInfo(port, stream.circuit.id)))

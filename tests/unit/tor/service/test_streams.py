@@ -156,3 +156,21 @@ async def test_streams_of_one_circuit_are_limited() -> None:
     assert (await open_stream(acceptor, circuit=circuit)).reason == EndReason.RESOURCELIMIT
     assert (await open_stream(acceptor, circuit=other)).accepted
     await acceptor.close()
+
+
+async def test_streams_of_all_circuits_are_limited() -> None:
+    """Each takes a file descriptor: a client with many circuits must not take all there are."""
+    released = asyncio.Event()
+
+    async def hold(stream: ByteStream, info: IncomingInfo) -> None:
+        await released.wait()
+
+    acceptor = StreamAcceptor({80: hold}, 0, lambda event: None, max_open=2)
+    held = [await open_stream(acceptor, circuit=new_circuit(number)) for number in range(3)]
+    assert [stream.reason for stream in held] == [None, None, EndReason.RESOURCELIMIT]
+    released.set()
+    async with asyncio.timeout(SECONDS):
+        while acceptor._tasks:  # noqa: ASYNC110 - what is done is not told
+            await asyncio.sleep(0)
+    assert (await open_stream(acceptor)).accepted
+    await acceptor.close()
