@@ -23,6 +23,9 @@ MAX_ANSWER_BYTES = 4 * 1024 * 1024
 MAX_NAME = 256
 """Bytes of the longest protocol name or channel id taken from the other side."""
 
+MAX_CHANNELS = 65536
+"""The highest number that the other side may give a channel: numbers of closed ones are used again."""
+
 Name = tuple[str, bytes | None]
 
 
@@ -224,7 +227,7 @@ class Mux:
         if remote == 0:
             self.queue(0, _REJECT, encode_uint(0))
             return
-        if remote == len(self._remote) + 1:
+        if remote == len(self._remote) + 1 <= MAX_CHANNELS:
             self._remote.append(None)
         if remote > len(self._remote) or self._remote[remote - 1] is not None:
             raise ProtocolError(f"the other side opened channel {remote} out of turn")

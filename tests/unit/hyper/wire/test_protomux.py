@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pelure.errors import ProtocolError
 from pelure.hyper.encoding.compact import Reader, encode_uint
+from pelure.hyper.wire import protomux
 from pelure.hyper.wire.protomux import BATCH_BYTES, Mux
 
 VECTORS = json.loads((Path(__file__).parents[3] / "vectors" / "hyper" / "wire.json").read_text())
@@ -167,14 +168,29 @@ def test_messages_on_unknown_channels_and_of_unknown_control_types_are_ignored()
     assert side.mux.take_output() == []
 
 
+def open_message(number: int) -> bytes:
+    """The other side opens a channel ``x`` under ``number``."""
+    return b"\x00\x01" + bytes([number]) + b"\x01x\x00"
+
+
 def test_opens_out_of_turn_are_refused() -> None:
-    opening = lambda number: b"\x00\x01" + bytes([number]) + b"\x01x\x00"  # noqa: E731
     with pytest.raises(ProtocolError):
-        Side().mux.receive(opening(2))
+        Side().mux.receive(open_message(2))
     side = Side(("x", None))
-    side.mux.receive(opening(1))
+    side.mux.receive(open_message(1))
     with pytest.raises(ProtocolError):
-        side.mux.receive(opening(1))
+        side.mux.receive(open_message(1))
+
+
+def test_numbers_of_channels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One who opens ever more of them, each rejected, is not remembered for all of them."""
+    monkeypatch.setattr(protomux, "MAX_CHANNELS", 3)
+    side = Side()
+    for number in (1, 2, 3, 3, 2):
+        side.mux.receive(open_message(number))
+        assert len(side.mux._remote) <= 3
+    with pytest.raises(ProtocolError, match="out of turn"):
+        side.mux.receive(open_message(4))
 
 
 def test_a_second_open_of_an_open_name_is_rejected() -> None:
