@@ -38,6 +38,7 @@ from pelure.tor.directory.network import Network
 from pelure.tor.directory.tokenizer import encode_base64
 from pelure.tor.net.dir_http import DirResponse
 from pelure.tor.net.links import LinkManager
+from pelure.tor.net.memory import give_back
 from pelure.tor.net.statefile import StateFolder
 from pelure.tor.net.wallclock import sleep_until
 from pelure.tor.path.guards import GuardManager
@@ -209,6 +210,7 @@ class DirectoryClient:
                 await self._get_microdescriptors(netdir.missing, report)
                 netdir = await self._join()
             self._announce(netdir)
+        await asyncio.to_thread(give_back)
 
     async def _join(self) -> NetDir:
         """Consensus and microdescriptors as they are now."""
