@@ -29,6 +29,7 @@ from pelure.share.link import PrivateLink, split_path
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.share.received import cache_folder, find_link, folder_name, remember
 from pelure.share.record import SHARES_NAME, find_own, publisher_folder
+from pelure.share.trust import newest
 from pelure.web.listing import readable_size
 
 if TYPE_CHECKING:
@@ -66,6 +67,7 @@ async def _connected(
         session(settings, output) as tor,
         open_remote(link, tor, cache_folder(settings.state, link), circuits=circuits) as remote,
     ):
+        remote.on_conflict = lambda error: output.event("conflict", str(error), reason=str(error))
         await remote.connected()
         with open_book(settings) as book:
             remember(book, link)
@@ -131,7 +133,7 @@ def ls(
         with Output(as_json) as output:
             async with _connected(settings, output, private, 1) as remote:
                 drive = remote.drive
-                await drive.update(wait=True)
+                await newest(drive)
                 named = await drive.entry(path) if path != "/" else None
                 if named is not None:
                     _tell_entry(output, named, await drive.size(named))
@@ -182,7 +184,7 @@ def cat(
         with Output(as_json=False) as output:
             output.console.stderr = True
             async with _connected(settings, output, private, circuits) as remote:
-                await remote.drive.update(wait=True)
+                await newest(remote.drive)
                 entry = await remote.drive.entry(path)
                 if entry is None or entry.blob is None:
                     raise DriveError(f"there is no file {shown(path)} in the share")
@@ -228,7 +230,7 @@ def mount(
                 return
             private, _ = _read_link(settings, link)
             async with _connected(settings, output, private, circuits) as remote:
-                await remote.drive.update(wait=True)
+                await newest(remote.drive)
                 await _until_unmounted(output, await mount_drive(remote.drive, target), writable=False)
 
     run(work(), settings)
@@ -305,7 +307,7 @@ def open_page(
         private, _ = _read_link(settings, link)
         with Output(as_json) as output:
             async with _connected(settings, output, private, circuits) as remote:
-                await remote.drive.update(wait=True)
+                await newest(remote.drive)
                 base = f"/{secrets.token_urlsafe(24)}/"
                 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
