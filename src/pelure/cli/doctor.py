@@ -3,18 +3,30 @@
 from __future__ import annotations
 
 import asyncio
+import os
+import random
 import time
+from collections import Counter
 from collections.abc import Awaitable, Callable
 from typing import Annotated
 
 import typer
 
-from pelure.cli.output import Output
+from pelure.cli.output import Output, counted
 from pelure.cli.run import Settings, run, settings_of
 from pelure.errors import DirectoryError, PelureError
+from pelure.streams import SocketStream
 from pelure.tor.api import Tor, connect
+from pelure.tor.client.dirclient import TRYING_AGAIN
+from pelure.tor.client.state import load_network
 
 PATIENCE = 120.0
+PATIENCE_IN_VAIN = 5.0
+"""Where no directory can be reached, an entry guard that was used before still might."""
+MAX_FAILURES = 2
+"""Attempts to fetch the directory, each of which has asked several relays."""
+KNOCKS = 8
+KNOCK_SECONDS = 4.0
 MAX_SKEW = 60.0
 
 
@@ -37,16 +49,23 @@ def doctor(
 
 async def _examine(settings: Settings, as_json: bool) -> None:
     with Output(as_json) as output:
-        last = "nothing happened"
+        last, failures = "nothing happened", 0
 
         def progress(fraction: float, what: str) -> None:
-            nonlocal last
+            nonlocal last, failures
             last = what
             output.progress("bootstrap", fraction, 1.0, step=what)
+            failures += what.startswith(TRYING_AGAIN)
+            if failures >= MAX_FAILURES:
+                raise DirectoryError(
+                    f"the network can't be used: {what.removeprefix(TRYING_AGAIN)}; perhaps a firewall or "
+                    "a login page answers in its place"
+                )
 
+        reached = await _reach(settings, output)
         started = time.monotonic()
         try:
-            async with asyncio.timeout(PATIENCE) as limit:
+            async with asyncio.timeout(PATIENCE if reached else PATIENCE_IN_VAIN) as limit:
                 async with connect(settings.network, state=settings.state, progress=progress) as tor:
                     limit.reschedule(None)
                     output.finish()
@@ -56,9 +75,44 @@ async def _examine(settings: Settings, as_json: bool) -> None:
                     await _check(output, tor)
                     output.event("bootstrapped", relays=relays)
         except TimeoutError:
+            if not reached:
+                raise DirectoryError("the network can't be reached") from None
             raise DirectoryError(
                 f"the network was not reached within {PATIENCE:.0f} seconds; the last step: {last}"
             ) from None
+
+
+async def _reach(settings: Settings, output: Output) -> bool:
+    """Whether some of the network's fixed points take a connection."""
+    if settings.network == "embedded":  # it is started if it does not run
+        return True
+    network = load_network(settings.network, settings.state)
+    known = [*(one.relay() for one in network.authorities), *(one.relay() for one in network.fallbacks)]
+    asked = random.Random(os.urandom(8)).sample(known, min(KNOCKS, len(known)))
+    output.wait(f"Knocking at {counted(len(asked), 'directory server')} …")
+    answers = await asyncio.gather(*(_knock(*relay.addresses[0]) for relay in asked))
+    reasons = Counter(answer for answer in answers if answer is not None)
+    open_doors = len(asked) - reasons.total()
+    text = f"{open_doors} of {counted(len(asked), 'directory server')} can be reached"
+    if reasons:
+        text += " (" + ", ".join(f"{count} × {reason}" for reason, count in reasons.items()) + ")"
+    if not open_doors:
+        text += "; is this machine online, does a firewall forbid it, is a private network running?"
+    _tell(output, "reach", bool(open_doors), text)
+    return bool(open_doors)
+
+
+async def _knock(host: str, port: int) -> str | None:
+    """Why no connection to ``host`` can be made; None if it can."""
+    try:
+        async with asyncio.timeout(KNOCK_SECONDS):
+            stream = await SocketStream.connect(host, port)
+    except TimeoutError:
+        return "no answer"
+    except OSError as error:
+        return os.strerror(error.errno) if error.errno else "refused"
+    await stream.close()
+    return None
 
 
 async def _check(output: Output, tor: Tor) -> None:

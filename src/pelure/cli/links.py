@@ -10,9 +10,9 @@ import segno
 import typer
 
 from pelure.cli.book import open_book
-from pelure.cli.output import Output
-from pelure.cli.run import Settings, run, settings_of
-from pelure.cli.share import node_events, tell
+from pelure.cli.output import Output, counted
+from pelure.cli.run import Settings, run, settings_of, usage_errors
+from pelure.cli.share import check_names, check_times, node_events, tell
 from pelure.errors import ConfigError
 from pelure.share import daemon
 from pelure.share.describing import link_fields
@@ -59,7 +59,7 @@ def _list(output: Output, entries: list[Entry]) -> None:
         output.event("entry", text.rstrip(), **fields)
     if not output.as_json:
         live = sum(entry.state() == "live" for entry in entries)
-        count = "1 private link" if len(entries) == 1 else f"{len(entries)} private links"
+        count = counted(len(entries), "private link")
         output.console.print(f"{count}, {live} live.")
 
 
@@ -82,7 +82,10 @@ def link_add(
     Example: `pelure link add carol dave --share photos --expires 7d`
     """
     settings = settings_of(context)
-    until = None if expires is None else parse_time(expires)
+    with usage_errors():
+        until = None if expires is None else parse_time(expires)
+        check_names(names)
+        check_times(until, None, None)
 
     async def work() -> None:
         await _need_node(settings)
@@ -121,7 +124,7 @@ def link_revoke(
                 shares = publisher_folder(settings.state, settings.network) / SHARES_NAME
                 wipe_service(shares / gone.share / SERVICES_NAME, gone.service)
                 cut = 0
-            text = f"The link of {name} is revoked; {cut} circuits were cut."
+            text = f"The link of {name} is revoked; {counted(cut, 'circuit')} cut."
             output.event("revoked", text, name=name, cut=cut)
 
     run(work(), settings)
@@ -162,7 +165,9 @@ def link_renew(
     Example: `pelure link renew alice --expires 30d`
     """
     settings = settings_of(context)
-    until = None if expires is None else parse_time(expires)
+    with usage_errors():
+        until = None if expires is None else parse_time(expires)
+        check_times(until, None, None)
 
     async def work() -> None:
         await _need_node(settings)
@@ -298,4 +303,4 @@ def link_import(
     """
     with open_book(settings_of(context)) as book, Output(as_json) as output:
         count = import_received(book, file.read_bytes())
-        output.event("imported", f"{count} links are new.", links=count)
+        output.event("imported", f"{counted(count, 'new link')}.", links=count)

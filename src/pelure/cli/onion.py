@@ -187,7 +187,7 @@ def _tell(output: Output, settings: Settings, event: ServiceEvent) -> None:
         text = f"Clients are asked for proofs of work of effort {event.effort} now; {event.waiting} wait."
         output.event("effort", text, effort=event.effort, waiting=event.waiting)
     elif isinstance(event, DescriptorUploaded):
-        output.progress("publishing", event.done, event.total)
+        output.progress("publishing", event.done / event.total, 1, step="publishing the descriptor")
     if settings.verbose:
         output.event("step", what=event.name, **event.fields())
 

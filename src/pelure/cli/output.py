@@ -14,6 +14,8 @@ from functools import cached_property
 from types import TracebackType
 from typing import IO, TYPE_CHECKING, Any
 
+import typer
+
 from pelure.cli.terminal import shown
 
 if TYPE_CHECKING:  # with --json nothing of it is needed, which spares a service two megabytes
@@ -30,6 +32,7 @@ class Output:
         self.quiet = quiet
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
+        self._waiting = False
 
     @cached_property
     def console(self) -> Console:
@@ -55,6 +58,8 @@ class Output:
             except BrokenPipeError:
                 _stop_telling(sys.stdout)
         elif text is not None and not self.quiet:
+            if aside or self._waiting:
+                self.finish()
             (self._aside if aside else self.console).print(shown(text, keep="\n\t"), markup=False)
 
     @property
@@ -63,18 +68,37 @@ class Output:
         return not self.as_json and not self.quiet and sys.stdout.isatty()
 
     def progress(self, what: str, done: float, total: float | None, **fields: Any) -> None:
-        """Show that ``done`` of ``total`` bytes (or parts, if ``total`` ≤ 1) of ``what`` are there."""
+        """Show that ``done`` of ``total`` bytes of ``what`` are there.
+
+        With a ``total`` of 1 it is a part of the whole, and the field ``step`` says what is being done.
+        """
         if self.as_json:
             self.event("progress", what=what, done=done, total=total, **fields)
             return
         if not self.shows_bars:
             return
+        from pelure.cli.bars import bars_of_bytes, bars_of_parts
+
+        if self._waiting:
+            self.finish()
         if self._bars is None:
-            self._bars = _progress_bars(self.console)
+            self._bars = (bars_of_parts if total == 1 else bars_of_bytes)(self.console)
             self._bars.start()
         if what not in self._tasks:
             self._tasks[what] = self._bars.add_task(what, total=total)
-        self._bars.update(self._tasks[what], completed=done, total=total)
+        text = shown(str(fields.get("step", what)))
+        self._bars.update(self._tasks[what], completed=done, total=total, description=text)
+
+    def wait(self, text: str) -> None:
+        """Say what is waited for, until something else is told."""
+        if self.shows_bars:
+            from pelure.cli.bars import sign_of_waiting
+
+            self.finish()
+            self._waiting = True
+            self._bars = sign_of_waiting(self.console)
+            self._bars.add_task(shown(text), total=None)
+            self._bars.start()
 
     def finish(self) -> None:
         """Take the bars down; later lines print normally."""
@@ -82,6 +106,7 @@ class Output:
             self._bars.stop()
             self._bars = None
             self._tasks.clear()
+            self._waiting = False
 
     def __enter__(self) -> Output:
         return self
@@ -103,26 +128,19 @@ def _patient_console(*, stderr: bool) -> Console:
     return PatientConsole(stderr=stderr, highlight=False, emoji=False, soft_wrap=True)
 
 
-def _progress_bars(console: Console) -> Progress:
-    from rich.progress import (
-        BarColumn,
-        DownloadColumn,
-        Progress,
-        TextColumn,
-        TimeRemainingColumn,
-        TransferSpeedColumn,
-    )
+def write_bytes(data: bytes) -> None:
+    """Write ``data`` to standard output; the command ends, and is content, if nobody reads any more."""
+    try:
+        sys.stdout.buffer.write(data)
+        sys.stdout.buffer.flush()
+    except BrokenPipeError:
+        _stop_telling(sys.stdout)
+        raise typer.Exit(0) from None
 
-    return Progress(
-        TextColumn("{task.description}"),
-        BarColumn(),
-        TextColumn("{task.percentage:>3.0f} %"),
-        DownloadColumn(),
-        TransferSpeedColumn(),
-        TimeRemainingColumn(),
-        console=console,
-        transient=True,
-    )
+
+def counted(number: int, what: str) -> str:
+    """``number`` and what it counts: "1 file", "2 files"."""
+    return f"{number} {what}{'' if number == 1 else 's'}"
 
 
 def _as_line(event: dict[str, Any]) -> str:

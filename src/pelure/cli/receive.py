@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from pelure.cli.book import open_book
-from pelure.cli.output import Output
+from pelure.cli.output import Output, counted, write_bytes
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import session
 from pelure.cli.terminal import shown
@@ -35,6 +35,8 @@ from pelure.web.listing import readable_size
 if TYPE_CHECKING:
     from pelure.share.fuse import Mounted
 
+LOOK_SECONDS = 1.0
+
 LinkArgument = Annotated[
     str,
     typer.Argument(metavar="LINK", help="A private link, the name of a received one, or - to read it."),
@@ -52,7 +54,13 @@ def register(app: typer.Typer) -> None:
 def _read_link(settings: Settings, text: str) -> tuple[PrivateLink, str]:
     """The link, and the path after it."""
     if text == "-":
-        text = sys.stdin.readline()
+        if sys.stdin.isatty():
+            print("The link: ", end="", file=sys.stderr, flush=True)
+        text = sys.stdin.readline().strip()
+        if not text:
+            raise ConfigError("there is no link on standard input")
+    if "://" in text:
+        raise ConfigError("this is not a private link: one begins with «pelure:» (for web pages: get-url)")
     link_text, path = split_path(text)
     with open_book(settings) as book:
         return find_link(book, link_text), path
@@ -68,11 +76,32 @@ async def _connected(
         open_remote(link, tor, cache_folder(settings.state, link), circuits=circuits) as remote,
     ):
         remote.on_conflict = lambda error: output.event("conflict", str(error), reason=str(error))
-        await remote.connected()
-        with open_book(settings) as book:
-            remember(book, link)
-        output.aside("connected", "Connected.", name=link.title)
-        yield remote
+        output.wait("Looking for the publisher …")
+        telling = asyncio.ensure_future(_tell_absence(output, remote))
+        try:
+            await remote.connected()
+            with open_book(settings) as book:
+                remember(book, link)
+            output.aside("connected", "Connected.", name=link.title)
+            yield remote
+        finally:
+            telling.cancel()
+
+
+async def _tell_absence(output: Output, remote: RemoteDrive) -> None:
+    """Tell why the publisher is not reached, once for each reason, and that it is back."""
+    told: str | None = None
+    while True:
+        await asyncio.sleep(LOOK_SECONDS)
+        reason = str(remote.last_error or "")
+        if remote.open_circuits and told is not None:
+            output.aside("connected", "Connected again.", name=remote.link.title)
+            told = None
+        elif not remote.open_circuits and reason and reason != told:
+            told = reason
+            text = f"The publisher is not reached: {reason}. Trying again …"
+            output.aside("unreachable", text, reason=reason)
+            output.wait("Looking for the publisher …")
 
 
 def get(
@@ -108,14 +137,15 @@ def get(
                 size, seconds = readable_size(fetched.bytes), fetched.seconds
                 output.event(
                     "complete",
-                    f"{fetched.files} files, {size} in {seconds:.1f} s, in {target}",
+                    f"{counted(fetched.files, 'file')}, {size} in {seconds:.1f} s, in {target}",
                     files=fetched.files,
                     bytes=fetched.bytes,
                     seconds=round(seconds, 3),
                     folder=str(target),
                 )
                 if fetched.problems:
-                    raise DriveError(f"{len(fetched.problems)} files could not be written; see above")
+                    left_out = counted(len(fetched.problems), "file")
+                    raise DriveError(f"{left_out} could not be written; see above")
 
     run(work(), settings)
 
@@ -181,22 +211,19 @@ def cat(
 
     async def work() -> None:
         private, path = _read_link(settings, link)
+        if path == "/":
+            raise ConfigError("which file? as in: pelure cat LINK/notes.txt (pelure ls LINK lists them)")
         with Output(as_json=False) as output:
             output.console.stderr = True
             async with _connected(settings, output, private, circuits) as remote:
                 await newest(remote.drive)
                 entry = await remote.drive.entry(path)
                 if entry is None or entry.blob is None:
-                    raise DriveError(f"there is no file {shown(path)} in the share")
+                    raise DriveError(f"there is no file {shown(path)} in the share; pelure ls lists them")
                 async for part in remote.drive.read(entry, start):
-                    await asyncio.to_thread(_write_out, part)
+                    await asyncio.to_thread(write_bytes, part)
 
     run(work(), settings)
-
-
-def _write_out(part: bytes) -> None:
-    sys.stdout.buffer.write(part)
-    sys.stdout.buffer.flush()
 
 
 def mount(
@@ -269,7 +296,12 @@ def sync(
         private, _ = _read_link(settings, link)
         with Output(as_json) as output:
             async with _connected(settings, output, private, circuits) as remote:
-                fetched = await Fetch(remote.drive, folder.expanduser().absolute()).run()
+
+                def progress(done: int, total: int) -> None:
+                    output.progress("sync", done, total, circuits=remote.open_circuits)
+
+                fetched = await Fetch(remote.drive, folder.expanduser().absolute()).run(progress)
+                output.finish()
                 for place, reason in fetched.problems:
                     _tell_problem(output, place, reason)
                 target = LocalDrive(folder.expanduser().absolute())

@@ -12,7 +12,8 @@ import logging
 import signal
 import sys
 import traceback
-from collections.abc import Coroutine
+from collections.abc import Coroutine, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,7 @@ from typing import Any
 import typer
 
 from pelure.cli.terminal import SafeFormatter, shown
-from pelure.errors import PelureError
+from pelure.errors import ConfigError, PelureError
 
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 16 << 20
@@ -48,6 +49,15 @@ def fail(message: str) -> typer.Exit:
     """Print ``message`` on standard error; the caller raises what is returned (exit status 1)."""
     print(f"pelure: {shown(message)}", file=sys.stderr)
     return typer.Exit(1)
+
+
+@contextmanager
+def usage_errors() -> Iterator[None]:
+    """What is wrong with the arguments is wrong usage: exit status 2."""
+    try:
+        yield
+    except ConfigError as error:
+        raise typer.BadParameter(shown(str(error))) from None
 
 
 def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
@@ -112,7 +122,8 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
 def set_up_logging(verbose: bool) -> None:
     """Log lines go to standard error: warnings always, what happens inside with ``--verbose``."""
     handler = logging.StreamHandler(sys.stderr)
-    handler.setFormatter(SafeFormatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    detailed = "%(asctime)s %(levelname)s %(name)s: %(message)s"
+    handler.setFormatter(SafeFormatter(detailed if verbose else "pelure: %(message)s"))
     logging.basicConfig(level=logging.DEBUG if verbose else logging.WARNING, handlers=[handler])
     for noisy in ("asyncio", "httpx", "httpcore", "watchfiles"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

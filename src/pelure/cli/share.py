@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import AbstractAsyncContextManager
 from pathlib import Path
@@ -11,13 +12,13 @@ from typing import Annotated, Any
 import segno
 import typer
 
-from pelure.cli.output import Output
-from pelure.cli.run import Settings, run, settings_of
+from pelure.cli.output import Output, counted
+from pelure.cli.run import Settings, run, settings_of, usage_errors
 from pelure.errors import ConfigError
 from pelure.share import daemon
 from pelure.share.control import request
 from pelure.share.describing import describe_shares
-from pelure.share.linkbook import BOOK_NAME, LinkBook
+from pelure.share.linkbook import BOOK_NAME, LinkBook, check_name
 from pelure.share.record import publisher_folder
 from pelure.share.times import parse_time
 from pelure.web.listing import readable_size
@@ -57,19 +58,41 @@ def share(
     """
     settings = settings_of(context)
     names = [*(to or []), *(f"link-{number}" for number in range(1, links + 1))]
+    with usage_errors():
+        times = [None if text is None else parse_time(text) for text in (expires, start_at, stop_at)]
+        check_names(names)
+        check_times(*times)
     asked = {
         "paths": [str(path.expanduser().absolute()) for path in paths],
         "names": names or ["link"],
         "title": title,
-        "expires": None if expires is None else parse_time(expires),
+        "expires": times[0],
         "browser": browser,
         "live": live,
         "once": once,
         "detached": detach,
-        "start_at": None if start_at is None else parse_time(start_at),
-        "stop_at": None if stop_at is None else parse_time(stop_at),
+        "start_at": times[1],
+        "stop_at": times[2],
     }
     run(_share(settings, asked, qr, as_json), settings)
+
+
+def check_names(names: list[str]) -> None:
+    """Raises ``ConfigError`` for names that links can't have, before anything is begun."""
+    seen: set[str] = set()
+    for name in map(check_name, names):
+        if name in seen:
+            raise ConfigError(f"the name {name} is given twice")
+        seen.add(name)
+
+
+def check_times(expires: float | None, start_at: float | None, stop_at: float | None) -> None:
+    """Raises ``ConfigError`` for times at which a share could never be reached."""
+    now = time.time()
+    if expires is not None and expires <= now:
+        raise ConfigError("the time of --expires has passed already")
+    if stop_at is not None and stop_at <= max(now, start_at or 0.0):
+        raise ConfigError("the time of --stop-at has to be later than now, and than --start-at")
 
 
 async def _share(settings: Settings, asked: dict[str, Any], qr: bool, as_json: bool) -> None:
@@ -182,7 +205,8 @@ async def _shares(settings: Settings, as_json: bool) -> None:
     with Output(as_json) as output:
         for row in listed:
             state = "running" if row["running"] else "not running"
-            text = f"{row['share']}\t{state}\t{row['links']} links\t{', '.join(row['paths'])}"
+            links = counted(row["links"], "link")
+            text = f"{row['share']}\t{state}\t{links}\t{', '.join(row['paths'])}"
             output.event("entry", text, **row)
 
 

@@ -306,8 +306,8 @@ def import_received(book: LinkBook, text: str | bytes) -> int:
             for row in rows
             if row.get("link")
         ]
-    except (ValueError, TypeError, KeyError, AttributeError) as error:
-        raise ConfigError(f"this is not an exported link book: {error}") from None
+    except (ValueError, TypeError, KeyError, AttributeError):
+        raise ConfigError("this is not a link book that `pelure link export` has written") from None
     known = {entry.link for entry in book.entries("")}
     names = {entry.name for entry in book.entries("") if entry.revoked is None}
     fresh = []

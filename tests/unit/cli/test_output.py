@@ -73,3 +73,27 @@ def test_what_is_said_aside_is_on_standard_error_for_people(
         assert told.err == ""
     else:
         assert (told.out, told.err) == ("a.txt\n", "Connected.\n")
+
+
+def test_bytes_for_a_reader_that_leaves() -> None:
+    """As of ``pelure cat … | head``: the command is content and says nothing."""
+    program = (
+        "import sys, typer\nfrom pelure.cli.output import write_bytes\n"
+        "app = typer.Typer()\n"
+        "@app.command()\ndef go() -> None:\n"
+        "    write_bytes(b'first')\n    sys.stdin.read()\n    write_bytes(b'second')\n    sys.exit(3)\n"
+        "app()\n"
+    )
+    process = subprocess.Popen(
+        [sys.executable, "-c", program],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+    )
+    assert process.stdin is not None and process.stdout is not None and process.stderr is not None
+    assert process.stdout.read(5) == b"first"
+    process.stdout.close()
+    process.stdin.close()
+    assert process.stderr.read() == b""
+    assert process.wait(60) == 0
+    process.stderr.close()

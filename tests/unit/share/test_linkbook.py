@@ -128,7 +128,7 @@ def test_export_and_import(book: LinkBook, tmp_path: Path) -> None:
         for bad in ("[1]", "{", '[{"link": 3}]', '[{"name":"a","link":"pelure:zz"}]'):
             with pytest.raises(PelureError):
                 import_received(other, bad)
-        with pytest.raises(ConfigError, match="not an exported link book"):
+        with pytest.raises(ConfigError, match="not a link book"):
             import_received(other, b"\xff\xfe")
 
 

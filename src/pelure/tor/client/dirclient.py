@@ -49,6 +49,8 @@ MAX_BATCH_LENGTH = 4 << 20
 PARALLEL_BATCHES = 6
 SKEW_WORTH_MENTIONING = 1800.0
 STALE_SECONDS = 24 * 3600.0
+TRYING_AGAIN = "trying again: "
+"""What the progress of a bootstrap begins with when an attempt has failed."""
 """How long an expired consensus still serves if no newer one can be had."""
 
 Progress = Callable[[float, str], None]
@@ -108,7 +110,7 @@ class DirectoryClient:
                     report(1.0, "the cached directory is used")
                     return self.netdir
                 log.warning("the directory could not be fetched yet: %s", error)
-                report(0.05, f"trying again: {error}")
+                report(0.05, f"{TRYING_AGAIN}{error}")
             attempt += 1
             await asyncio.sleep(retry_pause(attempt, testing=self.network.testing, rng=os.urandom))
 

@@ -30,7 +30,10 @@ def load_network(name: str | Path | Network, state: Path) -> Network:
     except (OSError, UnicodeDecodeError) as error:
         if name == "embedded":
             raise ConfigError("no embedded network is running; start one: pelure net up") from error
-        raise ConfigError(f"can't read the network file {path}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(
+            f"can't read the network file {path}: {reason} (a network is «public», «embedded» or such a file)"
+        ) from error
 
 
 def network_label(network: Network) -> str:
