@@ -2,13 +2,20 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelure.errors import DirectoryError
 from pelure.tor.directory.consensus import parse_consensus
-from pelure.tor.directory.consensus_verify import check_clock, check_signatures, verify_consensus
+from pelure.tor.directory.consensus_verify import (
+    ClockError,
+    check_clock,
+    check_signatures,
+    verify_consensus,
+)
 from pelure.tor.directory.key_certificate import (
     KeyCertificate,
     parse_key_certificate,
@@ -99,6 +106,31 @@ def test_certificates_expire() -> None:
     assert not outcome.good and len(outcome.missing) == len(outcome.expired) == 4
     with pytest.raises(DirectoryError, match="clock is probably fast"):
         verify_consensus(consensus, identities, known, expiry + 10)
+
+
+def test_the_clock_is_blamed_only_for_what_it_explains() -> None:
+    """Too few signatures are too few, whatever the time is; one signature told twice counts once."""
+    known = certificates()
+    identities = [key[0] for key in known]
+    strangers = [bytes([value]) * 20 for value in range(5)]
+    consensus = parse_consensus(MICRODESC)
+    expiry = min(one.expires for one in known.values())
+    for now in (None, expiry - 10, expiry + 10):
+        with pytest.raises(DirectoryError) as refused:
+            verify_consensus(consensus, [*identities, *strangers], known, now)
+        assert not isinstance(refused.value, ClockError)
+    twice = replace(consensus, signatures=consensus.signatures[:1] * 4)
+    with pytest.raises(DirectoryError, match="1 good signatures"):
+        verify_consensus(twice, identities, known)
+
+
+def test_the_bounds_of_a_clock_that_is_right() -> None:
+    consensus = parse_consensus(MICRODESC)
+    for now in (consensus.valid_after - 100, consensus.valid_until + 100):
+        check_clock(consensus, now, tolerance=100)
+    for now in (consensus.valid_after - 101, consensus.valid_until + 101):
+        with pytest.raises(ClockError):
+            check_clock(consensus, now, tolerance=100)
 
 
 def test_a_wrong_clock_is_named() -> None:
