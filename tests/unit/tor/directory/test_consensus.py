@@ -119,9 +119,19 @@ def test_the_clock_is_blamed_only_for_what_it_explains() -> None:
         with pytest.raises(DirectoryError) as refused:
             verify_consensus(consensus, [*identities, *strangers], known, now)
         assert not isinstance(refused.value, ClockError)
+    with pytest.raises(ClockError):  # those that have expired would have been just enough
+        verify_consensus(consensus, [*identities, *strangers[:3]], known, expiry + 10)
     twice = replace(consensus, signatures=consensus.signatures[:1] * 4)
     with pytest.raises(DirectoryError, match="1 good signatures"):
         verify_consensus(twice, identities, known)
+
+
+def test_a_signature_of_an_unknown_kind_is_none() -> None:
+    consensus = parse_consensus(MICRODESC)
+    strange = tuple(replace(one, algorithm="md5") for one in consensus.signatures)
+    known = certificates()
+    outcome = check_signatures(replace(consensus, signatures=strange), [key[0] for key in known], known)
+    assert not outcome.good
 
 
 def test_the_bounds_of_a_clock_that_is_right() -> None:
