@@ -20,8 +20,8 @@ from pelure.tor.cell.commands import CELL_LEN, HEADER_LEN, PAYLOAD_LEN, CellComm
 Cells = npt.NDArray[np.uint8]
 """An ``(n, 514)`` array: one whole cell a row, circuit id and command included."""
 
-FEW = 3
-"""So many relay cells are handled as fast one by one as in a run, and much faster after a sleep."""
+FEW = 4
+"""So many relay cells are handled nearly as fast one by one as in a run, and much faster after a sleep."""
 _RELAY = int(CellCommand.RELAY)
 _RELAY_EARLY = int(CellCommand.RELAY_EARLY)
 _VERSIONS = int(CellCommand.VERSIONS)

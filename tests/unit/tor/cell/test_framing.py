@@ -59,30 +59,30 @@ def relay(circ_id: int, command: int = CellCommand.RELAY) -> bytes:
 
 
 def test_relay_cells_of_one_circuit_become_one_writable_run() -> None:
-    (run,) = CellReader().feed(relay(7) * 3 + relay(7, CellCommand.RELAY_EARLY) + relay(7)[:100])
+    (run,) = CellReader().feed(relay(7) * 4 + relay(7, CellCommand.RELAY_EARLY) + relay(7)[:100])
     assert isinstance(run, Run)
-    assert (run.circ_id, len(run), run.cells.shape) == (7, 4, (4, CELL_LEN))
+    assert (run.circ_id, len(run), run.cells.shape) == (7, 5, (5, CELL_LEN))
     assert run.cells.dtype == np.uint8 and run.cells.flags.c_contiguous and run.cells.flags.writeable
-    assert run.tobytes() == relay(7) * 3 + relay(7, CellCommand.RELAY_EARLY)
+    assert run.tobytes() == relay(7) * 4 + relay(7, CellCommand.RELAY_EARLY)
 
 
 def test_runs_end_where_the_circuit_or_the_kind_changes() -> None:
     destroy = encode(Cell(8, CellCommand.DESTROY, b"\1"))
     padding = encode(Cell(0, CellCommand.VPADDING, b"xyz"))
-    data = relay(7) * 5 + relay(8) * 4 + destroy + destroy + relay(8) * 6 + padding + relay(8) + relay(7) * 4
+    data = relay(7) * 5 + relay(8) * 9 + destroy + destroy + relay(8) * 6 + padding + relay(8) + relay(7) * 7
     shapes = [
         (item.circ_id, len(item) if isinstance(item, Run) else CellCommand(item.command).name)
         for item in CellReader().feed(data)
     ]
     assert shapes == [
         (7, 5),
-        (8, 4),
+        (8, 9),
         (8, "DESTROY"),
         (8, "DESTROY"),
         (8, 6),
         (0, "VPADDING"),
         (8, "RELAY"),
-        (7, 4),
+        (7, 7),
     ]
 
 
@@ -94,19 +94,19 @@ def test_few_cells_stay_single() -> None:
 
 
 def test_the_reader_keeps_no_hold_on_what_it_was_fed() -> None:
-    data = bytearray(relay(7) * 4 + relay(9)[:20])
+    data = bytearray(relay(7) * 5 + relay(9)[:20])
     reader = CellReader()
     (run,) = reader.feed(data)
     data[:] = bytes(len(data))
-    assert isinstance(run, Run) and run.tobytes() == relay(7) * 4
+    assert isinstance(run, Run) and run.tobytes() == relay(7) * 5
     assert flatten(reader.feed(relay(9)[20:])) == [Cell(9, CellCommand.RELAY, FILL)]
 
 
 def test_set_circ_id_rewrites_every_header() -> None:
-    (run,) = CellReader().feed(relay(7) * 4)
+    (run,) = CellReader().feed(relay(7) * 5)
     assert isinstance(run, Run)
     run.set_circ_id(0x80000001)
-    assert run.tobytes() == relay(0x80000001) * 4
+    assert run.tobytes() == relay(0x80000001) * 5
 
 
 def test_a_narrow_link_gives_versions_alone() -> None:
