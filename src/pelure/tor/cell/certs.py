@@ -124,6 +124,12 @@ class Ed25519Cert:
         ``signer`` is the key it has to be signed by; ``None`` takes the one it carries. Without ``now``
         expiry isn't checked. Raises ``CryptoError``.
         """
+        key = self.check(signer, cert_type=cert_type, now=now)
+        ed25519_verify(key, self.signature, self.signed_part)
+        return key
+
+    def check(self, signer: bytes | None = None, *, cert_type: int, now: float | None = None) -> bytes:
+        """:meth:`verify` without the signature, for a certificate that may never be relied on."""
         if self.cert_type != cert_type:
             raise CryptoError(f"a certificate of type {self.cert_type} where type {cert_type} belongs")
         if now is not None and now >= self.expires:
@@ -133,7 +139,6 @@ class Ed25519Cert:
             raise CryptoError("a certificate does not carry the key that signed it")
         if self.signing_key not in (None, key):
             raise CryptoError("a certificate carries another key than the one it has to be signed by")
-        ed25519_verify(key, self.signature, self.signed_part)
         return key
 
 

@@ -165,10 +165,15 @@ class OnionClient:
                 began = time.monotonic()
                 work.begin()
                 reaching = asyncio.create_task(reach(self._source, point))
+                preparing: asyncio.Task[bytes] | None = None
                 try:
                     meeting = await asyncio.shield(arranging)
-                    circuit = await reaching
-                    await meeting.introduce(circuit, point, descriptor, params, self._rng, await work.take())
+                    preparing = asyncio.create_task(
+                        meeting.prepare(point, descriptor, params, self._rng, work)
+                    )
+                    circuit, body = await reaching, await preparing
+                    work.spent()
+                    await meeting.introduce(circuit, body)
                 except OnionServiceError as error:
                     if error.code == RENDEZVOUS_FAILED:
                         raise
@@ -182,6 +187,8 @@ class OnionClient:
                     self._emit(Introduced(relay.nickname, time.monotonic() - began))
                     return meeting, point
                 finally:
+                    if preparing is not None:
+                        await _abandon(preparing)
                     reached = await _abandon(reaching)
                     if reached is not None:
                         reached.close()

@@ -38,10 +38,11 @@ log = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class ServiceDescriptor:
-    """An opened descriptor: its content, the blinded key and subcredential it goes with, and its revision."""
+    """An opened descriptor: its content, the keys and subcredential it goes with, and its revision."""
 
     content: SecondLayer
     blinded_key: bytes
+    signing_key: bytes
     subcredential: bytes = field(repr=False)
     revision_counter: int
 
@@ -110,7 +111,7 @@ class DescriptorClient:
         except (DirectoryError, CryptoError) as error:
             self._cache.pop(blinded_key, None)
             raise OnionServiceError(f"the onion service's descriptor is invalid: {error}", INVALID) from error
-        return ServiceDescriptor(content, blinded_key, subcred, outer.revision_counter)
+        return ServiceDescriptor(content, blinded_key, outer.signing_key, subcred, outer.revision_counter)
 
     async def _fetch_shared(self, blinded_key: bytes, directories: list[Relay], newer_than: int) -> _Cached:
         """Fetch once for everybody who waits for the same descriptor."""

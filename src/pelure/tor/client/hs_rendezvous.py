@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 
-from pelure.errors import CryptoError, OnionServiceError, PelureError
+from pelure.errors import CryptoError, OnionServiceError, PelureError, ProtocolError
 from pelure.tor.cell.commands import RelayCommand
 from pelure.tor.cell.onion_messages import (
     COOKIE_LEN,
@@ -19,12 +19,13 @@ from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.circuit.relaycrypto import HopKeys
 from pelure.tor.client.hs_descriptors import ServiceDescriptor
 from pelure.tor.client.hs_events import OnClientEvent, RendezvousEstablished, RendezvousJoined
+from pelure.tor.client.pow import Work
 from pelure.tor.crypto import hs_ntor
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.origin import Circuit
+from pelure.tor.net.others_first import others_first
 from pelure.tor.onion.introduction import introduce
-from pelure.tor.onion.pow import ProofOfWork
 from pelure.tor.onion.second_layer import IntroPoint
 
 RENDEZVOUS_LENGTH = 3
@@ -53,7 +54,11 @@ class Meeting:
 
     @classmethod
     async def arrange(cls, source: CircuitSource, rng: Rng, emit: OnClientEvent) -> Meeting:
-        """Build the circuit and leave a new cookie at its end. Raises :class:`PelureError`."""
+        """Build the circuit and leave a new cookie at its end. Raises :class:`PelureError`.
+
+        The descriptor's fetch and the circuit to an introduction point take longer, and go first.
+        """
+        await others_first()
         began = time.monotonic()
         circuit = await source.internal_circuit(None, length=RENDEZVOUS_LENGTH, purpose="rendezvous")
         meeting = cls(circuit, rng(COOKIE_LEN))
@@ -67,21 +72,18 @@ class Meeting:
         emit(RendezvousEstablished(circuit.path[-1].nickname, time.monotonic() - began))
         return meeting
 
-    async def introduce(
-        self,
-        circuit: Circuit,
-        point: IntroPoint,
-        descriptor: ServiceDescriptor,
-        params: CircuitParams,
-        rng: Rng,
-        proof: ProofOfWork | None = None,
-    ) -> None:
-        """Tell the service where we wait, by ``circuit`` to ``point``; returns when that passed it on.
+    async def prepare(
+        self, point: IntroPoint, descriptor: ServiceDescriptor, params: CircuitParams, rng: Rng, work: Work
+    ) -> bytes:
+        """The INTRODUCE1 that tells the service where we wait; made while the circuit to ``point`` is built.
 
-        Raises :class:`OnionServiceError` with a SOCKS code.
+        Raises :class:`OnionServiceError` if the point's keys are not the service's, or can't be used.
         """
+        await others_first()
         sendme_inc = _sendme_inc(descriptor, params)
+        proof = await work.proof()
         try:
+            point.verify(descriptor.signing_key)
             state, body = introduce(
                 point,
                 descriptor.subcredential,
@@ -91,8 +93,20 @@ class Meeting:
                 congestion_control=sendme_inc is not None,
                 proof=proof,
             )
-            self._introductions.append((state, sendme_inc))
-            self._patience = 0.0 if proof is None else WORK_ANSWER_SECONDS
+        except ProtocolError as error:
+            raise OnionServiceError(
+                f"the onion service's introduction point is no good: {error}", INTRODUCTION_FAILED
+            ) from error
+        self._introductions.append((state, sendme_inc))
+        self._patience = 0.0 if proof is None else WORK_ANSWER_SECONDS
+        return body
+
+    async def introduce(self, circuit: Circuit, body: bytes) -> None:
+        """Send INTRODUCE1 by ``circuit`` to an introduction point; returns when that passed it on.
+
+        Raises :class:`OnionServiceError` with a SOCKS code.
+        """
+        try:
             circuit.send(RelayCommand.INTRODUCE1, body)
             answer = await circuit.expect(RelayCommand.INTRODUCE_ACK, timeout=ACK_SECONDS)
             status = IntroduceAck.decode(answer.data).status

@@ -105,13 +105,13 @@ class Work:
         if self._puzzle is not None and self._proving is None:
             self._proving = asyncio.create_task(self._prove(self._puzzle))
 
-    async def take(self) -> ProofOfWork | None:
-        """The proof for an introduction, None if it has to do without."""
-        if self._proving is None:
-            return None
-        proof = await asyncio.shield(self._proving)
+    async def proof(self) -> ProofOfWork | None:
+        """The proof for the next introduction, None if it has to do without."""
+        return None if self._proving is None else await asyncio.shield(self._proving)
+
+    def spent(self) -> None:
+        """The proof was used."""
         self._proving = None
-        return proof
 
     async def close(self) -> None:
         """End a search that nobody needs any more."""

@@ -8,7 +8,7 @@ from __future__ import annotations
 import base64
 import logging
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from itertools import pairwise
 
 from pelure.errors import DirectoryError, ProtocolError
@@ -45,10 +45,17 @@ class IntroPoint:
     onion_key: bytes
     auth_key: bytes
     enc_key: bytes
+    certificates: tuple[Ed25519Cert, ...] = field(default=(), repr=False, compare=False)
+    """Those of the two keys, where it was read from a descriptor; their signatures are not checked yet."""
 
     def relay(self) -> Relay:
         """Return the relay to extend to. Raises :class:`ProtocolError` if the specifiers name none."""
         return Relay.from_link_specifiers(self.link_specifiers, self.onion_key)
+
+    def verify(self, signing_key: bytes) -> None:
+        """Check that the descriptor signing key certifies both keys. Raises :class:`CryptoError`."""
+        for certificate in self.certificates:
+            certificate.verify(signing_key, cert_type=certificate.cert_type)
 
     def encode(self, signing_pair: Ed25519KeyPair, expires: float) -> str:
         """Return the lines, certified by the descriptor signing key until ``expires``."""
@@ -111,8 +118,8 @@ class SecondLayer:
     def parse(cls, plaintext: bytes, signing_key: bytes, now: float) -> SecondLayer:
         """Parse a decrypted second layer; ``signing_key`` is the descriptor signing key.
 
-        An introduction point that can't be understood is left out, as C tor does; anything else that is
-        malformed raises :class:`DirectoryError`.
+        An introduction point that can't be understood is left out, as C tor does; :meth:`IntroPoint.verify`
+        is for the one that is used. Anything else that is malformed raises :class:`DirectoryError`.
         """
         items = list(tokenize(decode_document(plaintext.rstrip(b"\0"))))
         starts = [index for index, item in enumerate(items) if item.keyword == "introduction-point"]
@@ -147,12 +154,13 @@ def _parse_intro_point(items: list[Item], signing_key: bytes, now: float) -> Int
     auth_cert = Ed25519Cert.decode(section.one("auth-key").need_object("ED25519 CERT"))
     enc_cert = Ed25519Cert.decode(section.one("enc-key-cert").need_object("ED25519 CERT"))
     for cert, kind in ((auth_cert, CertType.HS_INTRO_AUTH), (enc_cert, CertType.HS_INTRO_ENC)):
-        cert.verify(signing_key, cert_type=kind, now=now)
+        cert.check(signing_key, cert_type=kind, now=now)
     point = IntroPoint(
         specifiers,
         _ntor_key(section, "onion-key"),
         auth_cert.certified_key,
         _ntor_key(section, "enc-key"),
+        (auth_cert, enc_cert),
     )
     point.relay()  # refuses specifiers that name no relay
     return point

@@ -104,7 +104,7 @@ async def test_without_processes_there_is_no_proof(monkeypatch: pytest.MonkeyPat
             assert await prove(EASY, os.urandom, places()) is None
 
 
-async def test_work_is_begun_once_and_each_proof_taken_once(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_work_is_begun_once_and_each_proof_used_once(monkeypatch: pytest.MonkeyPatch) -> None:
     searches: list[Puzzle] = []
 
     proofs = [ProofOfWork(bytes([n]) * 16, 2, bytes(4), bytes(16)) for n in range(2)]
@@ -116,11 +116,11 @@ async def test_work_is_begun_once_and_each_proof_taken_once(monkeypatch: pytest.
     monkeypatch.setattr(client_pow, "prove", find)
     events: list[ClientEvent] = []
     work = Work(EASY, os.urandom, events.append, places())
-    work.begin()
-    work.begin()
-    assert await work.take() == proofs[0]
-    work.begin()
-    assert await work.take() == proofs[1]
+    for proof in proofs:
+        for _ in range(2):
+            work.begin()
+            assert await work.proof() == proof
+        work.spent()
     await work.close()
     assert searches == [EASY, EASY]
     assert [type(event) for event in events] == [PuzzleBegun, PuzzleSolved] * 2
@@ -131,6 +131,6 @@ async def test_no_puzzle_no_work() -> None:
     events: list[ClientEvent] = []
     work = Work(None, os.urandom, events.append, places())
     work.begin()
-    assert await work.take() is None
+    assert await work.proof() is None
     await work.close()
     assert not events

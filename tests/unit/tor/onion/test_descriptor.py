@@ -88,6 +88,8 @@ def test_c_tors_descriptor_without_client_authorization() -> None:
     assert (outer.blinded_key, outer.revision_counter, outer.lifetime) == (BLINDED_1, 19655750, 180)
     content = open_descriptor(outer, BLINDED_1, SUBCREDENTIAL_1, [], NOW_1)
     assert len(content.intro_points) == 3
+    for point in content.intro_points:
+        point.verify(outer.signing_key)
     assert content.intro_points[0].onion_key.hex().upper() == (
         "553BF9F9E1979D6F5D5D7D20BB3FE7272E32E22B6E86E35C76A7CA8A377E402F"
     )
@@ -279,6 +281,16 @@ def test_an_unusable_introduction_point_is_left_out() -> None:
     ]
     plaintext = ("create2-formats 2\n" + "".join(texts)).encode()
     assert SecondLayer.parse(plaintext, signing.public, NOW).intro_points == (good, other)
+
+
+def test_an_introduction_points_keys_are_verified_when_it_is_used() -> None:
+    plaintext = ("create2-formats 2\n" + intro_point().encode(KEYS.signing, NOW + 1000)).encode()
+    [point] = SecondLayer.parse(plaintext, KEYS.signing.public, NOW).intro_points
+    point.verify(KEYS.signing.public)
+    auth, enc = point.certificates
+    forged = replace(enc, signature=bytes([enc.signature[0] ^ 1]) + enc.signature[1:])
+    with pytest.raises(CryptoError):
+        replace(point, certificates=(auth, forged)).verify(KEYS.signing.public)
 
 
 def test_secrets_stay_out_of_representations() -> None:
