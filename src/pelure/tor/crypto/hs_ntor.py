@@ -8,6 +8,7 @@ the virtual hop (AES-256, SHA3-256).
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 
 from pelure.errors import CryptoError
@@ -34,6 +35,16 @@ class ClientState:
     enc_key: bytes
     secret: bytes = field(repr=False)
     public: bytes
+    shared: bytes = field(repr=False)
+
+
+@dataclass(frozen=True, slots=True)
+class ServiceState:
+    """What a service remembers between INTRODUCE2 and RENDEZVOUS1."""
+
+    auth_key: bytes
+    enc_key: bytes
+    client_public: bytes
     shared: bytes = field(repr=False)
 
 
@@ -70,34 +81,36 @@ def client_rendezvous(state: ClientState, handshake_info: bytes) -> bytes:
 
 
 def service_open(
-    enc_secret: bytes, enc_key: bytes, auth_key: bytes, subcredential: bytes, header: bytes, encrypted: bytes
-) -> tuple[bytes, bytes]:
-    """Open the ENCRYPTED part of an INTRODUCE2; returns ``(plaintext, client's public key)``.
+    enc_secret: bytes,
+    enc_key: bytes,
+    auth_key: bytes,
+    subcredentials: Iterable[bytes],
+    header: bytes,
+    encrypted: bytes,
+) -> tuple[bytes, bytes, ServiceState]:
+    """Open the ENCRYPTED part of an INTRODUCE2 with the one of ``subcredentials`` that it is sealed for.
 
-    ``header`` is the INTRODUCE2 body up to ENCRYPTED. Raises ``CryptoError`` if it is too short, has a
-    bad key or a wrong MAC.
+    ``header`` is the INTRODUCE2 body up to ENCRYPTED. Returns the plaintext, the subcredential and the state.
+    Raises ``CryptoError`` if it is too short, has a bad key, or its MAC fits none of them.
     """
     if len(encrypted) < MIN_ENCRYPTED_LEN:
         raise CryptoError("the encrypted part of an introduction is too short")
     body, mac = encrypted[:-32], encrypted[-32:]
     client_public = body[:32]
     shared = x25519(enc_secret, client_public)
-    sealing_key, mac_key = _intro_keys(shared, auth_key, client_public, enc_key, subcredential)
-    if not equal(hs_mac(mac_key, header + body), mac):
-        raise CryptoError("the MAC of an introduction is wrong")
-    return aes_ctr(sealing_key, body[32:]), client_public
+    for subcredential in subcredentials:
+        sealing_key, mac_key = _intro_keys(shared, auth_key, client_public, enc_key, subcredential)
+        if equal(hs_mac(mac_key, header + body), mac):
+            state = ServiceState(auth_key, enc_key, client_public, shared)
+            return aes_ctr(sealing_key, body[32:]), subcredential, state
+    raise CryptoError("an introduction is not sealed for any descriptor of the service")
 
 
-def service_rendezvous(
-    enc_secret: bytes, enc_key: bytes, auth_key: bytes, client_public: bytes, rng: Rng
-) -> tuple[bytes, bytes]:
-    """The service's answer: ``(HANDSHAKE_INFO of 64 bytes for RENDEZVOUS1, 128 bytes of key material)``.
-
-    Raises ``CryptoError`` for a bad ``client_public``.
-    """
+def service_rendezvous(state: ServiceState, rng: Rng) -> tuple[bytes, bytes]:
+    """The service's answer: ``(HANDSHAKE_INFO of 64 bytes for RENDEZVOUS1, 128 bytes of key material)``."""
     y_secret, y_public = x25519_generate(rng)
-    shared = x25519(y_secret, client_public) + x25519(enc_secret, client_public)
-    auth, keys = _rendezvous_keys(shared, auth_key, enc_key, client_public, y_public)
+    shared = x25519(y_secret, state.client_public) + state.shared
+    auth, keys = _rendezvous_keys(shared, state.auth_key, state.enc_key, state.client_public, y_public)
     return y_public + auth, keys
 
 

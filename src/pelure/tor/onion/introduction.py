@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass, field
 
-from pelure.errors import CryptoError, ProtocolError
+from pelure.errors import ProtocolError
 from pelure.tor.cell.extensions import cc_request, find_extension, wants_congestion_control
 from pelure.tor.cell.onion_messages import Introduce1, Introduce2, IntroducePayload
 from pelure.tor.crypto import hs_ntor
@@ -75,8 +75,7 @@ class Introduction:
     cookie: bytes = field(repr=False)
     rendezvous_point: Relay
     congestion_control: bool
-    client_public: bytes
-    keys: IntroKeys = field(repr=False)
+    state: hs_ntor.ServiceState = field(repr=False)
     subcredential: bytes = field(repr=False)
     """That of the descriptor which the client had."""
     proof_of_work: bytes | None
@@ -90,42 +89,25 @@ class Introduction:
         """
         if message.auth_key != keys.auth.public:
             raise ProtocolError("INTRODUCE2 is for another introduction point")
-        plaintext, client_public, subcredential = _open_sealed(message, keys, subcredentials)
+        plaintext, subcredential, state = hs_ntor.service_open(
+            keys.enc_secret,
+            keys.enc_public,
+            keys.auth.public,
+            subcredentials,
+            message.header,
+            message.encrypted,
+        )
         payload = IntroducePayload.decode(plaintext)
         relay = Relay.from_link_specifiers(payload.specifiers, payload.onion_key)
         return cls(
             payload.cookie,
             relay,
             wants_congestion_control(payload.extensions),
-            client_public,
-            keys,
+            state,
             subcredential,
             find_extension(payload.extensions, ProofOfWork.TYPE),
         )
 
     def answer(self, rng: Rng) -> tuple[bytes, bytes]:
         """Return HANDSHAKE_INFO for RENDEZVOUS1 (64 bytes) and the virtual hop's key material (128 bytes)."""
-        return hs_ntor.service_rendezvous(
-            self.keys.enc_secret, self.keys.enc_public, self.keys.auth.public, self.client_public, rng
-        )
-
-
-def _open_sealed(
-    message: Introduce2, keys: IntroKeys, subcredentials: Iterable[bytes]
-) -> tuple[bytes, bytes, bytes]:
-    """Returns the plaintext, the client's key, and the subcredential that it was sealed for."""
-    failure = CryptoError("an introduction came before any descriptor was published")
-    for subcredential in subcredentials:
-        try:
-            plaintext, client_public = hs_ntor.service_open(
-                keys.enc_secret,
-                keys.enc_public,
-                keys.auth.public,
-                subcredential,
-                message.header,
-                message.encrypted,
-            )
-            return plaintext, client_public, subcredential
-        except CryptoError as error:
-            failure = error
-    raise failure
+        return hs_ntor.service_rendezvous(self.state, rng)

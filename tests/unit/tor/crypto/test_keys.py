@@ -216,11 +216,11 @@ def test_hs_ntor_refuses_any_change(index: int, garbage: bytes) -> None:
     state, sealed = hs_ntor.client_introduce(auth, public, subcredential, header, b"payload", RNG)
     for bad in (_flip(sealed, index), garbage):
         with pytest.raises(CryptoError):
-            hs_ntor.service_open(secret, public, auth, subcredential, header, bad)
+            hs_ntor.service_open(secret, public, auth, [subcredential], header, bad)
     with pytest.raises(CryptoError):
-        hs_ntor.service_open(secret, public, auth, bytes(32), header, sealed)
-    _, client_public = hs_ntor.service_open(secret, public, auth, subcredential, header, sealed)
-    info, _ = hs_ntor.service_rendezvous(secret, public, auth, client_public, RNG)
+        hs_ntor.service_open(secret, public, auth, [bytes(32)], header, sealed)
+    _, _, service = hs_ntor.service_open(secret, public, auth, [subcredential], header, sealed)
+    info, _ = hs_ntor.service_rendezvous(service, RNG)
     for bad in (_flip(info, index), garbage[:63]):
         with pytest.raises(CryptoError):
             hs_ntor.client_rendezvous(state, bad)

@@ -100,13 +100,12 @@ def test_hs_ntor() -> None:
     )
     assert v["h"] + encrypted == v["introduce1_body"]
 
-    plaintext, client_public = hs_ntor.service_open(
-        enc_secret, enc_key, auth_key, v["n_hs_subcred"], v["h"], encrypted
+    plaintext, subcredential, service = hs_ntor.service_open(
+        enc_secret, enc_key, auth_key, [bytes(32), v["n_hs_subcred"]], v["h"], encrypted
     )
-    assert (plaintext, client_public) == (v["p"], v["client_public"])
-    info, service_keys = hs_ntor.service_rendezvous(
-        enc_secret, enc_key, auth_key, client_public, fixed_rng(v["service_secret"])
-    )
+    assert (plaintext, subcredential) == (v["p"], v["n_hs_subcred"])
+    assert service.client_public == v["client_public"]
+    info, service_keys = hs_ntor.service_rendezvous(service, fixed_rng(v["service_secret"]))
     assert info == v["service_public"] + v["auth_input_mac"]
 
     expansion = v["ntor_key_seed"] + b"tor-hs-ntor-curve25519-sha3-256-1:hs_key_expand"
