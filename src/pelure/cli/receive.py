@@ -42,6 +42,9 @@ LinkArgument = Annotated[
     typer.Argument(metavar="LINK", help="A private link, the name of a received one, or - to read it."),
 ]
 Circuits = Annotated[int, typer.Option(help="Onion circuits used at once.", min=1, max=16)]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of yours that are in the way; else they stay.")
+]
 Json = Annotated[bool, typer.Option("--json", help="Print one event a line.")]
 
 
@@ -59,7 +62,7 @@ def _read_link(settings: Settings, text: str) -> tuple[PrivateLink, str]:
         text = sys.stdin.readline().strip()
         if not text:
             raise ConfigError("there is no link on standard input")
-    if "://" in text:
+    if text.startswith(("http://", "https://")):
         raise ConfigError("this is not a private link: one begins with «pelure:» (for web pages: get-url)")
     link_text, path = split_path(text)
     with open_book(settings) as book:
@@ -111,6 +114,7 @@ def get(
         Path | None, typer.Argument(metavar="[DIR]", help="Where to; a new folder here.")
     ] = None,
     only: Annotated[list[str] | None, typer.Option(help="Only paths that fit, such as 'photos/*'.")] = None,
+    overwrite: Overwrite = False,
     circuits: Circuits = CIRCUITS,
     as_json: Json = False,
 ) -> None:
@@ -130,7 +134,13 @@ def get(
                 def progress(done: int, total: int) -> None:
                     output.progress("get", done, total, circuits=remote.open_circuits)
 
-                fetched = await Fetch(remote.drive, target, wanted).run(progress)
+                fetch = Fetch(remote.drive, target, wanted, overwrite=overwrite)
+                if folder is None and fetch.is_new_here and target.is_dir() and any(target.iterdir()):
+                    raise ConfigError(
+                        f"there is a folder {target.name} here, which this link was not fetched into; "
+                        "say where to: pelure get LINK DIR"
+                    )
+                fetched = await fetch.run(progress)
                 output.finish()
                 for place, reason in fetched.problems:
                     _tell_problem(output, place, reason)
@@ -283,10 +293,13 @@ def sync(
     context: typer.Context,
     link: LinkArgument,
     folder: Annotated[Path, typer.Argument(metavar="DIR")],
+    overwrite: Overwrite = False,
     circuits: Circuits = CIRCUITS,
     as_json: Json = False,
 ) -> None:
     """Keep a folder like what a link gives, and follow changes until interrupted.
+
+    Files of yours stay, also where the share has others of the same name; these are told.
 
     Example: `pelure sync photos ~/Photos-of-alice`
     """
@@ -300,16 +313,21 @@ def sync(
                 def progress(done: int, total: int) -> None:
                     output.progress("sync", done, total, circuits=remote.open_circuits)
 
-                fetched = await Fetch(remote.drive, folder.expanduser().absolute()).run(progress)
+                fetch = Fetch(remote.drive, folder.expanduser().absolute(), overwrite=overwrite)
+                fetched = await fetch.run(progress)
                 output.finish()
+                told = set(fetched.problems)
                 for place, reason in fetched.problems:
                     _tell_problem(output, place, reason)
                 target = LocalDrive(folder.expanduser().absolute())
                 output.event("synced", "Up to date; following changes.", folder=str(target.root))
                 try:
-                    async for step in pull(remote.drive, target, MirrorOptions()):
+                    async for step in pull(remote.drive, target, MirrorOptions(keep=not overwrite)):
                         if step.operation == "problem":
-                            _tell_problem(output, step.path, step.reason or "unknown")
+                            problem = (step.path, step.reason or "unknown")
+                            if problem not in told:  # each pass finds it again
+                                told.add(problem)
+                                _tell_problem(output, *problem)
                         elif step.operation != "equal":
                             text = f"{step.operation}: {shown(step.path)}"
                             output.event("changed", text, op=step.operation, path=step.path)

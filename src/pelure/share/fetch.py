@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import fnmatch
+import hashlib
 import os
 import time
 from collections.abc import Callable, Sequence
@@ -45,12 +46,27 @@ class Fetched:
 class Fetch:
     """One fetch of ``drive`` (at the version it has when :meth:`run` begins) into ``folder``."""
 
-    def __init__(self, drive: Drive, folder: Path, only: Sequence[str] = ()) -> None:
-        """``only``: patterns such as ``photos/*``; a path that fits one is fetched, all if there is none."""
+    def __init__(
+        self, drive: Drive, folder: Path, only: Sequence[str] = (), *, overwrite: bool = False
+    ) -> None:
+        """``only``: patterns such as ``photos/*``; a path that fits one is fetched, all if there is none.
+
+        ``overwrite``: also files that are in the folder but did not come from the drive, or were changed.
+        """
         self._drive = drive
         self._folder = folder
         self._only = [pattern.lstrip("/") for pattern in only]
+        self._overwrite = overwrite
         self._wanted: list[tuple[int, int]] = []
+
+    @property
+    def is_new_here(self) -> bool:
+        """Whether nothing of the drive was ever fetched into the folder."""
+        return self._drive.core.storage.get_user_data(self._note) is None
+
+    @property
+    def _note(self) -> str:
+        return "fetched into " + hashlib.blake2b(bytes(self._folder), digest_size=20).hexdigest()
 
     async def run(self, progress: Progress | None = None) -> Fetched:
         """Do it. Raises ``ConfigError`` if the folder can't be written, ``DriveError``.
@@ -68,6 +84,8 @@ class Fetch:
         except OSError as error:
             raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error
         try:
+            self._drive.core.storage.put_user_data(self._note, b"")
+            self._drive.core.storage.store.commit()
             target.folder.remove_unfinished()
             return await self._fill(view, target, entries, started, progress)
         except OSError as error:
@@ -109,7 +127,11 @@ class Fetch:
         telling = asyncio.ensure_future(self._tell(total, progress))
         try:
             by_path = {entry.path: entry for entry in entries}
-            options = MirrorOptions(delete=False, ignore=lambda path: path in left_out or self._ignored(path))
+            options = MirrorOptions(
+                delete=False,
+                keep=not self._overwrite,
+                ignore=lambda path: path in left_out or self._ignored(path),
+            )
             mirror = Mirror(view, target, options)
             async for step in mirror.steps():
                 if step.operation == "problem":

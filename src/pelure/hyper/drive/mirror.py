@@ -25,6 +25,7 @@ from pelure.hyper.drive.sync_state import SyncState
 from pelure.hyper.drive.writing import DriveBatch
 
 AnyDrive = Drive | LocalDrive
+KEPT = "a file is here that did not come from the drive or was changed since: it stays as it is"
 _BATCH = 4096
 
 
@@ -46,14 +47,16 @@ class Step:
 class MirrorOptions:
     """``folder`` limits the mirror to what is below it; ``delete`` lets it delete files of the target.
 
-    In a folder only files that were synced before are deleted. ``by_hash`` reads files even if size and time
-    say that they are unchanged. ``link`` leaves imported content in the user's files. ``times`` keeps the
-    files' times in the drive's metadata. ``ignore`` leaves out paths; ``progress`` is told of bytes as they
-    are done.
+    In a folder only files that were synced before are deleted. ``keep`` leaves files of a folder alone that
+    did not come from the drive, or were changed since: they are problems if the drive has others. ``by_hash``
+    reads files even if size and time say that they are unchanged. ``link`` leaves imported content in the
+    user's files. ``times`` keeps the files' times in the drive's metadata. ``ignore`` leaves out paths;
+    ``progress`` is told of bytes as they are done.
     """
 
     folder: str = "/"
     delete: bool = True
+    keep: bool = False
     dry_run: bool = False
     by_hash: bool = False
     link: bool = False
@@ -136,6 +139,8 @@ class Mirror:
                 await self._set_attributes(entry, old)
             self._progress(size)
             return Step("equal" if same else "change", entry.path, size)
+        if old is not None and self._is_own(old):
+            return Step("problem", entry.path, reason=KEPT)
         renamed = await self._renamed_from(entry, removed) if old is None else None
         if renamed is not None:
             del removed[renamed.path]
@@ -200,7 +205,7 @@ class Mirror:
         if entry.blob is None or not self.options.delete or entry.blob.byte_length == 0:
             return None
         for old in removed.values():
-            if old.blob is not None and self._may_remove(old.path) and await self._same_content(entry, old):
+            if old.blob is not None and self._may_remove(old) and await self._same_content(entry, old):
                 return old
         return None
 
@@ -273,14 +278,20 @@ class Mirror:
             if local is not None:
                 self._state.agree(local, entry)
 
-    def _may_remove(self, path: str) -> bool:
+    def _may_remove(self, entry: DriveEntry) -> bool:
         """In a folder, only what came from the drive; what was there by itself stays."""
         if not isinstance(self.target, LocalDrive) or self._state is None:
             return True
-        return self._state.get(path) is not None
+        return self._state.get(entry.path) is not None and not self._is_own(entry)
+
+    def _is_own(self, entry: DriveEntry) -> bool:
+        """Whether a file of the target has what nobody else may have, and is to be kept."""
+        if not (self.options.keep and isinstance(entry, LocalEntry)) or self._state is None:
+            return False
+        return not self._state.came_from_drive(entry)
 
     async def _remove(self, path: str, entry: DriveEntry) -> AsyncIterator[Step]:
-        if not self.options.delete or not self._may_remove(path):
+        if not self.options.delete or not self._may_remove(entry):
             return
         if not self.options.dry_run:
             if self._batch is not None:

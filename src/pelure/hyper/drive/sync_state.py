@@ -74,6 +74,13 @@ class SyncState:
         """Make it durable."""
         self._storage.store.commit()
 
+    def came_from_drive(self, local: LocalEntry) -> bool:
+        """Whether the file (or link) is, as far as can be told without reading it, as it was written once."""
+        agreed = self.get(local.path)
+        if agreed is None or local.blob is None:
+            return agreed is not None
+        return agreed.size == local.blob.byte_length and agreed.mtime_ns in (0, local.mtime_ns)
+
     def agrees(self, local: LocalEntry, entry: DriveEntry) -> bool:
         """Whether both are as they were when they agreed, which can be told without reading the file."""
         agreed = self.get(local.path)

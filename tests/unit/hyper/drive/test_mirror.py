@@ -178,3 +178,40 @@ async def test_ignored_and_impossible_names(store: Corestore, folder: LocalDrive
     ]
     assert [operation for operation, _ in steps].count("problem") == 3
     local.close()
+
+
+async def test_files_of_the_folder_are_kept_if_asked_to(store: Corestore, tmp_path: Path) -> None:
+    drive = Drive(store)
+    for name in ("ours", "same", "touched", "other", "gone", "gone too"):
+        await drive.put(f"/{name}", b"1 " + name.encode())
+    root = tmp_path / "folder"
+    root.mkdir()
+    (root / "ours").write_text("mine")
+    (root / "same").write_text("1 same")
+    (root / "link").symlink_to("mine")
+    local = LocalDrive(root)
+    done = await mirror(drive, local, keep=True)
+    assert ("problem", "/ours") in done and len(done) == 5
+    assert (root / "ours").read_text() == "mine"
+    for name in ("same", "touched", "other"):
+        await drive.put(f"/{name}", b"2 " + name.encode())
+    await drive.symlink("/link", "theirs")
+    await drive.delete("/gone")
+    await drive.delete("/gone too")
+    for name in ("touched", "gone"):
+        (root / name).write_text("changed here")
+    done = await mirror(drive, local, keep=True)
+    assert {path for what, path in done if what == "problem"} == {"/ours", "/touched", "/link"}
+    assert [path for what, path in done if what == "remove"] == ["/gone too"]
+    assert {path.name: path.read_text() for path in root.iterdir() if not path.is_symlink()} == {
+        "ours": "mine",
+        "same": "2 same",
+        "touched": "changed here",
+        "other": "2 other",
+        "gone": "changed here",
+    }
+    assert os.readlink(root / "link") == "mine"
+    await mirror(drive, local)
+    assert (root / "ours").read_text() == "1 ours"
+    assert os.readlink(root / "link") == "theirs"
+    local.close()
