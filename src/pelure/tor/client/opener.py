@@ -117,9 +117,7 @@ class StreamOpener:
         stream = circuit.open("", port)
         accepted = self._accepted.setdefault(circuit, {})
         if monotonic() - accepted.get(port, -TRUST_SECONDS) < TRUST_SECONDS:
-            if early:
-                await stream.write(early)
-            return stream
+            return await _begin(stream, early, wait=False)
         await _begin(stream, early)
         accepted[port] = monotonic()
         return stream
@@ -186,12 +184,13 @@ def _begin_flags(exit_relay: Relay, port: int) -> int:
     return Begin.IPV6_OKAY if exit_relay.exit_policy6.allows(port) else 0
 
 
-async def _begin(stream: CircuitStream, early: bytes) -> CircuitStream:
-    """Send ``early`` along and wait for the other side's yes."""
+async def _begin(stream: CircuitStream, early: bytes, *, wait: bool = True) -> CircuitStream:
+    """Send ``early`` along and ``wait`` for the other side's yes; what fails leaves no stream behind."""
     try:
         if early:
             await stream.write(early)
-        await stream.connected(STREAM_SECONDS)
+        if wait:
+            await stream.connected(STREAM_SECONDS)
     except TimeoutError:
         stream.close_soon()
         raise StreamError("no answer came to the opening of a stream", EndReason.TIMEOUT) from None

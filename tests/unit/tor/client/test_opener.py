@@ -26,12 +26,15 @@ ONION = encode_address(Ed25519KeyPair.from_seed(bytes(32)).public)
 class FakeStream:
     """A stream whose opening ends as its circuit wants it to."""
 
-    def __init__(self, outcome: bytes | Exception) -> None:
+    def __init__(self, outcome: bytes | Exception, blocked: bool = False) -> None:
         self.outcome = outcome
+        self.blocked = blocked
         self.sent = b""
         self.closed = False
 
     async def write(self, data: bytes) -> None:
+        if self.blocked:
+            await asyncio.Event().wait()
         self.sent += data
 
     async def connected(self, timeout: float | None = None) -> bytes:
@@ -61,10 +64,12 @@ class FakeCircuit:
         self.asked: list[str] = []
         self.closed = asyncio.Event()
         self.streams: list[object] = []
+        self.blocked = False
+        """Whether its streams take nothing."""
 
     def open(self, host: str, port: int, *, flags: int = 0) -> FakeStream:
         self.flags.append(flags)
-        self.opened.append(FakeStream(self.outcome))
+        self.opened.append(FakeStream(self.outcome, self.blocked))
         return self.opened[-1]
 
     async def resolve(self, name: str, *, timeout: float) -> tuple[Answer, ...]:
@@ -227,6 +232,26 @@ async def test_a_port_that_accepted_just_now_is_not_waited_for(monkeypatch: pyte
         with pytest.raises(StreamError):
             await streams.open(ONION, port, "me")
         monkeypatch.setattr(opener_module, "TRUST_SECONDS", 0.0)
+    await onions.close()
+
+
+async def test_whoever_gives_up_a_stream_that_is_not_waited_for_leaves_none_behind() -> None:
+    circuit = FakeCircuit(0, b"")
+
+    async def connect(address: str, isolation: Hashable) -> FakeCircuit:
+        return circuit
+
+    onions = OnionCircuits(cast(Any, connect))
+    streams = opener(FakePool(), onions)
+    await streams.open(ONION, 80, "me")
+    circuit.blocked = True
+    opening = asyncio.ensure_future(streams.open(ONION, 80, "me", b"early"))
+    while len(circuit.opened) < 2:  # noqa: ASYNC110 - until it has begun
+        await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    opening.cancel()
+    await asyncio.gather(opening, return_exceptions=True)
+    assert [stream.closed for stream in circuit.opened] == [False, True]
     await onions.close()
 
 
