@@ -2,11 +2,17 @@
 
 from __future__ import annotations
 
+import datetime
 import os
 from dataclasses import replace
 from functools import cache
+from typing import Any
 
 import pytest
+from cryptography import x509
+from cryptography.hazmat.primitives import hashes, serialization
+from cryptography.hazmat.primitives.asymmetric import ec, ed25519
+from cryptography.x509.oid import NameOID
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -191,6 +197,55 @@ def test_certificates_of_the_wrong_kind_are_refused() -> None:
     ):
         with pytest.raises(ProtocolError):
             check_responder(certs(**changes), tls.der, NOW)
+
+
+def id_certificate(public: Any, signer: Any, algorithm: Any, days: float = 0) -> bytes:
+    """A certificate of ``public`` that ``signer`` signed; it begins in ``days`` and is valid for 365."""
+    name = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, "www.example.com")])
+    start = datetime.datetime.fromtimestamp(NOW, datetime.UTC) + datetime.timedelta(days=days)
+    end = start + datetime.timedelta(days=365)
+    made = x509.CertificateBuilder(name, name, public, 7, start, end).sign(signer, algorithm)
+    return made.public_bytes(serialization.Encoding.DER)
+
+
+def with_rsa(key: RsaKeyPair, certificate: bytes) -> Certs:
+    """The server's CERTS, with another RSA identity that certifies its Ed25519 one."""
+    server = identity("server")
+    cross = RsaCrossCert.create(server.ed_id, key, NOW + DAY).encode()
+    certs = spoil(server.responder_certs, CertType.RSA_ID_V_IDENTITY, cross)
+    return spoil(certs, CertType.RSA_ID_X509, certificate)
+
+
+def test_an_rsa_identity_certificate_is_of_1024_bits_and_signed_by_itself() -> None:
+    key, other, big = (RsaKeyPair.generate(bits) for bits in (1024, 1024, 1536))
+    sha256, tls = hashes.SHA256(), identity("server").tls.der
+    good = with_rsa(key, id_certificate(key.public.key, key.key, sha256))
+    assert check_responder(good, tls, NOW).rsa_public == key.public
+    with pytest.raises(ProtocolError, match="1024-bit"):
+        check_responder(with_rsa(big, id_certificate(big.public.key, big.key, sha256)), tls, NOW)
+    with pytest.raises(ProtocolError, match="by its own key"):
+        check_responder(with_rsa(key, id_certificate(key.public.key, other.key, sha256)), tls, NOW)
+    edwards, curve = ed25519.Ed25519PrivateKey.generate(), ec.generate_private_key(ec.SECP256R1())
+    for private, algorithm in ((edwards, None), (curve, sha256)):
+        certificate = id_certificate(private.public_key(), private, algorithm)
+        with pytest.raises(ProtocolError, match="1024-bit"):
+            check_responder(with_rsa(key, certificate), tls, NOW)
+    with pytest.raises(ProtocolError):  # of Ed25519 by RSA, and the other way round
+        check_responder(with_rsa(key, id_certificate(edwards.public_key(), key.key, sha256)), tls, NOW)
+    with pytest.raises(ProtocolError):
+        check_responder(with_rsa(key, id_certificate(key.public.key, edwards, None)), tls, NOW)
+
+
+@pytest.mark.parametrize(("days", "good"), [(30, True), (30.01, False), (-367, True), (-367.01, False)])
+def test_the_dates_of_an_rsa_identity_certificate_are_taken_loosely(days: float, good: bool) -> None:
+    """Clocks differ: 30 days before it begins, two days after it has ended."""
+    key = RsaKeyPair.generate(1024)
+    certs = with_rsa(key, id_certificate(key.public.key, key.key, hashes.SHA256(), days))
+    if good:
+        check_responder(certs, identity("server").tls.der, NOW)
+    else:
+        with pytest.raises(ProtocolError, match="not valid today"):
+            check_responder(certs, identity("server").tls.der, NOW)
 
 
 def test_authenticate_of_another_link_is_refused() -> None:
