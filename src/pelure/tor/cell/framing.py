@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from itertools import pairwise
+from struct import Struct
 
 import numpy as np
 import numpy.typing as npt
@@ -25,6 +26,7 @@ FEW = 4
 _RELAY = int(CellCommand.RELAY)
 _RELAY_EARLY = int(CellCommand.RELAY_EARLY)
 _VERSIONS = int(CellCommand.VERSIONS)
+_FIXED = Struct(f"!IB{PAYLOAD_LEN}s")
 _WIDE_VARIABLE_HEADER = 7
 _NARROW_VARIABLE_HEADER = 5
 
@@ -166,9 +168,7 @@ def _variable_cell(buffer: bytearray, position: int, end: int) -> Cell:
 def _cut_fixed(buffer: bytearray, position: int, count: int, items: list[Cell | Run]) -> int:
     """Cut up to ``count`` fixed cells at ``position``; returns how many came before a variable-length one."""
     if count <= FEW:
-        count = next((n for n in range(1, count) if is_variable(buffer[position + n * CELL_LEN + 4])), count)
-        _append_cells(buffer, position, count, items)
-        return count
+        return _cut_few(buffer, position, count, items)
     rows: Cells = np.ndarray((count, CELL_LEN), np.uint8, buffer, position)
     head = buffer[position : position + HEADER_LEN]
     if head[4] == _RELAY and rows[:, :HEADER_LEN].tobytes() == head * count:
@@ -194,12 +194,14 @@ def _append(buffer: bytearray, position: int, rows: Cells, items: list[Cell | Ru
     if len(rows) > FEW:
         items.append(Run(int.from_bytes(buffer[position : position + 4], "big"), rows))
     else:
-        _append_cells(buffer, position, len(rows), items)
+        _cut_few(buffer, position, len(rows), items)
 
 
-def _append_cells(buffer: bytearray, position: int, count: int, items: list[Cell | Run]) -> None:
-    """Append ``count`` fixed cells that start at ``position``, each by itself."""
-    for start in range(position, position + count * CELL_LEN, CELL_LEN):
-        circ_id = int.from_bytes(buffer[start : start + 4], "big")
-        body = bytes(buffer[start + HEADER_LEN : start + CELL_LEN])
-        items.append(Cell(circ_id, buffer[start + 4], body))
+def _cut_few(buffer: bytearray, position: int, count: int, items: list[Cell | Run]) -> int:
+    """Cut up to ``count`` fixed cells at ``position``, each by itself; returns as :func:`_cut_fixed` does."""
+    for done in range(count):
+        cell = Cell(*_FIXED.unpack_from(buffer, position + done * CELL_LEN))
+        if done and is_variable(cell.command):
+            return done
+        items.append(cell)
+    return count
