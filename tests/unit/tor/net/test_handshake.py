@@ -19,7 +19,7 @@ from hypothesis import strategies as st
 from pelure.errors import LinkError, ProtocolError
 from pelure.tor.cell.certs import CertType, Ed25519Cert, KeyType, RsaCrossCert
 from pelure.tor.cell.commands import CellCommand
-from pelure.tor.cell.framing import Cell, encode
+from pelure.tor.cell.framing import Cell, CellReader, encode
 from pelure.tor.cell.linkspec import RelayIds
 from pelure.tor.cell.messages import AuthChallenge, Authenticate, Certs, Netinfo, Versions
 from pelure.tor.crypto.keys import Ed25519KeyPair
@@ -268,6 +268,50 @@ def test_a_signature_by_somebody_else_is_refused() -> None:
     with pytest.raises(ProtocolError):
         run(initiator, responder)
     assert responder.peer.rsa_id is None
+
+
+@pytest.mark.parametrize(
+    ("damage", "says"),
+    [
+        ("none", None),
+        ("method", "method"),
+        ("short", "too short"),
+        ("other", "another link"),
+        ("sign", "verify"),
+    ],
+)
+def test_what_authenticate_has_to_be(damage: str, says: str | None) -> None:
+    client = identity("client")
+    initiator, responder = pair(client)
+    said = initiator.receive(responder.receive(initiator.start()))
+    certs, authenticate, netinfo = (cell for cell in CellReader().feed(said) if isinstance(cell, Cell))
+    message = Authenticate.decode(authenticate.body)
+    signed, signature = message.authentication[:-64], message.authentication[-64:]
+    if damage == "method":
+        message = Authenticate(1, message.authentication)
+    elif damage == "short":  # all that is compared, and no random bytes
+        message = Authenticate(3, signed[:-24] + client.auth_key.sign(signed[:-24]))
+    elif damage == "other":
+        changed = signed[:-30] + bytes([signed[-30] ^ 1]) + signed[-29:]
+        message = Authenticate(3, changed + client.auth_key.sign(changed))
+    elif damage == "sign":
+        message = Authenticate(3, signed + signature[:-1] + bytes([signature[-1] ^ 1]))
+    responder.receive(encode(certs))
+    if says is None:
+        responder.receive(encode(message.cell()) + encode(netinfo))
+        assert responder.peer.ed_id == client.ed_id
+    else:
+        with pytest.raises(ProtocolError, match=says):
+            responder.receive(encode(message.cell()))
+
+
+def test_a_second_challenge_is_not_answered() -> None:
+    initiator, responder = pair(identity("client"))
+    answer = responder.receive(initiator.start())
+    netinfo_at = len(answer) - 514
+    initiator.receive(answer[:netinfo_at])
+    with pytest.raises(ProtocolError, match="second"):
+        initiator.receive(encode(AuthChallenge(bytes(32)).cell()))
 
 
 def test_cells_out_of_turn_end_the_handshake() -> None:
