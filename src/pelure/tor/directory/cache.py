@@ -13,7 +13,8 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
-from pelure.tor.directory.consensus import Consensus
+from pelure.tor.directory.compression import compress, decompress
+from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus
 from pelure.tor.directory.diff import make_diff
 from pelure.tor.directory.extra_info import ExtraInfo
 from pelure.tor.directory.http import DirReply, DirRequest, EncodedBody, encoded_reply
@@ -24,6 +25,8 @@ from pelure.tor.directory.tokenizer import decode_base64, parse_hex
 
 CONSENSUS_PATH = "/tor/status-vote/current/consensus"
 KEPT_FOR_DIFFS = 12
+KEPT_ENCODING = "x-zstd"
+"""Older consensuses are kept like that: of the public network's, two times twelve would take 70 MB."""
 MAX_KEYS_IN_PATH = 500
 MICRODESCRIPTOR_LIFETIME = 7 * 86400.0
 DESCRIPTOR_LIFETIME = 48 * 3600
@@ -32,7 +35,7 @@ NOT_FOUND = DirReply(404)
 
 @dataclass(slots=True)
 class _Flavour:
-    """The current consensus of one flavour; older ones and made diffs by the base's digest."""
+    """The current consensus of one flavour; older ones (compressed) and made diffs by the base's digest."""
 
     current: Consensus
     body: EncodedBody
@@ -61,7 +64,7 @@ class DirectoryCache:
         previous = self._flavours.get(consensus.flavour)
         older = dict(previous.older) if previous else {}
         if previous and previous.current.sha3_signed != consensus.sha3_signed:
-            older[previous.current.sha3_signed] = previous.current.text
+            older[previous.current.sha3_signed] = compress(previous.current.text, KEPT_ENCODING)
         while len(older) > KEPT_FOR_DIFFS:
             del older[next(iter(older))]
         self._flavours[consensus.flavour] = _Flavour(consensus, EncodedBody(consensus.text), older)
@@ -169,7 +172,8 @@ class DirectoryCache:
         for word in bases.split(",")[:KEPT_FOR_DIFFS]:
             base = parse_hex(word.strip(), 32)
             if base in found.older and base not in found.diffs:
-                found.diffs[base] = EncodedBody(make_diff(found.older[base], found.current.text))
+                old = decompress(found.older[base], KEPT_ENCODING, MAX_CONSENSUS_LENGTH)
+                found.diffs[base] = EncodedBody(make_diff(old, found.current.text))
             if base in found.diffs:
                 return found.diffs[base]
         return None
