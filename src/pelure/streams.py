@@ -46,9 +46,9 @@ class SocketStream:
         self.writer = writer
 
     @classmethod
-    async def connect(cls, host: str, port: int) -> SocketStream:
-        """Connect to ``host``:``port`` by TCP. Raises ``OSError``."""
-        return cls(*await asyncio.open_connection(host, port, limit=4 * READ_SIZE))
+    async def connect(cls, host: str, port: int, *, read_ahead: int = 4 * READ_SIZE) -> SocketStream:
+        """Connect to ``host``:``port`` by TCP; twice ``read_ahead`` bytes may wait. Raises ``OSError``."""
+        return cls(*await asyncio.open_connection(host, port, limit=read_ahead))
 
     async def read(self, limit: int = READ_SIZE) -> bytes:
         return await self.reader.read(limit)

@@ -15,6 +15,8 @@ from pelure.errors import ConfigError
 from pelure.streams import READ_SIZE, ByteStream, SocketStream
 
 CONNECT_SECONDS = 20.0
+READ_AHEAD = READ_SIZE
+"""The target is near, the circuit slow: more than its next cells need not wait here, for each stream."""
 
 
 @dataclass(frozen=True)
@@ -27,7 +29,7 @@ class TcpTarget:
     async def connect(self) -> ByteStream:
         """Connect. Raises ``OSError`` (``TimeoutError`` after 20 s)."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            return await SocketStream.connect(self.host, self.port)
+            return await SocketStream.connect(self.host, self.port, read_ahead=READ_AHEAD)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class UnixTarget:
     async def connect(self) -> ByteStream:
         """Connect. Raises ``OSError`` (``TimeoutError`` after 20 s)."""
         async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(str(self.path), limit=4 * READ_SIZE)
+            reader, writer = await asyncio.open_unix_connection(str(self.path), limit=READ_AHEAD)
             return SocketStream(reader, writer)
 
 
