@@ -8,6 +8,7 @@ import logging
 import time
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from weakref import WeakKeyDictionary
 
 from pelure.errors import CryptoError, DirectoryError, OnionServiceError, PelureError
 from pelure.tor.crypto.blinding import blind_public, blinding_factor, subcredential
@@ -21,7 +22,7 @@ from pelure.tor.onion.descriptor import MissingClientAuth, WrongClientAuth, open
 from pelure.tor.onion.outer import MAX_DESCRIPTOR_LEN, OuterDescriptor
 from pelure.tor.onion.ring import HsDirRing, RingParams
 from pelure.tor.onion.second_layer import SecondLayer
-from pelure.tor.onion.time_periods import PeriodSchedule
+from pelure.tor.onion.time_periods import PeriodSchedule, PeriodSlot
 
 CIRCUIT_LENGTH = 4
 FETCH_SECONDS = 30.0
@@ -70,6 +71,7 @@ class DescriptorClient:
         self._rng = rng
         self._cache: dict[bytes, _Cached] = {}
         self._fetching: dict[tuple[bytes, int], asyncio.Task[_Cached]] = {}
+        self._rings: WeakKeyDictionary[NetDir, HsDirRing[Relay]] = WeakKeyDictionary()
 
     async def get(
         self, netdir: NetDir, identity: bytes, client_secrets: Iterable[bytes], *, newer_than: int = -1
@@ -89,13 +91,21 @@ class DescriptorClient:
         subcred = subcredential(identity, blinded_key)
         cached = self._cache.get(blinded_key)
         if cached is None or not cached.is_good(time.time(), newer_than):
-            directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
-            ring = HsDirRing(directories, slot, RingParams.from_params(netdir.params))
-            cached = await self._fetch_shared(blinded_key, ring.fetches(blinded_key), newer_than)
+            directories = self._ring(netdir, slot).fetches(blinded_key)
+            cached = await self._fetch_shared(blinded_key, directories, newer_than)
         secrets = frozenset(client_secrets)
         if secrets not in cached.opened:
             cached.opened[secrets] = self._open(cached.outer, blinded_key, subcred, secrets)
         return cached.opened[secrets]
+
+    def _ring(self, netdir: NetDir, slot: PeriodSlot) -> HsDirRing[Relay]:
+        """The ring of ``netdir``'s time period, made once: thousands of relays are hashed for it."""
+        ring = self._rings.get(netdir)
+        if ring is None:
+            directories = [relay for relay in netdir.hsdirs if relay.protocols.supports("HSDir", 2)]
+            ring = HsDirRing(directories, slot, RingParams.from_params(netdir.params))
+            self._rings[netdir] = ring
+        return ring
 
     def _open(
         self, outer: OuterDescriptor, blinded_key: bytes, subcred: bytes, secrets: frozenset[bytes]
