@@ -181,7 +181,7 @@ def test_a_changed_or_false_lone_cell_does_not_disturb_the_digest() -> None:
     tag = origin.encrypt_one(0, own)
     assert relays[0].forward_one(own) == tag
     decoy = bytearray(BODY_LEN)  # has zeros as its recognized field, and a wrong digest
-    origin._encrypt[0](decoy)
+    origin._ciphers[0].apply(decoy)
     assert relays[0].forward_one(decoy) is None and decoy == bytes(BODY_LEN)
     more = bytearray(BODY_LEN)
     tag = origin.encrypt_one(0, more)
@@ -217,7 +217,7 @@ def test_a_false_candidate_does_not_disturb_the_digest() -> None:
     own = np.zeros((1, BODY_LEN), np.uint8)
     origin.encrypt(0, own)
     decoy = np.zeros((1, BODY_LEN), np.uint8)  # has zeros as its recognized field, and a wrong digest
-    origin._encrypt[0](decoy.data)
+    origin._ciphers[0].apply(decoy.data)
     more = np.ones((1, BODY_LEN), np.uint8)
     origin.encrypt(0, more)
     found = relays[0].forward(cells_of(np.concatenate([own, decoy, more])))
