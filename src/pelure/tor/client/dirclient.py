@@ -118,17 +118,22 @@ class DirectoryClient:
         """Keep the directory fresh until cancelled; run as a task after :meth:`bootstrap`."""
         failures = 0
         while True:
+            await asyncio.to_thread(give_back)  # what getting the directory has freed
             if failures:
                 await asyncio.sleep(retry_pause(failures, testing=self.network.testing, rng=os.urandom))
             else:
                 await sleep_until(time.time() + self._seconds_to_refresh())
             try:
-                before = self._consensus
-                await self.update_now()
-                failures = failures + 1 if self._consensus is before else 0
+                failures = 0 if await self._renew() else failures + 1
             except PelureError as error:
                 failures += 1
                 log.info("the directory could not be renewed: %s", error)
+
+    async def _renew(self) -> bool:
+        """Whether there was a newer consensus."""
+        before = self._consensus  # not in the loop, where the name would keep the old one for an hour
+        await self.update_now()
+        return self._consensus is not before
 
     async def update_now(self) -> NetDir | None:
         """Fetch a newer consensus at once, if there is one. Raises ``DirectoryError``, ``LinkError`` …"""
@@ -212,7 +217,6 @@ class DirectoryClient:
                 await self._get_microdescriptors(netdir.missing, report)
                 netdir = await self._join()
             self._announce(netdir)
-        await asyncio.to_thread(give_back)
 
     async def _join(self) -> NetDir:
         """Consensus and microdescriptors as they are now."""
