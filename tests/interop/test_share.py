@@ -185,7 +185,11 @@ def test_browser_links(publisher: Person, reader: Person, tmp_path: Path) -> Non
 
 
 def test_bad_links_and_names(publisher: Person, reader: Person, tmp_path: Path) -> None:
-    for text, says in (("pelure:abc", "cut short"), ("nobody", "no link is named"), ("https://x", "no link")):
+    for text, says in (
+        ("pelure:abc", "cut short"),
+        ("nobody", "no link is named"),
+        ("https://x", "private link"),
+    ):
         done = reader.run("get", text, str(tmp_path / "got"))
         assert done.returncode == 1
         assert says in done.stderr

@@ -180,7 +180,16 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
             return f"The link of {who} has expired."
         case "changed":
             return f"{fields['op']}: {fields['path']}"
+        case "problem":
+            return f"not shared: {fields['path']}: {fields['reason']}"
+        case "kept":
+            until = "does not expire" if fields["expires"] is None else f"expires {_day(fields['expires'])}"
+            return f"{who} had this link before: it stays as it was and {until} (see `pelure link renew`)."
     return None
+
+
+def _day(seconds: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(seconds))
 
 
 def shares(

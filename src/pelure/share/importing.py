@@ -16,12 +16,14 @@ from pelure.errors import ConfigError, PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.ignore import IgnoreRules
 from pelure.hyper.drive.local import LocalDrive
-from pelure.hyper.drive.mirror import Mirror, MirrorOptions, Step
+from pelure.hyper.drive.mirror import Mirror, MirrorOptions
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
 OnChange = Callable[[str, str], None]
 """Called with ``add``, ``change``, ``remove`` or ``rename``, and a path of the drive."""
+OnProblem = Callable[[str, str], None]
+"""Called with the path of what is not shared, and the reason."""
 SETTLE_MS = 200
 
 log = logging.getLogger(__name__)
@@ -41,15 +43,17 @@ class _OnlyNamed(IgnoreRules):
 class Importer:
     """Keeps ``drive`` like ``paths``: one folder, or files and folders that lie in one folder."""
 
-    def __init__(self, drive: Drive, paths: list[Path]) -> None:
+    def __init__(self, drive: Drive, paths: list[Path], on_problem: OnProblem) -> None:
         self._drive = drive
         self._paths = paths
+        self._on_problem = on_problem
+        self._problems: dict[str, str] = {}
         self._busy = asyncio.Lock()
 
     async def update(self, progress: Progress | None = None, on_change: OnChange | None = None) -> None:
         """Take over what has changed. Raises ``ConfigError`` if the paths can't be read, ``DriveError``.
 
-        What can't be shared (a device, an unreadable file) is left out and logged.
+        What can't be shared (a device, an unreadable file) is left out and told, once while it stays so.
         """
         async with self._busy:
             source = self._source()
@@ -61,10 +65,17 @@ class Importer:
                 if progress is not None:
                     progress(done, mirror.total)
 
+            problems: dict[str, str] = {}
             mirror = Mirror(source, self._drive, MirrorOptions(link=True, times=True, progress=count))
             try:
                 async for step in mirror.steps():
-                    self._tell(step, on_change)
+                    if step.operation == "problem":
+                        problems[step.path] = step.reason or "unknown"
+                        if self._problems.get(step.path) != problems[step.path]:
+                            self._on_problem(step.path, problems[step.path])
+                    elif step.operation != "equal" and on_change is not None:
+                        on_change(step.operation, step.path)
+                self._problems = problems
             finally:
                 source.close()
 
@@ -79,12 +90,6 @@ class Importer:
             return LocalDrive(folders.pop(), ignore=_OnlyNamed(names))
         except OSError as error:
             raise ConfigError(f"can't read what is shared: {error}") from error
-
-    def _tell(self, step: Step, on_change: OnChange | None) -> None:
-        if step.operation == "problem":
-            log.warning("%s is not shared: %s", step.path, step.reason)
-        elif step.operation != "equal" and on_change is not None:
-            on_change(step.operation, step.path)
 
     async def follow(self, on_change: OnChange) -> None:
         """Take changes over as they happen; never ends by itself."""

@@ -11,7 +11,7 @@ import logging
 import os
 import shutil
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -133,7 +133,7 @@ class Node:
         self,
         record: ShareRecord,
         emit: Emit,
-        minted: Callable[[Publication], None] | None = None,
+        mint: Callable[[Publication], Awaitable[None]] | None = None,
         announced: asyncio.Event | None = None,
     ) -> None:
         """Run a share within its times, until it is over: cancelled, complete (``once``) or too late."""
@@ -142,8 +142,8 @@ class Node:
             await sleep_until(record.start_at)
         publication = await self.open_share(record, emit)
         try:
-            if minted is not None:
-                minted(publication)
+            if mint is not None:
+                await mint(publication)
             await publication.grant(self.book.live(record.id))
             addresses = await publication.published()
             for address in addresses:
@@ -167,11 +167,13 @@ class Node:
         fresh = [name for name in names if name not in existing]
         entries: list[Entry] = []
 
-        def mint(publication: Publication) -> None:
+        async def mint(publication: Publication) -> None:
             publication.mint(fresh, expires=expires, browser=browser)
             entries.extend(self.book.find(name, record.id) for name in names)
             for entry in entries:
-                self.followers.tell("link", share=record.id, **link_fields(entry))
+                await emit("link", share=record.id, **link_fields(entry))
+                if entry.name in existing and (expires, browser) != (None, False):
+                    await emit("kept", share=record.id, name=entry.name, expires=entry.expires)
 
         announced, over = asyncio.Event(), asyncio.Event()
         follow = asyncio.ensure_future(self.followers.follow(record.id, emit, over))

@@ -61,7 +61,7 @@ class Publication:
         self._store = Corestore(folder / "store")
         content_key = bytes.fromhex(record.content_key)
         self.drive = Drive(self._store, encryption_key=content_key)
-        self._importer = Importer(self.drive, [Path(path) for path in record.paths])
+        self._importer = Importer(self.drive, [Path(path) for path in record.paths], self._problem)
         self._page: AppServer | None = None
         self._groups: RendezvousGroups | None = None
         self._tasks: list[asyncio.Task[Any]] = []
@@ -216,6 +216,10 @@ class Publication:
 
     async def _follow(self) -> None:
         await self._importer.follow(self._changed)
+
+    def _problem(self, path: str, reason: str) -> None:
+        log.info("%s is not shared: %s", path, reason)
+        self._on_event("problem", share=self.record.id, path=path, reason=reason)
 
     def _changed(self, op: str, path: str) -> None:
         self._on_event("changed", share=self.record.id, op=op, path=path)
