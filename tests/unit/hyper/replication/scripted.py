@@ -45,7 +45,10 @@ class ScriptedPeer:
         """Complete the handshake and open the channel, with a capability made from ``secret`` if given."""
         await self.flush()
         while not self.secret.opened:
-            self._take(await self.stream.read())
+            data = await self.stream.read()
+            if not data:
+                raise EOFError("the other side ended the stream in the handshake")
+            self._take(data)
             await self.flush()
         proof = capability(secret or self.key, self.secret.handshake_hash, self.secret.initiator)
         name = (m.PROTOCOL, discovery_key(self.key))
