@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import getpass
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -26,7 +28,13 @@ Json = Annotated[bool, typer.Option("--json", help="One event a line.")]
 Key = Annotated[str, typer.Argument(help="The drive's key (hexadecimal or z-base-32), or `own`.")]
 Version = Annotated[int | None, typer.Option("--version", min=1, help="An older version of the drive.")]
 Secret = Annotated[
-    str | None, typer.Option("--secret", help="Encryption key of the drive (64 hexadecimal characters).")
+    str | None,
+    typer.Option(
+        "--secret",
+        metavar="-|@FILE|HEX",
+        help="Encryption key of the drive, 64 hexadecimal characters; the store keeps it. `-` reads it from "
+        "standard input, `@FILE` from a file: other users of this machine don't see it there.",
+    ),
 ]
 OWN = "own"
 
@@ -46,16 +54,30 @@ def opened_store(path: Path) -> Iterator[Corestore]:
         store.close()
 
 
+def read_secret(given: str) -> bytes:
+    """The 32-byte encryption key that ``--secret`` gives or points to. Raises ``ConfigError``."""
+    if given == "-":
+        text = getpass.getpass("Encryption key: ") if sys.stdin.isatty() else sys.stdin.readline()
+    elif given.startswith("@"):
+        try:
+            text = Path(given[1:]).expanduser().read_text("ascii")
+        except (OSError, UnicodeDecodeError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it holds no key"
+            raise ConfigError(f"can't read {given[1:]}: {reason}") from error
+    else:
+        text = given
+    try:
+        key = bytes.fromhex(text)
+    except ValueError:
+        key = b""
+    if len(key) != 32:
+        raise ConfigError("an encryption key is 64 hexadecimal characters")
+    return key
+
+
 def open_drive(store: Corestore, key: str, version: int | None = None, secret: str | None = None) -> Drive:
     """The drive ``key`` of the store; ``own`` is the store's own one. Raises ``ConfigError``."""
-    encryption_key = None
-    if secret is not None:
-        try:
-            encryption_key = bytes.fromhex(secret)
-        except ValueError:
-            encryption_key = b""
-        if len(encryption_key) != 32:
-            raise ConfigError("an encryption key is 64 hexadecimal characters")
+    encryption_key = None if secret is None else read_secret(secret)
     drive = Drive(store, None if key == OWN else z32.decode_key(key), encryption_key=encryption_key)
     if version is None:
         return drive

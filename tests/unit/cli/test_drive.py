@@ -118,6 +118,22 @@ def test_encrypted_drive(run: Run, folder: Path) -> None:
     assert run("info")[0]["encrypted"]
 
 
+def test_the_encryption_key_need_not_be_an_argument(run: Run, tmp_path: Path) -> None:
+    created = run("create", "--encrypted")[0]
+    file = tmp_path / "key"
+    file.write_text(created["secret"] + "\n")
+    for number, (given, typed) in enumerate(((f"@{file}", None), ("-", created["secret"] + "\n"))):
+        words = ["drive", "info", created["key"], "--store", str(tmp_path / str(number)), "--json"]
+        result = CliRunner().invoke(app, [*words, "--secret", given], input=typed)
+        assert result.exit_code == 0, result.output
+        assert json.loads(result.output)["encrypted"]
+    for given in ("@/nowhere", "@/bin/sh", "-", "abc"):
+        words = ["drive", "info", created["key"], "--store", str(tmp_path / "other"), "--secret", given]
+        result = CliRunner().invoke(app, words)
+        assert result.exit_code == 1
+        assert len(result.stderr.splitlines()) == 1
+
+
 @pytest.mark.parametrize(
     "words",
     [
