@@ -46,8 +46,8 @@ _DIGEST_LEN = 4
 _ZEROS = bytes(2)
 _NO_DIGEST = bytes(_DIGEST_LEN)
 _BLOCK_LEN = 16
-_BUILDING_CELLS = 4
-"""A relay passes on, in each direction, at most so many cells of a circuit that is built and not used."""
+_BUILDING_BYTES = 4 * BODY_LEN
+"""A relay passes on, in each direction, at most so much of a circuit that is built and not used."""
 _UNRECOGNIZED = "a relay cell came in that no hop of the circuit recognizes"
 _NO_ROWS: NDArray[np.intp] = np.empty(0, np.intp)
 
@@ -91,13 +91,15 @@ class _LayerCipher:
     """AES-CTR from counter 0, which keeps its position.
 
     Most circuits of a relay only ever carry the messages that build them. The library's context, a kilobyte,
-    is kept once a direction has carried more; until then each call makes one anew, in 3 µs.
+    is kept once a direction has carried more than ``keep_after`` bytes; until then each call makes one anew,
+    in 3 µs. Origins, who have few circuits and wait for their cells, keep it from the first.
     """
 
-    __slots__ = ("_key", "_position", "_update_into")
+    __slots__ = ("_keep_after", "_key", "_position", "_update_into")
 
-    def __init__(self, key: bytes) -> None:
+    def __init__(self, key: bytes, keep_after: int) -> None:
         self._key = key
+        self._keep_after = keep_after
         self._position = 0
         self._update_into: Callable[..., object] | None = None
 
@@ -113,7 +115,7 @@ class _LayerCipher:
         update_into = Cipher(algorithms.AES(self._key), mode).encryptor().update_into
         update_into(bytes(used), bytearray(used))
         self._position += size
-        if self._position > _BUILDING_CELLS * BODY_LEN:
+        if self._position > self._keep_after:
             self._update_into = update_into
         return update_into
 
@@ -202,8 +204,8 @@ class _Opener:
 
     __slots__ = ("_digest", "cipher")
 
-    def __init__(self, key: bytes, seed: bytes, wide: bool) -> None:
-        self.cipher = _LayerCipher(key)
+    def __init__(self, key: bytes, seed: bytes, wide: bool, keep_after: int) -> None:
+        self.cipher = _LayerCipher(key, keep_after)
         self._digest = RunningDigest(seed, wide)
 
     def recognize(self, bodies: Bodies) -> tuple[NDArray[np.intp], list[bytes]]:
@@ -237,8 +239,8 @@ class RelayCrypto:
     __slots__ = ("_cipher", "_digest", "_opener")
 
     def __init__(self, keys: HopKeys) -> None:
-        self._opener = _Opener(keys.forward_key, keys.forward_seed, keys.wide)
-        self._cipher = _LayerCipher(keys.backward_key)
+        self._opener = _Opener(keys.forward_key, keys.forward_seed, keys.wide, _BUILDING_BYTES)
+        self._cipher = _LayerCipher(keys.backward_key, _BUILDING_BYTES)
         self._digest = RunningDigest(keys.backward_seed, keys.wide)
 
     def forward(self, cells: Cells) -> Recognized | None:
@@ -295,9 +297,9 @@ class OriginCrypto:
 
     def add_hop(self, keys: HopKeys) -> None:
         """Add a hop behind the last one."""
-        self._ciphers.append(_LayerCipher(keys.forward_key))
+        self._ciphers.append(_LayerCipher(keys.forward_key, 0))
         self._seal.append(RunningDigest(keys.forward_seed, keys.wide))
-        self._openers.append(_Opener(keys.backward_key, keys.backward_seed, keys.wide))
+        self._openers.append(_Opener(keys.backward_key, keys.backward_seed, keys.wide, 0))
 
     def encrypt(self, hop: int, bodies: Bodies) -> list[bytes]:
         """Seal plain ``bodies`` for ``hop`` and put the layers on, in place; returns each cell's digest."""
