@@ -12,29 +12,27 @@ import asyncio
 import logging
 from enum import Enum
 from time import monotonic
-from typing import Protocol
 
 import numpy as np
 
 from pelure.errors import LinkError, ProtocolError
 from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand
 from pelure.tor.cell.framing import Cell, Cells, Run
-from pelure.tor.cell.messages import Create2, Created2, Destroy
+from pelure.tor.cell.messages import Create2, Destroy
 from pelure.tor.cell.relay_header import decode_relay_body, encode_relay_body
 from pelure.tor.cell.relay_messages import Extend2, Extended2, Truncated
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.flowcontrol import CircuitWindow, FixedWindow, VegasWindow
 from pelure.tor.circuit.handshakes import HopSecrets
 from pelure.tor.circuit.hop_end import HopEnd
-from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.circuit.relaycrypto import Bodies, RelayCrypto
 from pelure.tor.circuit.stream import State, StreamEndpoint
-from pelure.tor.crypto.keys import Rng
 from pelure.tor.directory.relay import Relay
 from pelure.tor.net.handshake import WrongIdentity
 from pelure.tor.net.link import Link
-from pelure.tor.net.links import LinkManager
 from pelure.tor.net.queues import HIGH_WATER
+from pelure.tor.relay.host import Host, Stream
+from pelure.tor.relay.next_hop import LONE, NextHop
 
 log = logging.getLogger(__name__)
 
@@ -43,7 +41,6 @@ HEADER_LEN = 5
 MAX_EARLY = 8  # RELAY_EARLY cells in a circuit's life (tor-spec 5.6)
 RELAY = int(CellCommand.RELAY)
 RELAY_EARLY = int(CellCommand.RELAY_EARLY)
-LONE = frozenset({RELAY, RELAY_EARLY})
 
 
 class Role(Enum):
@@ -53,45 +50,6 @@ class Role(Enum):
     INTRODUCTION = "introduction point"
     RENDEZVOUS = "rendezvous point"
     JOINED = "joined rendezvous"
-
-
-class Stream(Protocol):
-    """Somebody behind a stream at this relay: a TCP connection, a directory request."""
-
-    @property
-    def waiting(self) -> int:
-        """Bytes that wait here, towards either side."""
-        ...
-
-    def readable(self) -> None:
-        """Bytes came for it."""
-
-    def room(self) -> None:
-        """Some of what it wrote has left."""
-
-    def ended(self) -> None:
-        """The other side, or the whole circuit, is gone."""
-
-
-class Host(Protocol):
-    """The relay, as its circuits see it."""
-
-    links: LinkManager
-    params: CircuitParams
-    rng: Rng
-    relayed_cells: int
-
-    def check_extend(self, relay: Relay) -> Relay:
-        """The relay to extend to, completed with what is known. Raises ``ProtocolError`` to refuse."""
-
-    def incoming(self, circuit: RelayCircuit, event: ev.Incoming) -> Stream | None:
-        """A stream is wanted; None if it was refused or answered already."""
-
-    def message(self, circuit: RelayCircuit, command: int, data: bytes) -> None:
-        """A message of introduction or rendezvous. Raises ``ProtocolError``."""
-
-    def circuit_closed(self, circuit: RelayCircuit) -> None:
-        """Forget the circuit."""
 
 
 class RelayCircuit:
@@ -410,57 +368,3 @@ _HOST_MESSAGES = frozenset(
     }
 )
 _OWN_MESSAGES = _HOST_MESSAGES | {RelayCommand.EXTEND2, RelayCommand.TRUNCATE, RelayCommand.DROP}
-
-
-class NextHop:
-    """The circuit's id on the link to the next relay, and what comes from there."""
-
-    __slots__ = ("circ_id", "circuit", "created", "link")
-
-    def __init__(self, circuit: RelayCircuit, link: Link) -> None:
-        """Take an id on ``link``. Raises ``LinkError``."""
-        self.circuit = circuit
-        self.link = link
-        self.created = False
-        self.circ_id = link.attach(self)
-
-    def handle(self, item: Cell | Run) -> None:
-        """Cells towards the origin (a link's ``CircuitHandler``)."""
-        if self.circuit.closed:
-            return
-        if isinstance(item, Run) or item.command in LONE:
-            if not self.created:
-                raise ProtocolError("a relay cell came before the circuit was created")
-            if item.has_early:
-                raise ProtocolError("a RELAY_EARLY cell came towards the circuit's origin")
-            self.circuit.backward(item)
-        elif item.command == CellCommand.DESTROY:
-            self.link.detach(self.circ_id)
-            self.circuit.next_lost(Destroy.decode(item.body).reason)
-        elif item.command == CellCommand.CREATED2 and not self.created:
-            self.created = True
-            self.circuit.extended(Created2.decode(item.body).handshake)
-        else:
-            raise ProtocolError(f"a cell of command {item.command} came out of turn on a circuit")
-
-    def send(self, item: Cell | Run) -> None:
-        """Pass cells on to the next relay."""
-        if isinstance(item, Run):
-            item.set_circ_id(self.circ_id)
-            self.circuit.host.relayed_cells += len(item)
-        else:
-            item = Cell(self.circ_id, item.command, item.body)
-            self.circuit.host.relayed_cells += 1
-        self.link.send(item)
-
-    def link_closed(self, reason: str) -> None:
-        """The link is gone, or this side of the circuit broke the protocol."""
-        self.circuit.next = None
-        self.circuit.close(DestroyReason.CHANNEL_CLOSED)
-
-    def writable(self) -> None:
-        """Nothing of this relay's own goes this way."""
-
-    def destroy(self, reason: int) -> None:
-        """Tell the next relay that the circuit is over."""
-        self.link.destroy(self.circ_id, reason)

@@ -13,8 +13,9 @@ from collections.abc import Iterable
 
 from pelure.tor.cell.commands import CELL_LEN, DestroyReason
 from pelure.tor.net.link import Link
-from pelure.tor.relay.circuit import NextHop, RelayCircuit
+from pelure.tor.relay.circuit import RelayCircuit
 from pelure.tor.relay.hsdir import DescriptorStore
+from pelure.tor.relay.next_hop import NextHop
 
 log = logging.getLogger(__name__)
 

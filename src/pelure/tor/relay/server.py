@@ -32,12 +32,13 @@ from pelure.tor.net.supervision import Job, supervised
 from pelure.tor.net.throttle import Throttle
 from pelure.tor.relay import memory
 from pelure.tor.relay.bandwidth import BandwidthMeter
-from pelure.tor.relay.circuit import RelayCircuit, Stream
+from pelure.tor.relay.circuit import RelayCircuit
 from pelure.tor.relay.config import UNLIMITED, RelayConfig
 from pelure.tor.relay.creation import CircuitCreator
 from pelure.tor.relay.dirserver import Directory, DirStream, WriteDocument
 from pelure.tor.relay.dirupdate import CacheUpdater
 from pelure.tor.relay.exit import Exits
+from pelure.tor.relay.host import Stream
 from pelure.tor.relay.hsdir import DescriptorStore
 from pelure.tor.relay.introduction import IntroductionPoints
 from pelure.tor.relay.keys import RelayKeys
