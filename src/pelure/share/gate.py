@@ -10,6 +10,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
@@ -23,7 +24,7 @@ from pelure.tor.service.targets import IncomingInfo
 
 MAX_STREAMS_PER_LINK = 32
 MAX_HANDSHAKES = 256
-"""Handshakes under way at once on one onion service; the oldest makes room for another."""
+"""Handshakes under way at once on one onion service; an old one makes room for another."""
 MAX_HANDSHAKES_PER_CIRCUIT = 4
 """So many on one circuit; more are hung up on. Readers open one stream on each."""
 MAX_MESSAGE = 1024 * 1024
@@ -116,13 +117,18 @@ class Gate:
             loop.call_later(HANG_UP_SECONDS, self._leave, info.circuit, passed)
 
     def _make_room(self, circuit: int) -> bool:
-        """Whether another handshake may begin on ``circuit``; of too many in all, the oldest is ended."""
-        if list(self._handshakes.values()).count(circuit) >= MAX_HANDSHAKES_PER_CIRCUIT:
+        """Whether another handshake may begin on ``circuit``; of too many in all, one is ended.
+
+        That is the oldest on the circuits that have most: readers have one on each of theirs.
+        """
+        under_way = Counter(self._handshakes.values())
+        if under_way[circuit] >= MAX_HANDSHAKES_PER_CIRCUIT:
             log.info("Too many handshakes at once on one circuit; one was hung up on")
             return False
         if len(self._handshakes) >= MAX_HANDSHAKES:
             log.info("Too many handshakes at once; the oldest was ended")
-            oldest = next(iter(self._handshakes))
+            most = max(under_way.values())
+            oldest = next(one for one, on in self._handshakes.items() if under_way[on] == most)
             del self._handshakes[oldest]
             self._keep(asyncio.ensure_future(oldest.close()))
         return True

@@ -198,6 +198,22 @@ async def test_handshakes_that_never_end_make_room_for_others(
         assert world.waiting() == 10
 
 
+async def test_who_has_one_handshake_on_a_circuit_does_not_make_room_for_who_has_several(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "MAX_HANDSHAKES", 5)
+    single = [world.knock(circuit) for circuit in (1, 2)]
+    await world.until(lambda: world.waiting() == 2)
+    several = [world.knock(3) for _ in range(3)]
+    await world.until(lambda: world.waiting() == 5)
+    world.knock(4)
+    await ends(several[0])
+    world.knock(5)
+    await ends(several[1])
+    world.knock(6)
+    await ends(single[0])
+
+
 async def test_one_circuit_has_a_few_handshakes_at_once(world: World) -> None:
     silent = [world.knock() for _ in range(MAX_HANDSHAKES_PER_CIRCUIT)]
     await world.until(lambda: world.waiting() == len(silent))
