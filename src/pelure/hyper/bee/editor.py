@@ -81,9 +81,10 @@ class TreeNode:
 class Editor:
     """A run of puts and deletes that become the blocks from ``first`` on.
 
-    A key often goes into the same leaf as the one before. Then there is no need to look for it, and the
-    block of the one before will hold no tree node at all, since all of them are written again: so the way
-    to the last leaf is kept, and its pointers are set (:meth:`_settle`) once another way is taken.
+    A key often goes into the same leaf as the one before. Then there is no need to look for it, and of the
+    tree nodes that the one before changed, those on the way to the leaf are written again, so that its block
+    will not hold them: so the way to the last leaf is kept, and its pointers are set (:meth:`_settle`) once
+    another way is taken.
     """
 
     def __init__(self, blocks: BlockCache, root: TreeNode | None, first: int) -> None:
@@ -109,30 +110,27 @@ class Editor:
         """Set ``key``."""
         seq = self.first + len(self._entries)
         leaf, after, before = self._leaf, self._after, self._before
-        if (
-            leaf is not None
-            and (after is None or after < key)
-            and (before is None or key < before)
-            and len(leaf.keys) < MAX_KEYS
-        ):
+        if leaf is not None and (after is None or after < key) and (before is None or key < before):
             at, found = self._search(leaf, key)
             if found:
                 leaf.seqs[at] = seq
             else:
                 leaf.insert(at, key, seq)
-            self._indexes[-1] = []
-            self._indexes.append(self._way)
+            if self._indexes[-1] is self._way:
+                self._indexes[-1] = []
         else:
             self._settle()
-            self._indexes.append(self._put(key, seq))
+            self._put(key, seq)
+        full = self._leaf is not None and len(self._leaf.keys) > MAX_KEYS
+        self._indexes.append(self._split_up(key, seq) if full else self._way)
         self._entries.append((key, value))
 
-    def _put(self, key: bytes, seq: int) -> list[Child]:
-        """Find the place of ``key`` from the root on; return the tree nodes that change."""
+    def _put(self, key: bytes, seq: int) -> None:
+        """Find the place of ``key`` from the root on, and put it there."""
         if self.root is None:
             self.root = TreeNode([], [], [])
         node = self.root
-        way, nodes, places = [Child(seq, 0, node)], [node], []
+        way = [Child(seq, 0, node)]
         after = before = None
         while True:
             at, found = self._search(node, key)
@@ -145,56 +143,71 @@ class Editor:
             child = node.children[at]
             node = child.node or self._child(node, at)
             way.append(child)
-            nodes.append(node)
-            places.append(at)
         if found:
             node.seqs[at] = seq
         else:
             node.insert(at, key, seq)
-            if len(node.keys) > MAX_KEYS:
-                return self._split_up(way, nodes, places, seq)
         self._way = way
         self._leaf, self._after, self._before = (None if node.children else node), after, before
-        return way
 
     def _settle(self) -> None:
-        """Point to the block of the last put, on all the way to its leaf."""
+        """Have the way to the last leaf point to the block of the last put, unless that has seen to it."""
         seq = self.first + len(self._entries) - 1
-        for level, child in enumerate(self._way):
-            child.seq, child.level = seq, level
+        if self._indexes and self._indexes[-1] is self._way:
+            for level, child in enumerate(self._way):
+                child.seq, child.level = seq, level
         self._way = []
         self._leaf = None
 
-    def _split_up(self, way: list[Child], nodes: list[TreeNode], places: list[int], seq: int) -> list[Child]:
-        """Split the last of ``nodes``, and those above it as far as this makes them too long.
+    def _split_up(self, key: bytes, seq: int) -> list[Child]:
+        """Split the leaf at the end of the way, and the nodes above it as far as this makes them too long.
 
-        ``way`` are the pointers to them from the root on, ``places`` where these are in the node above.
-        Returns the changed nodes in the order of the block: each before those below it.
+        Returns the changed nodes in the order of the block: each before those below it. The way to the leaf
+        goes on to the half that ``key`` is in.
         """
+        way, followed = self._way, list(self._way)
+        nodes = [child.node for child in way if child.node is not None]
         below: list[tuple[int, list[Child]]] = []  # by their place in the node: changed children, and theirs
         for depth in range(len(nodes) - 1, -1, -1):
             node, left = nodes[depth], [way[depth]]
             if len(node.keys) <= MAX_KEYS:
                 for _, found in below:
                     left += found
-                below = [(places[depth - 1] if depth else 0, left)]
+                below = [(0, left)]
                 continue
             median, number, half = node.split()
             right = [Child(seq, 0, half)]
+            if followed[depth + 1] in half.children if half.children else self._goes_right(half, median, key):
+                followed[depth] = right[0]
             for place, found in below:
                 (left if place < len(node.children) else right).extend(found)
             if depth == 0:
-                self.root = TreeNode([median], [number], [left[0], right[0]])
+                self.root = TreeNode([median], [number], [left[0], right[0]], median is None)
+                followed.insert(0, way[0])
                 below = [(0, [Child(seq, 0, self.root)]), (0, left), (1, right)]
                 break
-            parent, at = nodes[depth - 1], places[depth - 1]
+            parent = nodes[depth - 1]
+            at = parent.children.index(way[depth])
             parent.insert(at, median, number)
+            parent.sparse |= median is None
             parent.children.insert(at + 1, right[0])
             below = [(at, left), (at + 1, right)]
         index = [child for _, found in below for child in found]
         for level, child in enumerate(index):
             child.seq, child.level = seq, level
+        self._way = [Child(seq, 0, self.root), *followed[1:]]
         return index
+
+    def _goes_right(self, half: TreeNode, median: bytes | None, key: bytes) -> bool:
+        """The last leaf was split: go on in the part that ``key`` is in; whether that is the new ``half``."""
+        if median is None:  # not loaded
+            self._leaf = None
+        elif key < median:
+            self._before = median
+        else:
+            self._leaf, self._after = half, median
+            return True
+        return False
 
     def delete(self, key: bytes) -> bool:
         """Remove ``key``; return whether it was there."""

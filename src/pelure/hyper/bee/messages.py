@@ -96,11 +96,11 @@ class Block:
 
 def encode_block(key: bytes, value: bytes | None, levels: Sequence[Level]) -> bytes:
     """The bytes of a node block."""
-    index = b"".join(
-        bytes_field(1, packed_field(1, keys) + packed_field(2, children)) for keys, children in levels
-    )
-    data = bytes_field(1, index) + bytes_field(2, key)
-    return data if value is None else data + bytes_field(3, value)
+    parts = [bytes_field(1, packed_field(1, keys) + packed_field(2, children)) for keys, children in levels]
+    parts = [bytes_field(1, b"".join(parts)), bytes_field(2, key)]
+    if value is not None:
+        parts.append(bytes_field(3, value))
+    return b"".join(parts)
 
 
 def _decode_level(data: int | bytes) -> Level:

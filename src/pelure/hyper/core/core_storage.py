@@ -7,6 +7,7 @@ records of a range lie together.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -116,10 +117,12 @@ class CoreStorage:
         value = self.store.get(self._node_prefix + index.to_bytes(8, "big"))
         return Node(index, *_NODE_RECORD.unpack(value)) if value is not None else None
 
-    def put_node(self, node: Node) -> None:
-        """Store a tree node."""
-        key = self._node_prefix + node.index.to_bytes(8, "big")
-        self.store.put(key, _NODE_RECORD.pack(node.size, node.hash))
+    def put_nodes(self, nodes: Iterable[Node]) -> None:
+        """Store tree nodes."""
+        prefix, pack = self._node_prefix, _NODE_RECORD.pack
+        self.store.put_many(
+            (prefix + node.index.to_bytes(8, "big"), pack(node.size, node.hash)) for node in nodes
+        )
 
     def delete_node(self, index: int) -> None:
         """Forget a tree node."""
@@ -133,11 +136,19 @@ class CoreStorage:
     def _block_key(self, index: int) -> bytes:
         return self._block_prefix + index.to_bytes(8, "big")
 
-    def put_block(self, index: int, block: bytes) -> None:
-        """Store a block. Raises ``DriveError`` if the disk won't take it."""
-        if len(block) <= INLINE_LIMIT:
-            self.store.put(self._block_key(index), _INLINE + block)
-            return
+    def put_blocks(self, first: int, blocks: Sequence[bytes]) -> None:
+        """Store the blocks from ``first`` on. Raises ``DriveError`` if the disk won't take them."""
+        prefix = self._block_prefix
+        self.store.put_many(
+            (prefix + index.to_bytes(8, "big"), _INLINE + block)
+            for index, block in enumerate(blocks, first)
+            if len(block) <= INLINE_LIMIT
+        )
+        for index, block in enumerate(blocks, first):
+            if len(block) > INLINE_LIMIT:
+                self._put_long_block(index, block)
+
+    def _put_long_block(self, index: int, block: bytes) -> None:
         file = self.store.block_file(self._file_number, self._block_file_end())
         try:
             position = file.append(block)

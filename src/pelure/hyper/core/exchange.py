@@ -141,11 +141,10 @@ def _store(
     state: CoreState, data: Data, nodes: list[Node], batch: TreeBatch | None, received: Received
 ) -> None:
     before = state.length
-    for node in nodes:
-        state.storage.put_node(node)
+    state.storage.put_nodes(nodes)
     block = data.block
     if block is not None and not state.bitfield.get(block.index):
-        state.storage.put_block(block.index, block.value)
+        state.storage.put_blocks(block.index, (block.value,))
         state.fresh.put(block.index, block.value)
         state.bitfield.set(block.index)
         received.blocks.append(block.index)

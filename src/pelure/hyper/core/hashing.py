@@ -29,22 +29,32 @@ MANIFEST = name_space("hypercore", 3)
 DEFAULT_NAMESPACE = name_space("hypercore", 4)
 DEFAULT_ENCRYPTION = name_space("hypercore", 5)
 
+_SHORT = 1024
+"""Bytes below which copying a block costs less than a second call."""
+
 
 def leaf_hash(block: bytes | memoryview) -> bytes:
     """The hash of a block as stored. Long blocks are hashed without the interpreter lock."""
-    digest = blake2b(b"\0" + len(block).to_bytes(8, "little"), digest_size=32)
+    head = b"\0" + len(block).to_bytes(8, "little")
+    if len(block) < _SHORT:
+        return blake2b(head + block, digest_size=32).digest()
+    digest = blake2b(head, digest_size=32)
     digest.update(block)
     return digest.digest()
+
+
+def parent_hash(size: int, left: bytes, right: bytes) -> bytes:
+    """The hash of the node above two siblings, which are ``size`` bytes together."""
+    if size > MAX_UINT:
+        raise ProtocolError("tree claims more than 2^53 bytes")
+    return blake2b(b"\1" + size.to_bytes(8, "little") + left + right, digest_size=32).digest()
 
 
 def parent_node(one: Node, other: Node) -> Node:
     """The node above two siblings, given in any order."""
     left, right = (one, other) if one.index < other.index else (other, one)
     size = left.size + right.size
-    if size > MAX_UINT:
-        raise ProtocolError("tree claims more than 2^53 bytes")
-    digest = blake2b(b"\1" + size.to_bytes(8, "little") + left.hash + right.hash, digest_size=32)
-    return Node((left.index + right.index) >> 1, size, digest.digest())
+    return Node((left.index + right.index) >> 1, size, parent_hash(size, left.hash, right.hash))
 
 
 def tree_hash(roots: Iterable[Node]) -> bytes:

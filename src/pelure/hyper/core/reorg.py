@@ -95,8 +95,7 @@ class Reorg:
         assert self.shared is not None
         state.drop_blocks(self.shared, before)
         state.drop_nodes(self.shared)
-        for node in self._nodes.values():
-            state.storage.put_node(node)
+        state.storage.put_nodes(self._nodes.values())
         if state.verifier is None:
             state.set_manifest(self._verifier.manifest)
         state.truncations.append((self.tree.fork, self.shared))

@@ -194,12 +194,14 @@ class CoreState:
         self._check_writable()
         first = self.length
         batch = self.batch()
-        for index, block in enumerate(blocks, first):
-            if len(block) > MAX_BLOCK:
-                raise DriveError(f"a block of {len(block)} bytes is too long; the limit is {MAX_BLOCK}")
-            stored = block if self.encryption is None else self.encryption.seal(index, self.fork, block)
-            batch.append_leaf(len(stored), leaf_hash(stored))
-            self.storage.put_block(index, stored)
+        longest = max(map(len, blocks), default=0)
+        if longest > MAX_BLOCK:
+            raise DriveError(f"a block of {longest} bytes is too long; the limit is {MAX_BLOCK}")
+        if self.encryption is not None:
+            seal, fork = self.encryption.seal, self.fork
+            blocks = [seal(index, fork, block) for index, block in enumerate(blocks, first)]
+        self.storage.put_blocks(first, blocks)
+        batch.append_leaves(list(map(len, blocks)), list(map(leaf_hash, blocks)))
         self._appended(batch, durable)
         return first
 
@@ -208,8 +210,8 @@ class CoreState:
         self._check_writable()
         first = self.length
         batch = self.batch()
+        batch.append_leaves([block.size for block in blocks], [block.hash for block in blocks])
         for index, block in enumerate(blocks, first):
-            batch.append_leaf(block.size, block.hash)
             if block.link is None:
                 self.storage.put_block_at(index, block.position, block.size)
             else:
@@ -263,8 +265,7 @@ class CoreState:
         self.storage.put_head(self._head)
 
     def _take_over(self, batch: TreeBatch) -> None:
-        for node in batch.nodes:
-            self.storage.put_node(node)
+        self.storage.put_nodes(batch.nodes)
         self.roots = batch.roots
         self._head.length, self._head.fork, self._head.signature = batch.length, batch.fork, None
         self.save_bitfield()

@@ -8,10 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import count
+from operator import add
 
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.core import flat_tree
-from pelure.hyper.core.hashing import parent_node, tree_hash
+from pelure.hyper.core.hashing import parent_hash, parent_node, tree_hash
 from pelure.hyper.wire.parts import Node
 
 GetNode = Callable[[int], Node | None]
@@ -50,18 +52,22 @@ class TreeBatch:
         """Bytes of all blocks."""
         return sum(root.size for root in self.roots)
 
-    def append_leaf(self, size: int, digest: bytes) -> None:
-        """Add one block of ``size`` bytes with this leaf hash."""
-        node = Node(2 * self.length, size, digest)
-        self.length += 1
-        roots, nodes = self.roots, self.nodes
-        nodes.append(node)
-        rest = self.length
-        while not rest & 1:  # one merge for each power of two
-            rest >>= 1
-            node = parent_node(roots.pop(), node)
-            nodes.append(node)
-        roots.append(node)
+    def append_leaves(self, sizes: Sequence[int], hashes: Sequence[bytes]) -> None:
+        """Add blocks of these sizes with these leaf hashes: all of them, then their parents, and so on up."""
+        depth, start = 0, self.length
+        self.length += len(sizes)
+        grown: list[Node] = []
+        while sizes:
+            self.nodes.extend(map(Node, count(flat_tree.node_at(depth, start), 2 << depth), sizes, hashes))
+            if start & 1:  # what is to the left of them was a root until now
+                left = self.roots.pop()
+                sizes, hashes = [left.size, *sizes], [left.hash, *hashes]
+            if len(sizes) & 1:  # the last one has no sibling yet
+                grown.append(self.nodes[-1])
+            sums = list(map(add, sizes[::2], sizes[1::2]))
+            hashes = list(map(parent_hash, sums, hashes[::2], hashes[1::2]))
+            sizes, start, depth = sums, start >> 1, depth + 1
+        self.roots.extend(reversed(grown))
 
     def append_root(self, node: Node) -> None:
         """Add a full subtree at the end; equal neighbours merge into their parents.

@@ -27,19 +27,16 @@ class Unfit:
 OnUnfit = Callable[[Unfit], object]
 
 
-_VALUE = '{{"executable":{},"linkname":{},"blob":{},"metadata":{}}}'
 _JSON = json.JSONEncoder(ensure_ascii=False, separators=(",", ":"), allow_nan=False)
 
 
 def encode_value(executable: bool, linkname: str | None, blob: BlobId | None, metadata: Any) -> bytes:
     """The value of an entry in the index: JSON as JavaScript writes it."""
-    parts = (
-        "true" if executable else "false",
-        "null" if linkname is None else _JSON.encode(linkname),
-        "null" if blob is None else blob.to_json(),
-        "null" if metadata is None else _JSON.encode(metadata),
-    )
-    return _VALUE.format(*parts).encode()
+    mode = "true" if executable else "false"
+    link = "null" if linkname is None else _JSON.encode(linkname)
+    content = "null" if blob is None else blob.to_json()
+    other = "null" if metadata is None else _JSON.encode(metadata)
+    return f'{{"executable":{mode},"linkname":{link},"blob":{content},"metadata":{other}}}'.encode()
 
 
 @dataclass(frozen=True, slots=True)

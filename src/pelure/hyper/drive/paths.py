@@ -56,6 +56,8 @@ def normalize(path: str) -> str:
 
 def is_utf8(text: str) -> bool:
     """Whether ``text`` can be written in UTF-8: names of files can have bytes that are not."""
+    if text.isascii():
+        return True
     try:
         text.encode()
     except UnicodeEncodeError:

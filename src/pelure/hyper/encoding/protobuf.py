@@ -11,6 +11,7 @@ from pelure.errors import ProtocolError
 
 _VARINT, _FIXED64, _BYTES, _FIXED32 = 0, 1, 2, 5
 _MAX_VARINT_BYTES = 10
+_SHORT_HEADS = [[bytes((number << 3 | _BYTES, size)) for size in range(0x80)] for number in range(16)]
 
 
 def encode_varint(value: int) -> bytes:
@@ -29,7 +30,7 @@ def bytes_field(number: int, data: bytes) -> bytes:
     """Return the length-delimited field ``number`` holding ``data`` (bytes, text or a message)."""
     size = len(data)
     if size < 0x80 and number < 16:  # the common case, cut short
-        return bytes((number << 3 | _BYTES, size)) + data
+        return _SHORT_HEADS[number][size] + data
     return encode_varint(number << 3 | _BYTES) + encode_varint(size) + data
 
 

@@ -52,6 +52,26 @@ async def fill(bee: Bee, count: int, seed: int = 1) -> dict[bytes, bytes]:
     return expected
 
 
+async def test_batches_after_reopening(store: Corestore) -> None:
+    """An index read from the disk has keys that are not loaded, and they are moved about unloaded."""
+    rng, expected = random.Random(5), dict[bytes, bytes]()
+    for number in range(40):
+        bee = Bee(store.get(name="bee"))
+        batch = bee.batch()
+        start = rng.randrange(600)
+        for i in range(rng.choice([1, 20, 80])):
+            name = key(start + i if number % 2 else rng.randrange(600))
+            if rng.random() < 0.2:
+                batch.delete(name)
+                expected.pop(name, None)
+            else:
+                batch.put(name, b"%d" % number)
+                expected[name] = b"%d" % number
+        await batch.flush()
+        found = [(entry.key, entry.value) async for entry in bee.range()]
+        assert found == sorted(expected.items())
+
+
 BOUNDS = [None, key(0), key(100), key(333), key(599), b"", b"\xff"]
 
 

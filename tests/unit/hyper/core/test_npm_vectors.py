@@ -118,7 +118,7 @@ def test_proofs_of_npm_are_verified(store: Corestore, tmp_path: Path, case: dict
         for index in source.storage.node_indexes():
             node = source.get_node(index)
             if node is not None and right_span(index) < 2 * start:
-                core.storage.put_node(node)
+                core.storage.put_nodes([node])
         data = to_data(case["proof"])
         data.manifest = source.manifest.encode() if source.manifest else None
         assert core.verify_and_store([data]) == 1

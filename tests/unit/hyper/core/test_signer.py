@@ -20,8 +20,7 @@ SIGNERS = tuple(Signer(pair.public_key) for pair in PAIRS)
 
 def tree(length: int = 3, fork: int = 0) -> TreeBatch:
     made = TreeBatch((), 0, fork)
-    for number in range(length):
-        made.append_leaf(1, leaf_hash(bytes([number])))
+    made.append_leaves([1] * length, [leaf_hash(bytes([number])) for number in range(length)])
     return made
 
 
@@ -113,8 +112,7 @@ def test_a_fixed_beginning_needs_no_signature_and_bears_no_other() -> None:
     made = Verifier(manifest.key(), manifest)
     made.verify(tree(3), None)
     other = TreeBatch((), 0, 0)
-    for _ in range(3):
-        other.append_leaf(1, leaf_hash(b"other"))
+    other.append_leaves([1] * 3, [leaf_hash(b"other")] * 3)
     for wrong in (other, tree(2)):
         with pytest.raises(CryptoError):
             made.verify(wrong, made.sign(wrong, PAIRS))

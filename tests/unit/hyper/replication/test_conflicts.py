@@ -116,7 +116,7 @@ async def test_it_stays_so_and_nothing_is_served(stores, link, tmp_path) -> None
 async def test_a_damaged_tree_of_one_s_own_is_no_conflict(stores, link) -> None:
     case = Twice(stores, 12, 12)
     await case.read_first(link)
-    case.reader.storage.put_node(Node(1, 200, bytes(32)))
+    case.reader.storage.put_nodes([Node(1, 200, bytes(32))])
     proof = case.first.proof(m.Request(0, 0, upgrade=UpgradeRequest(0, 3)))
     assert proof is not None and not case.reader.check_conflict(proof)
 
