@@ -17,7 +17,7 @@ from benchmarks.results import Figure, parse, table
 FOLDER = Path(__file__).parent
 PAGE = FOLDER / "RESULTS.md"
 HEAD = "# Results\n\nMedians, with the lowest and the highest run in brackets. Written by `make bench`.\n"
-BENCHMARKS = ("onion", "relay", "net_up", "hyper", "hyper_latency", "share")
+BENCHMARKS = ("onion", "relay", "consensus", "net_up", "hyper", "hyper_latency", "share")
 
 
 def main() -> None:
