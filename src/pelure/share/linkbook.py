@@ -306,7 +306,7 @@ def import_received(book: LinkBook, text: str | bytes) -> int:
             for row in rows
             if row.get("link")
         ]
-    except (ValueError, TypeError, KeyError, AttributeError):
+    except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ConfigError("this is not a link book that `pelure link export` has written") from None
     known = {entry.link for entry in book.entries("")}
     names = {entry.name for entry in book.entries("") if entry.revoked is None}
@@ -316,7 +316,7 @@ def import_received(book: LinkBook, text: str | bytes) -> int:
             continue
         name, number = entry.name, 2
         while name in names:
-            name, number = f"{entry.name} ({number})", number + 1
+            name, number = f"{entry.name[: MAX_NAME - 10]} ({number})", number + 1
         names.add(name)
         known.add(entry.link)
         fresh.append(replace(entry, name=name))

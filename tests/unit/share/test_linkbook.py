@@ -128,8 +128,17 @@ def test_export_and_import(book: LinkBook, tmp_path: Path) -> None:
         for bad in ("[1]", "{", '[{"link": 3}]', '[{"name":"a","link":"pelure:zz"}]'):
             with pytest.raises(PelureError):
                 import_received(other, bad)
-        with pytest.raises(ConfigError, match="not a link book"):
-            import_received(other, b"\xff\xfe")
+        for bad_bytes in (b"\xff\xfe", b"[" * 100_000):
+            with pytest.raises(ConfigError, match="not a link book"):
+                import_received(other, bad_bytes)
+
+
+def test_imported_links_of_one_long_name_get_names_of_their_own(book: LinkBook, tmp_path: Path) -> None:
+    name = "n" * 80
+    book.add([entry(name, share=f"s{number}", secret=bytes([number]) * 16) for number in range(3)])
+    with LinkBook(tmp_path / "other.sqlite") as other:
+        assert import_received(other, export_book(book, secrets=True)) == 3
+        assert {e.name for e in other.entries("")} == {name, f"{name[:70]} (2)", f"{name[:70]} (3)"}
 
 
 def test_damaged_book(tmp_path: Path) -> None:
