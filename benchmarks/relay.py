@@ -9,7 +9,9 @@ and with idle circuits that lead through it.
 from an onion service over 1 and 4 streams of one circuit, and from an exit; time to first byte as in
 ``onion.py``; the relays' processor time per full cell and hop, 6 hops to an onion service (3 of the client,
 4 of the service, which share the rendezvous point), 3 to an exit. C tor has ``Schedulers Vanilla`` and
-acknowledgements at once (see ``support/namespace.py``). Run: ``python -m benchmarks.relay [--quick]``.
+acknowledgements at once (see ``support/namespace.py``); both networks have the congestion control thresholds
+that embedded ones have, with which C tor's is as fast as with its own defaults.
+Run: ``python -m benchmarks.relay [--quick]``.
 """
 
 from __future__ import annotations
@@ -33,6 +35,8 @@ from benchmarks.support.harness import CTorNetwork, free_port
 from benchmarks.support.idle_circuits import with_idle_circuits
 from benchmarks.support.namespace import run, say
 from benchmarks.support.pinned import circuit, pinned_client
+
+from pelure.tor.embedded.worker import CONGESTION_PARAMS
 
 MB = 1_000_000
 AUTHORITIES = 3
@@ -99,7 +103,9 @@ def whole_paths(figures: Figures, plan: Plan, port: int) -> None:
     """All four combinations of relays and ends, in turns."""
     with ExitStack() as stack:
         say(f"starting {AUTHORITIES} authorities and {RELAYS} relays of C tor, and as many of pelure")
-        network = stack.enter_context(CTorNetwork(fast=True, authorities=AUTHORITIES, relays=RELAYS))
+        network = stack.enter_context(
+            CTorNetwork(fast=True, authorities=AUTHORITIES, relays=RELAYS, params=CONGESTION_PARAMS)
+        )
         relays = [*network.authorities, *network.relays]
         places = [(CTOR, Place(network, network.network_file), [one.node.pid for one in relays])]
         places.append((PELURE, *stack.enter_context(embedded_network())))
