@@ -16,6 +16,8 @@ from pelure.web.ranges import ByteRange, RangeNotSatisfiable, parse_range
         ("bytes=-3", 10, ByteRange(7, 10)),
         ("bytes=-30", 10, ByteRange(0, 10)),
         ("bytes=2-100", 10, ByteRange(2, 10)),
+        ("bytes=5-5", 10, ByteRange(5, 6)),
+        ("bytes=9-9", 10, ByteRange(9, 10)),
         ("bytes=5-2", 10, None),
         ("bytes=0-1,4-5", 10, None),
         ("lines=0-1", 10, None),

@@ -105,6 +105,10 @@ def test_streams_have_windows_of_their_own_without_congestion_control_only() -> 
     assert [sender.stream_sendmes for sender, _ in windows()] == [True, False, False]
 
 
+def test_an_increment_that_was_negotiated_counts_before_that_of_the_consensus() -> None:
+    assert [sender.increment for sender, _ in windows()] == [100, 31, 30]
+
+
 @pytest.mark.parametrize("kind", [0, 1])
 def test_sendmes_that_nothing_was_sent_for_are_refused(kind: int) -> None:
     sender, _ = windows()[kind]
