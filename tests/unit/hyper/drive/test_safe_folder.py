@@ -184,3 +184,45 @@ async def test_a_hostile_drive_is_exported_without_harm(tmp_path: Path) -> None:
     assert (tmp_path / "out/fine").read_bytes() == b"fine"
     out.close()
     store.close()
+
+
+def test_only_regular_files_are_opened_and_none_is_waited_for(folder: SafeFolder) -> None:
+    """What stood there as a file a moment ago may be a pipe by now, which nobody may ever write to."""
+    os.mkfifo(folder.root / "pipe")
+    (folder.root / "folder").mkdir()
+    (folder.root / "link").symlink_to("folder")
+    descriptors = len(os.listdir("/proc/self/fd"))
+    for path, says in (("/pipe", "regular"), ("/folder", "regular"), ("/link", "symbolic link")):
+        with pytest.raises(DriveError, match=says):
+            folder.open(path)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
+
+
+def path_of(size: int) -> str:
+    """A path of ``size`` bytes."""
+    each = 200 if size % 201 != 1 else 199
+    return "".join("/" + "d" * min(each, size - at - 1) for at in range(0, size, each + 1))
+
+
+def test_names_and_paths_have_the_lengths_that_files_can_have(folder: SafeFolder) -> None:
+    longest = "é" * 127 + "x"  # 255 bytes
+    with folder.create(f"/{longest}") as file:
+        file.write(b"1")
+    with pytest.raises(UnsafeName, match="longer than 255"):
+        folder.create(f"/{longest}x")
+    room = 4095 - len(os.fsencode(folder.root))
+    with folder.create(path_of(room)) as file:
+        file.write(b"1")
+    with pytest.raises(UnsafeName, match="too long"):
+        folder.create(path_of(room + 1))
+
+
+def test_links_and_renames_do_what_they_say(folder: SafeFolder) -> None:
+    with folder.create("/a/b/file", mtime=1_500_000_000.0) as file:
+        file.write(b"1")
+    assert os.stat(folder.root / "a/b/file").st_mtime == 1_500_000_000.0
+    folder.symlink("/a/b/link", "file")
+    assert folder.link_target("/a/b/link") == "file"
+    folder.rename("/a/b/file", "/c/file")
+    folder.rename("/a/b/link", "/c/link")
+    assert everything(folder.root) == {"c", "c/file", "c/link"}  # what a move empties goes
