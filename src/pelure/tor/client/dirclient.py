@@ -77,6 +77,8 @@ class DirectoryClient:
         self._microdescriptors: dict[bytes, Microdescriptor] = {}
         self._consensus: Consensus | None = None
         self._updating = asyncio.Lock()
+        self._unsaved = False
+        self._saving: asyncio.Task[None] | None = None
         self._skew: float | None = None
 
     # ---- what others use ----
@@ -153,9 +155,23 @@ class DirectoryClient:
         return self._skew
 
     def save_guards(self) -> None:
-        """Write the guards' state to disk; call it when a guard was confirmed, and at the end."""
-        if self.guards is not None:
-            self._folder.write_json(GUARDS_FILE, self.guards.state())
+        """Have the guards' state written to disk; call it when a guard was confirmed, and at the end.
+
+        That is done in a thread, for a disk can take long: :meth:`guards_saved` waits for it.
+        """
+        self._unsaved = True
+        if self._saving is None or self._saving.done():
+            self._saving = asyncio.create_task(self._save_guards())
+
+    async def guards_saved(self) -> None:
+        """Wait until what :meth:`save_guards` was called for is on disk."""
+        if self._saving is not None:
+            await asyncio.shield(self._saving)
+
+    async def _save_guards(self) -> None:
+        while self._unsaved and self.guards is not None:
+            self._unsaved = False
+            await asyncio.to_thread(self._folder.write_json, GUARDS_FILE, self.guards.state())
 
     # ---- loading ----
 
@@ -176,6 +192,7 @@ class DirectoryClient:
         self._consensus = consensus
         await asyncio.to_thread(self._forget_unlisted)
         self._announce(await self._join())
+        await self.guards_saved()
 
     def _add_certificates(self, certificates: Iterable[KeyCertificate]) -> bool:
         """Take over certificates of this network's authorities; returns whether any was new."""
@@ -217,6 +234,7 @@ class DirectoryClient:
                 await self._get_microdescriptors(netdir.missing, report)
                 netdir = await self._join()
             self._announce(netdir)
+            await self.guards_saved()
 
     async def _join(self) -> NetDir:
         """Consensus and microdescriptors as they are now."""

@@ -142,6 +142,7 @@ class NetworkClient:
             self._folder.write_json(TIMEOUTS_FILE, self.timeouts.state())
             if self._full_vanguards:
                 self._folder.write_json(VANGUARDS_FILE, self.vanguards.state())
+        await self.directory.guards_saved()
         await self.links.close()
         self._state.close()
 
