@@ -189,7 +189,7 @@ async def test_fetching_and_checking_commands(
     doctor = await start_command(ctor_network, tmp_path, "doctor", "--json")
     told = [json.loads(line) for line in (await doctor.communicate())[0].splitlines()]
     checks = {event["name"]: event["ok"] for event in told if event["event"] == "check"}
-    assert checks == dict.fromkeys(("network", "clock", "guard", "circuit", "exit"), True)
+    assert checks == dict.fromkeys(("reach", "network", "clock", "guard", "circuit", "exit"), True)
     assert doctor.returncode == 0
 
     page = await start_command(ctor_network, tmp_path, "get-url", file_server.url(SIZE))
