@@ -96,6 +96,13 @@ def test_malformed_certificates() -> None:
             Ed25519Cert.decode(bad)
 
 
+@pytest.mark.parametrize("size", [0, 31, 33])
+def test_the_key_that_a_certificate_carries_has_32_bytes(size: int) -> None:
+    body = "01 04 0006CC2A 01" + SIGNING.hex() + f"01 {size:04X} 04 00" + "11" * size + SIGNATURE
+    with pytest.raises(ProtocolError, match="not 32 bytes"):
+        Ed25519Cert.decode(bytes.fromhex(body))
+
+
 @settings(deadline=None, max_examples=100)
 @given(st.binary(max_size=300), st.integers(0, 140))
 def test_any_bytes_decode_or_raise_protocol_errors(data: bytes, kept: int) -> None:

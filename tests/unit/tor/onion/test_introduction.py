@@ -79,6 +79,12 @@ def test_other_keys_do_not_open_it() -> None:
         Introduction.open(message, replace(IntroKeys.generate(os.urandom), auth=KEYS.auth), [SUBCREDENTIAL])
 
 
+def test_it_is_for_one_introduction_point() -> None:
+    message = replace(Introduce2.decode(sealed()[1]), auth_key=bytes(32))
+    with pytest.raises(ProtocolError, match="another introduction point"):
+        Introduction.open(message, KEYS, [SUBCREDENTIAL])
+
+
 def test_a_rendezvous_point_without_ntor_key_is_refused() -> None:
     relay = replace(RENDEZVOUS, ntor_key=None)
     with pytest.raises(ProtocolError):
