@@ -40,7 +40,7 @@ class DirectoryCache:
     def __init__(self, folder: StateFolder) -> None:
         self.folder = folder
         self._on_disk = 0
-        self._adding = threading.Lock()
+        self._counting = threading.Lock()  # several runs may come at a time, each in a thread
 
     def load_consensus(self) -> Consensus | None:
         """The cached consensus, parsed but not verified."""
@@ -79,8 +79,8 @@ class DirectoryCache:
         """
         texts = b"".join(_with_digest_in(wanted, run))
         found = parse_microdescriptors(texts)
-        with self._adding:
-            if self.folder.append(MICRODESCRIPTORS_FILE, texts):
+        if self.folder.append(MICRODESCRIPTORS_FILE, texts):
+            with self._counting:
                 self._on_disk += len(found)
         return found
 
