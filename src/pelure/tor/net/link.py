@@ -205,7 +205,7 @@ class Link(asyncio.BufferedProtocol):
             return
         chunks, relieved = self._queues.take(limit)
         if chunks:
-            data = b"".join(chunks)
+            data = chunks[0] if len(chunks) == 1 else b"".join(chunks)
             try:
                 self._tls.send(data)
             except LinkError as error:

@@ -11,11 +11,13 @@ from __future__ import annotations
 import datetime
 from dataclasses import dataclass, field
 
+import numpy as np
 from cryptography import x509
 from cryptography.hazmat.bindings.openssl.binding import Binding
 from cryptography.hazmat.primitives import hashes, serialization
 from cryptography.hazmat.primitives.asymmetric import rsa
 from cryptography.x509.oid import NameOID
+from numpy.typing import NDArray
 from OpenSSL import SSL
 
 from pelure.errors import LinkError
@@ -24,7 +26,7 @@ from pelure.tor.crypto.keys import Rng
 
 _lib, _ffi = Binding.lib, Binding.ffi
 SCRATCH_SIZE = 256 * 1024  # bytes; more than one read of a link can decrypt to, or one write become
-Buffer = bytes | memoryview
+Buffer = bytes | memoryview | NDArray[np.uint8]
 BASE32 = "abcdefghijklmnopqrstuvwxyz234567"
 
 # What a current browser offers, of what OpenSSL has; C tor takes any of the first ones.
@@ -180,7 +182,8 @@ class TlsConnection:
 
     def send(self, data: Buffer) -> None:
         """Encrypt ``data``, not empty; the wire bytes are had by :meth:`take`. Raises ``LinkError``."""
-        if _lib.SSL_write(self._ssl, _ffi.from_buffer(data), len(data)) <= 0:
+        plain = _ffi.from_buffer(data)
+        if _lib.SSL_write(self._ssl, plain, len(plain)) <= 0:
             _lib.ERR_clear_error()
             raise LinkError("the TLS session is over")
 
