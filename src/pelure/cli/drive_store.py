@@ -79,6 +79,7 @@ def open_drive(store: Corestore, key: str, version: int | None = None, secret: s
     """The drive ``key`` of the store; ``own`` is the store's own one. Raises ``ConfigError``."""
     encryption_key = None if secret is None else read_secret(secret)
     drive = Drive(store, None if key == OWN else z32.decode_key(key), encryption_key=encryption_key)
+    drive.local_blobs()  # tells if the encryption key is missing or wrong
     if version is None:
         return drive
     if version > drive.version:

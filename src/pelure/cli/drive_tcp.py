@@ -7,6 +7,7 @@ but shows who talks to whom; for anything else there is ``pelure share``.
 from __future__ import annotations
 
 import asyncio
+import os
 from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
@@ -130,12 +131,24 @@ async def _fetch(cores: Corestore, drive: Drive, tcp: str, output: Output) -> No
             now = drive.version + (blobs.core.bitfield.count(0, blobs.core.length) if blobs else 0)
             fruitless, held = (fruitless + 1 if now == held else 0), now
             if fruitless >= _FRUITLESS_TRIES:
-                raise DriveError(f"{tcp}: {error}") from error
+                reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
+                raise DriveError(f"{tcp}: {reason}") from error
             await asyncio.sleep(_RETRY_SECONDS)
 
 
-async def _download(drive: Drive, output: Output) -> None:
+async def _update(drive: Drive) -> None:
+    """Learn of the newest version. Raises ``ConfigError`` if the other side has no such drive."""
     await drive.update(wait=True)
+    replicator = drive.core.replicator
+    if replicator is not None and replicator.links and not any(peer.opened for peer in replicator.peers):
+        raise ConfigError(f"the other side has no drive with the key {drive.key.hex()}")
+    if drive.core.length:
+        await drive.blobs()  # tells if the encryption key is missing or wrong
+
+
+async def _download(drive: Drive, output: Output) -> None:
+    output.wait("Asking for the newest version …")
+    await _update(drive)
     telling = asyncio.ensure_future(_tell_download(drive, output))
     try:
         await drive.download()
@@ -214,7 +227,7 @@ def watch(
     settings, path = settings_of(context), store_folder(context, store)
 
     async def follow(drive: Drive, output: Output) -> None:
-        await drive.update(wait=True)
+        await _update(drive)
         output.event("watching", f"version {drive.version}", version=drive.version)
         async for now, before in drive.watch():
             async for found in now.diff(before.version):

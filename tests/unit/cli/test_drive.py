@@ -118,6 +118,30 @@ def test_encrypted_drive(run: Run, folder: Path) -> None:
     assert run("info")[0]["encrypted"]
 
 
+def test_a_missing_and_a_wrong_encryption_key(run: Run, folder: Path, tmp_path: Path) -> None:
+    secret = run("create", "--encrypted")[0]["secret"]
+    key = run("import", str(folder))[-1]["key"]
+    reader = ("--store", str(tmp_path / "reader"))
+
+    def got(*words: str) -> str:
+        out = str(tmp_path / "out")
+        command = ["drive", "replicate", key, *reader, "--tcp", address, "--out", out, *words]
+        return CliRunner().invoke(app, command).stderr
+
+    command = [sys.executable, "-m", "pelure.cli.main", "--state", str(tmp_path / "state"), "drive"]
+    serve = [*command, "serve", "own", "--tcp", "127.0.0.1:0", "--json"]
+    with subprocess.Popen(serve, stdout=subprocess.PIPE, text=True) as server:
+        assert server.stdout is not None
+        address = f"127.0.0.1:{json.loads(server.stdout.readline())['port']}"
+        for words in ((), ("--secret", "00" * 32), ()):
+            assert "encrypted with a key that was not given" in got(*words)
+        assert not got("--secret", secret)
+        server.send_signal(signal.SIGINT)
+        assert server.wait(START_SECONDS) == 130
+    assert (tmp_path / "out" / "a.txt").read_text() == "a"
+    assert len(run("ls", key, *reader, "-r")) == 3
+
+
 def test_the_encryption_key_need_not_be_an_argument(run: Run, tmp_path: Path) -> None:
     created = run("create", "--encrypted")[0]
     file = tmp_path / "key"
@@ -169,6 +193,8 @@ def test_serve_and_replicate(run: Run, folder: Path, tmp_path: Path) -> None:
         for path in ("a.txt", "sub/big", "sub/run"):
             assert (out / path).read_bytes() == (folder / path).read_bytes()
         assert (out / "sub/run").stat().st_mode & 0o100
+        other = ("replicate", "ab" * 32, "--tcp", address, "--store", str(tmp_path / "s"))
+        run(*other, "--out", str(tmp_path / "nothing"), status=1)  # there is no such drive
         server.send_signal(signal.SIGINT)
         assert server.wait(START_SECONDS) == 130
 

@@ -11,7 +11,7 @@ import asyncio
 from collections.abc import AsyncIterator, Callable, Iterable
 from typing import Any
 
-from pelure.errors import DriveError
+from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.bee.bee import Bee
 from pelure.hyper.bee.messages import Header
 from pelure.hyper.bee.walk import Range
@@ -51,15 +51,16 @@ class Drive:
     ) -> None:
         """The drive ``key``, or without one the store's own (one for each name space of the store).
 
-        The store remembers the ``encryption_key`` (32 bytes), so that it need be given only once.
+        The store remembers the ``encryption_key`` (32 bytes), so that it need be given only once. Raises
+        ``DriveError`` if that of a drive which is written here is another.
         """
         self.store = store
         core = store.get(name="db" if key is None else None, key=key)
         known = core.storage.get_user_data(_ENCRYPTION_KEY)
-        if encryption_key is not None and known is None:
-            core.storage.put_user_data(_ENCRYPTION_KEY, encryption_key)
-        elif encryption_key not in (None, known):
-            raise DriveError("the drive has another encryption key")
+        if encryption_key not in (None, known):
+            if known is not None and core.writable:
+                raise DriveError("the drive has another encryption key")
+            core.storage.put_user_data(_ENCRYPTION_KEY, encryption_key)  # a reader's may have been mistyped
         self.encryption_key = encryption_key or known
         if self.encryption_key is not None:
             core.set_encryption(self.encryption_key)
@@ -106,7 +107,12 @@ class Drive:
         return self._blobs
 
     def _open_blobs(self, block: bytes | None) -> Blobs | None:
-        feed = Header.decode(block).content_feed if block is not None else None
+        try:
+            feed = Header.decode(block).content_feed if block is not None else None
+        except ProtocolError:
+            raise ProtocolError(
+                "this is no drive, or it is encrypted with a key that was not given"
+            ) from None
         if feed is not None:
             return Blobs(self.store.get(key=feed[:32], encryption_key=self.encryption_key))
         manifest = self.core.manifest
