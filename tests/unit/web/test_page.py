@@ -73,6 +73,34 @@ async def test_shared_html_is_never_run(client: httpx.AsyncClient) -> None:
     assert text.headers["x-content-type-options"] == "nosniff"
 
 
+async def test_what_is_shown_and_what_is_saved(client: httpx.AsyncClient) -> None:
+    """Pictures are shown unless they are to be saved; what a browser might run is only ever saved."""
+    shown = await client.get("/photos/one.png")
+    saved = await client.get("/photos/one.png?download")
+    assert "content-disposition" not in shown.headers
+    assert saved.headers["content-disposition"] == "attachment; filename*=UTF-8''one.png"
+    assert saved.headers["content-type"] == "image/png"
+    for query in ("", "?download", "?text", "?view=1"):
+        got = await client.get("/photos/deep/é ü.bin" + query)
+        assert got.headers["content-disposition"].startswith("attachment")
+        assert got.headers["content-type"] == "application/octet-stream"
+    for path in ("/page.html", "/page.html?view=1", "/a.txt"):
+        assert (await client.get(path)).headers["content-disposition"].startswith("attachment")
+
+
+async def test_an_empty_drive(tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "store")
+    transport = httpx.ASGITransport(DrivePage(Drive(store), "share").app())
+    async with httpx.AsyncClient(transport=transport, base_url="http://127.0.0.1") as client:
+        page = await client.get("/")
+        assert page.status_code == 200 and "This folder is empty" in page.text
+        assert "There is more" not in page.text
+        archive = await client.get("/?zip")
+        assert archive.headers["content-disposition"] == "attachment; filename*=UTF-8''share.zip"
+        assert zipfile.ZipFile(io.BytesIO(archive.content)).namelist() == []
+    store.close()
+
+
 async def test_previews(client: httpx.AsyncClient) -> None:
     assert "<img src='./one.png'" in (await client.get("/photos/one.png?view")).text
     assert "iframe" in (await client.get("/a.txt?view")).text
