@@ -8,7 +8,7 @@ a channel is usable once both sides have opened one of the same name.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from pelure.errors import ProtocolError
@@ -141,13 +141,13 @@ class Mux:
         output, self._output = self._output, []
         self.queued_bytes = 0
         packed: list[bytes] = []
-        batch: list[tuple[int, bytes]] = []
+        batch: list[tuple[int, bytes, bytes]] = []
         size = 0
         for local, kind, body, weight in output:
             if batch and size + weight > BATCH_BYTES:
                 packed.append(_pack(batch))
                 batch, size = [], 0
-            batch.append((local, encode_uint(kind) + body))
+            batch.append((local, encode_uint(kind), body))
             size += weight
         if batch:
             packed.append(_pack(batch))
@@ -290,20 +290,21 @@ class Mux:
             channel.handler.on_close()
 
 
-def _pack(batch: Iterable[tuple[int, bytes]]) -> bytes:
-    """Return one stream message holding all of ``batch`` (own channel number; type and body)."""
-    messages = list(batch)
-    current, message = messages[0]
-    if len(messages) == 1:
-        return encode_uint(current) + message
+def _pack(batch: Sequence[tuple[int, bytes, bytes]]) -> bytes:
+    """Return one stream message holding all of ``batch`` (own channel number, type, body)."""
+    current, kind, body = batch[0]
+    if len(batch) == 1:
+        return b"".join((encode_uint(current), kind, body))
     w = Writer()
     w.uint(0)
     w.uint(_BATCH)
     w.uint(current)
-    for local, message in messages:
+    for local, kind, body in batch:
         if local != current:
             w.uint(0)
             w.uint(local)
             current = local
-        w.buffer(message)
+        w.uint(len(kind) + len(body))
+        w.raw(kind)
+        w.raw(body)
     return w.bytes()
