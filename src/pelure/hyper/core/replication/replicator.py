@@ -61,6 +61,7 @@ class Replicator:
         """Who has been asked for each block."""
         self._upgrades = Upgrades(core)
         self._reorgs = Reorgs(core)
+        self._ticked = 0.0
         self._end_changes = core.on_change(self._on_change)
 
     # -- what the core asks for --
@@ -434,8 +435,15 @@ class Replicator:
 
     # -- bookkeeping --
 
-    def tick(self) -> None:
-        """To be called about once a second: sees to peers that stopped answering."""
+    def tick(self, every: float) -> None:
+        """To be called by each stream, ``every`` so many seconds: sees to peers that stopped answering.
+
+        Once for all streams: that takes time for each peer.
+        """
+        now = time.monotonic()
+        if now - self._ticked < every / 2:
+            return
+        self._ticked = now
         conflicts.drop_silent(self.peers)
         self._upgrades.request(self.peers)
         self._reorgs.request(self.peers)

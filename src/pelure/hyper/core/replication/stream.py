@@ -426,7 +426,7 @@ class Replication:
                 raise ProtocolError(f"the other side sent nothing for {silent:.0f} seconds")
             for core in list(self._cores.values()):
                 if core.replicator is not None:
-                    core.replicator.tick()
+                    core.replicator.tick(_TICK_SECONDS)
 
     def _peers(self) -> Iterator[Peer]:
         for core in self._cores.values():
