@@ -5,14 +5,16 @@ it has circuits at work. While several links are being served, each has at most 
 at a time, and one that has more than that open, which is asking for more than its share, only one: it makes
 do with what the others leave. A link that is alone is served as fast as it can take it.
 
-What readers say costs work here too, so that is taken in at a rate which no reader who only fetches reaches.
+What readers say costs work here too, so that is taken in at a rate which no reader who only fetches reaches,
+and little of it while an answer waits to be sent. Readers who ask and take nothing keep memory in use: of
+too many, those of the link that has most are hung up on.
 """
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections import deque
+from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 
@@ -28,6 +30,10 @@ ACTIVE_SECONDS = 1.0
 """A link counts as being served for so long after it was sent something."""
 STALL_SECONDS = 10.0
 """A reader who takes nothing for so long loses the turn to the link's other streams."""
+MAX_STALLED = 64
+"""So many of these may wait to be taken up again."""
+UNANSWERED = 4096
+"""Bytes taken in from a stream while an answer waits to be sent: requests for some hundred blocks."""
 HEARD_RATE = 64 * 1024
 """Bytes a second taken in from one link in the long run: requests for 100 MB/s fit in."""
 HEARD_BURST = 1024 * 1024
@@ -87,6 +93,7 @@ class FairUpload:
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._lanes: dict[int, Lane] = {}
+        self._stalled: dict[asyncio.Timeout, Lane] = {}
 
     def join(self, link_id: int) -> Lane:
         """One more stream of a link; give the lane back with :meth:`part`."""
@@ -112,7 +119,10 @@ class FairUpload:
 
     @asynccontextmanager
     async def turn(self, lane: Lane) -> AsyncIterator[None]:
-        """A turn of ``lane``, taken away after :data:`STALL_SECONDS`."""
+        """A turn of ``lane``, taken away after :data:`STALL_SECONDS`.
+
+        Raises ``TimeoutError`` if it has come to that, and too many others have stalled since.
+        """
 
         def limit() -> int:
             return self.limit(lane)
@@ -126,12 +136,30 @@ class FairUpload:
                 left = True
                 lane.leave(limit)
 
-        stalled = asyncio.get_running_loop().call_later(STALL_SECONDS, leave)
+        patience = asyncio.timeout(None)
+
+        def stall() -> None:
+            leave()
+            self._stalled[patience] = lane
+            self._hang_up()
+
+        stalled = asyncio.get_running_loop().call_later(STALL_SECONDS, stall)
         try:
-            yield
+            async with patience:
+                yield
         finally:
             stalled.cancel()
+            self._stalled.pop(patience, None)
             leave()
+
+    def _hang_up(self) -> None:
+        """End the longest stalled write of the link that has most of them, if there are too many."""
+        if len(self._stalled) > MAX_STALLED:
+            counts = Counter(self._stalled.values())
+            most = max(counts.values())
+            longest = next(one for one, lane in self._stalled.items() if counts[lane] == most)
+            del self._stalled[longest]
+            longest.reschedule(asyncio.get_running_loop().time())
 
 
 class FairStream:
@@ -141,14 +169,22 @@ class FairStream:
         self._stream = stream
         self._upload = upload
         self._lane: Lane | None = None
+        self._unanswered = 0
+        self._answered = asyncio.Event()
+        self._answered.set()
 
     def assign(self, lane: Lane) -> None:
         """It belongs to the link of ``lane``."""
         self._lane = lane
 
     async def read(self, limit: int = READ_SIZE) -> bytes:
-        data = await self._stream.read(min(limit, READ_SIZE))
-        if self._lane is not None and (wait := self._lane.debt(len(data))):
+        if self._lane is None:
+            return await self._stream.read(min(limit, READ_SIZE))
+        if self._unanswered >= UNANSWERED:
+            await self._answered.wait()
+        data = await self._stream.read(min(limit, UNANSWERED))
+        self._unanswered += len(data)
+        if wait := self._lane.debt(len(data)):
             await asyncio.sleep(wait)
         return data
 
@@ -158,10 +194,16 @@ class FairStream:
         if lane is None or len(data) < SMALL:
             await self._stream.write(data)
             return
-        async with self._upload.turn(lane):
-            await self._stream.write(data)
-            if isinstance(self._stream, CircuitStream) and self._upload.limit(lane) < lane.streams:
-                await self._stream.drain()
+        self._answered.clear()
+        self._unanswered = 0
+        try:
+            async with self._upload.turn(lane):
+                await self._stream.write(data)
+                if isinstance(self._stream, CircuitStream) and self._upload.limit(lane) < lane.streams:
+                    await self._stream.drain()
+        finally:
+            self._unanswered = 0
+            self._answered.set()
 
     async def write_eof(self) -> None:
         await self._stream.write_eof()

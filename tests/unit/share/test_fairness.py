@@ -6,7 +6,16 @@ import asyncio
 from contextlib import AsyncExitStack
 
 from pelure.share import fairness
-from pelure.share.fairness import HEARD_BURST, HEARD_RATE, SHARE_STREAMS, FairStream, FairUpload, Lane
+from pelure.share.fairness import (
+    HEARD_BURST,
+    HEARD_RATE,
+    SHARE_STREAMS,
+    SMALL,
+    UNANSWERED,
+    FairStream,
+    FairUpload,
+    Lane,
+)
 from pelure.streams import memory_pipe
 
 
@@ -106,4 +115,53 @@ async def test_a_fair_stream_is_a_stream() -> None:
         assert await stream.read() == b"answer"
     await stream.write_eof()
     assert await right.read() == b""
+    await stream.close()
+
+
+async def test_of_too_many_stalled_readers_the_link_that_has_most_loses_one(monkeypatch) -> None:
+    monkeypatch.setattr(fairness, "STALL_SECONDS", 0.01)
+    monkeypatch.setattr(fairness, "MAX_STALLED", 3)
+    upload = FairUpload()
+    many, few = lanes(upload, 8), lanes(upload, 1)
+    ended: list[str] = []
+
+    async def stall(name: str, lane: Lane) -> None:
+        try:
+            async with upload.turn(lane):
+                await asyncio.Event().wait()
+        except TimeoutError:
+            ended.append(name)
+
+    async with asyncio.timeout(10):
+        stalled = [asyncio.ensure_future(stall("the only one", few))]
+        for number in range(3):
+            while len(upload._stalled) <= number:  # noqa: ASYNC110 - nobody is told
+                await asyncio.sleep(0.005)
+            stalled.append(asyncio.ensure_future(stall(f"number {number}", many)))
+        await stalled[1]
+    assert ended == ["number 0"]
+    for task in stalled:
+        task.cancel()
+    await asyncio.gather(*stalled, return_exceptions=True)
+    assert not upload._stalled
+
+
+async def test_little_is_taken_in_while_an_answer_waits() -> None:
+    left, right = memory_pipe(1)
+    upload = FairUpload()
+    stream = FairStream(left, upload)
+    stream.assign(upload.join(1))
+    async with asyncio.timeout(10):
+        await stream.write(bytes(SMALL))  # all that the pipe holds
+        answering = asyncio.ensure_future(stream.write(bytes(SMALL)))
+        await asyncio.sleep(0)
+        asked = asyncio.ensure_future(right.write(bytes(3 * UNANSWERED)))
+        assert len(await stream.read()) == UNANSWERED
+        more = asyncio.ensure_future(stream.read())
+        await asyncio.sleep(0.05)
+        assert not more.done() and not answering.done()
+        while not answering.done():
+            await right.read()
+        assert len(await more) == UNANSWERED
+        await asked
     await stream.close()
