@@ -21,6 +21,7 @@ from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, pars
 from pelure.tor.directory.consensus_verify import verify_consensus
 from pelure.tor.directory.network import DirAuthority, Network
 from pelure.tor.net import dir_http
+from pelure.tor.net.memory import give_back
 
 log = logging.getLogger(__name__)
 
@@ -66,6 +67,7 @@ class CacheUpdater:
             consensus = self._cache.consensus()
             wait = retry
             if complete and consensus is not None:
+                await asyncio.to_thread(give_back)
                 # Not all caches at once, and not before the authorities have published it.
                 spread = (consensus.fresh_until - consensus.valid_after) / 20
                 wait = max(consensus.fresh_until + random.uniform(0, spread) - time.time(), retry)
