@@ -16,7 +16,7 @@ import asyncio
 import time
 from collections import Counter, deque
 from collections.abc import AsyncIterator, Callable
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 
 from pelure.streams import READ_SIZE, ByteStream
 from pelure.tor.net.circuit_stream import CircuitStream
@@ -181,7 +181,9 @@ class FairStream:
         if self._lane is None:
             return await self._stream.read(min(limit, READ_SIZE))
         if self._unanswered >= UNANSWERED:
-            await self._answered.wait()
+            with suppress(TimeoutError):  # it goes on slowly, so that a sign of life is heard
+                async with asyncio.timeout(STALL_SECONDS):
+                    await self._answered.wait()
         data = await self._stream.read(min(limit, UNANSWERED))
         self._unanswered += len(data)
         if wait := self._lane.debt(len(data)):

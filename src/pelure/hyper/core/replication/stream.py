@@ -11,7 +11,7 @@ import logging
 import os
 import time
 from collections import deque
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine
 
 from pelure.errors import AccessDenied, DriveError, PelureError, ProtocolError
 from pelure.hyper.core.replication.local import LocalCore, LocalStore
@@ -420,18 +420,13 @@ class Replication:
                 self._written = now
                 self.mux.keep_alive()
                 self._wake.set()
-            owed = any(peer.in_flight for peer in self._peers())
+            owed = any(peer.in_flight for peer in self.peers.values() if not peer.channel.closed)
             silent = now - self._heard
             if silent > (DEAD_SECONDS if owed else SILENT_SECONDS):
                 raise ProtocolError(f"the other side sent nothing for {silent:.0f} seconds")
             for core in list(self._cores.values()):
                 if core.replicator is not None:
                     core.replicator.tick(_TICK_SECONDS)
-
-    def _peers(self) -> Iterator[Peer]:
-        for core in self._cores.values():
-            if core.replicator is not None:
-                yield from (peer for peer in core.replicator.peers if peer.link is self)
 
 
 def _forget_replicator(core: LocalCore) -> None:
