@@ -63,6 +63,10 @@ class DriveError(PelureError):
     """A drive or core is damaged, closed, of the wrong key, or can't do what was asked."""
 
 
+class StorageError(DriveError):
+    """A store on this machine can't be written: the disk is full or failing."""
+
+
 class ConflictError(DriveError):
     """A core's writer has signed two histories that contradict each other: neither can be trusted further."""
 

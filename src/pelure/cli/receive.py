@@ -6,7 +6,7 @@ import asyncio
 import secrets
 import socket
 import sys
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -18,7 +18,7 @@ from pelure.cli.output import Output, counted, write_bytes
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import session
 from pelure.cli.terminal import shown
-from pelure.errors import ConfigError, DriveError
+from pelure.errors import ConfigError, DriveError, StorageError
 from pelure.hyper.drive.entry import DriveEntry, Unfit
 from pelure.hyper.drive.live import pull
 from pelure.hyper.drive.local import LocalDrive
@@ -71,27 +71,42 @@ def _read_link(settings: Settings, text: str) -> tuple[PrivateLink, str]:
 
 @asynccontextmanager
 async def _connected(
-    settings: Settings, output: Output, link: PrivateLink, circuits: int = CIRCUITS
+    settings: Settings,
+    output: Output,
+    link: PrivateLink,
+    circuits: int = CIRCUITS,
+    *,
+    patient: bool = False,
 ) -> AsyncIterator[RemoteDrive]:
-    """The drive of a link, connected to its publisher; the link is kept in the book."""
+    """The drive of a link, connected to its publisher; the link is kept in the book.
+
+    Ends with ``StorageError`` when what comes can't be stored here, unless ``patient``.
+    """
     async with (
         session(settings, output) as tor,
         open_remote(link, tor, cache_folder(settings.state, link), circuits=circuits) as remote,
     ):
         remote.on_conflict = lambda error: output.event("conflict", str(error), reason=str(error))
         output.wait("Looking for the publisher …")
-        telling = asyncio.ensure_future(_tell_absence(output, remote))
         try:
-            await remote.connected()
-            with open_book(settings) as book:
-                remember(book, link)
-            output.aside("connected", "Connected.", name=link.title)
-            yield remote
-        finally:
-            telling.cancel()
+            async with asyncio.timeout(None) as limit:
+                give_up = None if patient else lambda: limit.reschedule(0)
+                telling = asyncio.ensure_future(_tell_absence(output, remote, give_up))
+                try:
+                    await remote.connected()
+                    with open_book(settings) as book:
+                        remember(book, link)
+                    output.aside("connected", "Connected.", name=link.title)
+                    yield remote
+                finally:
+                    telling.cancel()
+        except TimeoutError:
+            if limit.expired() and remote.last_error is not None:
+                raise remote.last_error from None
+            raise
 
 
-async def _tell_absence(output: Output, remote: RemoteDrive) -> None:
+async def _tell_absence(output: Output, remote: RemoteDrive, give_up: Callable[[], None] | None) -> None:
     """Tell why the publisher is not reached, once for each reason, and that it is back."""
     told: str | None = None
     while True:
@@ -102,6 +117,9 @@ async def _tell_absence(output: Output, remote: RemoteDrive) -> None:
             told = None
         elif not remote.open_circuits and reason and reason != told:
             told = reason
+            if give_up is not None and isinstance(remote.last_error, StorageError):
+                give_up()
+                return
             text = f"The publisher is not reached: {reason}. Trying again …"
             output.aside("unreachable", text, reason=reason)
             output.wait("Looking for the publisher …")
@@ -266,7 +284,7 @@ def mount(
                 await _until_unmounted(output, await mount_own(own, node_folder, target), writable=True)
                 return
             private, _ = _read_link(settings, link)
-            async with _connected(settings, output, private, circuits) as remote:
+            async with _connected(settings, output, private, circuits, patient=True) as remote:
                 await newest(remote.drive)
                 await _until_unmounted(output, await mount_drive(remote.drive, target), writable=False)
 
@@ -356,7 +374,7 @@ def open_page(
     async def work() -> None:
         private, _ = _read_link(settings, link)
         with Output(as_json) as output:
-            async with _connected(settings, output, private, circuits) as remote:
+            async with _connected(settings, output, private, circuits, patient=True) as remote:
                 await newest(remote.drive)
                 base = f"/{secrets.token_urlsafe(24)}/"
                 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)

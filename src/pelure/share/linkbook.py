@@ -121,6 +121,8 @@ class LinkBook:
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
         except sqlite3.DatabaseError as error:
+            if isinstance(error, sqlite3.OperationalError):  # a full disk, another process that locks it
+                raise ConfigError(f"the link book {path} can't be used: {error}") from error
             raise ConfigError(f"the link book {path} is damaged ({error}); restore it from a copy") from error
 
     def _do(self, statement: str, values: Sequence[Any] = ()) -> list[sqlite3.Row]:

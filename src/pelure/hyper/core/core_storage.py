@@ -11,7 +11,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from pelure.errors import DriveError, ProtocolError
+from pelure.errors import DriveError, ProtocolError, StorageError
 from pelure.hyper.core.bitfield import Bitfield
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.storage import Store
@@ -153,7 +153,7 @@ class CoreStorage:
         try:
             position = file.append(block)
         except OSError as error:
-            raise DriveError(f"a block can't be stored: {error}") from error
+            raise StorageError(f"a block can't be stored: {error.strerror}") from error
         self.store.put(b"e" + self._number, file.end.to_bytes(8, "big"))
         self.put_block_at(index, position, len(block))
 
@@ -169,7 +169,7 @@ class CoreStorage:
         try:
             self.store.block_files[self._file_number].write(position, data)
         except OSError as error:
-            raise DriveError(f"a block can't be stored: {error}") from error
+            raise StorageError(f"a block can't be stored: {error.strerror}") from error
 
     def _block_file_end(self) -> int:
         return int.from_bytes(self.store.get(b"e" + self._number) or b"", "big")

@@ -23,7 +23,7 @@ from pathlib import Path
 
 import lmdb
 
-from pelure.errors import DriveError
+from pelure.errors import DriveError, StorageError
 from pelure.hyper.core.blockfile import BlockFile, sync_folder
 from pelure.hyper.core.journal import Changes, Journal, encode
 from pelure.hyper.core.linked import OpenFiles
@@ -258,8 +258,8 @@ class Store:
         """Write what was taken; whether that succeeded."""
         try:
             self._write()
-        except DriveError:
-            log.exception("storing received blocks failed; trying again with the next ones")
+        except DriveError as error:
+            log.warning("%s; trying again with the next blocks", error)
             return False
         finally:
             self._commit_lock.release()
@@ -336,7 +336,8 @@ class Store:
         try:
             yield
         except (lmdb.Error, OSError) as error:
-            raise DriveError(f"the store in {str(self.path)!r} can't be written: {error}") from error
+            reason = error.strerror if isinstance(error, OSError) else error
+            raise StorageError(f"the store in {str(self.path)!r} can't be written: {reason}") from error
 
     def block_file(self, number: int, end: int) -> BlockFile:
         """The block file of core ``number``, cut off at ``end`` if it is opened now."""

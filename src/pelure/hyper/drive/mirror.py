@@ -100,7 +100,8 @@ class Mirror:
             try:
                 yield await self._take_over(entry, present.get(path), removed)
             except (PelureError, OSError) as error:
-                yield Step("problem", path, reason=str(error))
+                reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error)
+                yield Step("problem", path, reason=reason)
             await self._flush(_BATCH)
         for path, entry in removed.items():
             async for step in self._remove(path, entry):
@@ -108,10 +109,9 @@ class Mirror:
         await self._flush(1)
         if self._state is not None and not self.options.dry_run:
             self._state.save()
-        for drive in (self.source, self.target):
-            if isinstance(drive, LocalDrive):
-                unfit += drive.problems
-                drive.problems.clear()
+        if isinstance(self.source, LocalDrive):  # what a target has beside it is nobody's concern
+            unfit += self.source.problems
+            self.source.problems.clear()
         for problem in unfit:
             yield Step("problem", problem.path, reason=problem.reason)
 
