@@ -295,25 +295,25 @@ class Batch:
     def __init__(self, bee: Bee) -> None:
         self._bee = bee
         self._changes: list[tuple[bytes, bytes | None, bool]] = []
-        self._latest: dict[bytes, tuple[bytes | None, bool]] = {}
+        self._latest: dict[bytes, tuple[bytes, bytes | None, bool]] = {}
 
     def __len__(self) -> int:
         return len(self._changes)
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key``."""
-        self._changes.append((self._bee._prefix + key, value, False))
-        self._latest[key] = (value, False)
+        change = self._latest[key] = (self._bee._prefix + key, value, False)
+        self._changes.append(change)
 
     def delete(self, key: bytes) -> None:
         """Remove ``key``, if it is there."""
-        self._changes.append((self._bee._prefix + key, None, True))
-        self._latest[key] = (None, True)
+        change = self._latest[key] = (self._bee._prefix + key, None, True)
+        self._changes.append(change)
 
     async def get(self, key: bytes) -> Entry | None:
         """The entry of ``key`` with the changes made; ``seq`` is 0 for one that is not appended yet."""
         if key in self._latest:
-            value, removed = self._latest[key]
+            _, value, removed = self._latest[key]
             return None if removed else Entry(0, key, value)
         return await self._bee.get(key)
 

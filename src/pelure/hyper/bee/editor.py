@@ -91,7 +91,8 @@ class Editor:
         self.blocks = blocks
         self.root = root
         self.first = first
-        self._entries: list[tuple[bytes, bytes | None]] = []
+        self._keys: list[bytes] = []
+        self._values: list[bytes | None] = []
         self._indexes: list[list[Child]] = []
         self._leaf: TreeNode | None = None
         self._after: bytes | None = None
@@ -108,7 +109,7 @@ class Editor:
 
     def put(self, key: bytes, value: bytes | None) -> None:
         """Set ``key``."""
-        seq = self.first + len(self._entries)
+        seq = self.first + len(self._keys)
         leaf, after, before = self._leaf, self._after, self._before
         if leaf is not None and (after is None or after < key) and (before is None or key < before):
             at, found = self._search(leaf, key)
@@ -123,7 +124,8 @@ class Editor:
             self._put(key, seq)
         full = self._leaf is not None and len(self._leaf.keys) > MAX_KEYS
         self._indexes.append(self._split_up(key, seq) if full else self._way)
-        self._entries.append((key, value))
+        self._keys.append(key)
+        self._values.append(value)
 
     def _put(self, key: bytes, seq: int) -> None:
         """Find the place of ``key`` from the root on, and put it there."""
@@ -152,7 +154,7 @@ class Editor:
 
     def _settle(self) -> None:
         """Have the way to the last leaf point to the block of the last put, unless that has seen to it."""
-        seq = self.first + len(self._entries) - 1
+        seq = self.first + len(self._keys) - 1
         if self._indexes and self._indexes[-1] is self._way:
             for level, child in enumerate(self._way):
                 child.seq, child.level = seq, level
@@ -230,10 +232,11 @@ class Editor:
         for node in path:
             node.changed = True
         self.root = self._rebalance(path)
-        seq = self.first + len(self._entries)
+        seq = self.first + len(self._keys)
         index = [Child(seq, 0, self.root)]
         self.root.write_out(index, seq)
-        self._entries.append((key, None))
+        self._keys.append(key)
+        self._values.append(None)
         self._indexes.append(index)
         return True
 
@@ -313,17 +316,16 @@ class Editor:
     def take_blocks(self) -> list[bytes]:
         """The blocks of all changes so far; the editor is ready for the ones after them."""
         self._settle()
-        last = self.first + len(self._entries) - 1
+        last = self.first + len(self._keys) - 1
         encoded = []
-        for seq, ((key, value), index) in enumerate(
-            zip(self._entries, self._indexes, strict=True), self.first
-        ):
+        changes = zip(self._keys, self._values, self._indexes, strict=True)
+        for seq, (key, value, index) in enumerate(changes, self.first):
             if index and seq < last:
                 _drop_rewritten(index, seq)
             levels = [child.node.level() for child in index if child.node is not None]
             encoded.append(encode_block(key, value, levels))
         self.first += len(encoded)
-        self._entries, self._indexes = [], []
+        self._keys, self._values, self._indexes = [], [], []
         return encoded
 
 

@@ -266,6 +266,8 @@ class CoreState:
 
     def _take_over(self, batch: TreeBatch) -> None:
         self.storage.put_nodes(batch.nodes)
+        for row in batch.rows:
+            self.storage.put_node_row(row)
         self.roots = batch.roots
         self._head.length, self._head.fork, self._head.signature = batch.length, batch.fork, None
         self.save_bitfield()

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from itertools import count
 from operator import add
 
 from pelure.errors import DriveError, ProtocolError
@@ -38,14 +37,25 @@ def need(get: GetNode, index: int) -> Node:
     return node
 
 
+@dataclass(frozen=True, slots=True)
+class NodeRow:
+    """Neighbouring nodes of one depth: the index of the first, the step to the next, sizes and hashes."""
+
+    first: int
+    step: int
+    sizes: Sequence[int]
+    hashes: Sequence[bytes]
+
+
 class TreeBatch:
-    """A tree being grown from ``roots``; ``nodes`` are the nodes that came to be on the way."""
+    """A tree being grown from ``roots``; ``nodes`` and ``rows`` are the nodes that came to be on the way."""
 
     def __init__(self, roots: Sequence[Node], length: int, fork: int) -> None:
         self.roots = list(roots)
         self.length = length
         self.fork = fork
         self.nodes: list[Node] = []
+        self.rows: list[NodeRow] = []
 
     @property
     def byte_length(self) -> int:
@@ -58,12 +68,13 @@ class TreeBatch:
         self.length += len(sizes)
         grown: list[Node] = []
         while sizes:
-            self.nodes.extend(map(Node, count(flat_tree.node_at(depth, start), 2 << depth), sizes, hashes))
+            row = NodeRow(flat_tree.node_at(depth, start), 2 << depth, sizes, hashes)
+            self.rows.append(row)
             if start & 1:  # what is to the left of them was a root until now
                 left = self.roots.pop()
                 sizes, hashes = [left.size, *sizes], [left.hash, *hashes]
             if len(sizes) & 1:  # the last one has no sibling yet
-                grown.append(self.nodes[-1])
+                grown.append(Node(row.first + row.step * (len(row.sizes) - 1), sizes[-1], hashes[-1]))
             sums = list(map(add, sizes[::2], sizes[1::2]))
             hashes = list(map(parent_hash, sums, hashes[::2], hashes[1::2]))
             sizes, start, depth = sums, start >> 1, depth + 1
