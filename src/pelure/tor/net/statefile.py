@@ -118,8 +118,11 @@ class StateFolder:
         """
         try:
             with (self.path / name).open("rb") as file:
-                return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
-        except (FileNotFoundError, ValueError):  # the latter: an empty file can't be mapped
+                try:
+                    return mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+                except (ValueError, OSError):  # it is empty, or on a file system that can't
+                    return file.read()
+        except FileNotFoundError:
             return b""
 
     def write(self, name: str, data: bytes | Iterator[bytes]) -> bool:
