@@ -59,3 +59,16 @@ def test_a_command_loads_what_it_needs() -> None:
     modules = loaded_by("proxy", "--help")
     assert "pelure.cli.proxy" in modules
     assert not modules & {"pelure.tor.embedded", "pelure.tor.relay", "pelure.hyper", "starlette", "pydantic"}
+
+
+def test_nothing_is_said_of_an_interruption_while_it_starts() -> None:
+    program = (
+        "import signal, sys, types\n"
+        "loaded = types.ModuleType('pelure.cli.main')\n"
+        "loaded.main = lambda: print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)\n"
+        "sys.modules['pelure.cli.main'] = loaded\n"
+        "from pelure.cli.start import main\n"
+        "main()\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout == "True\n"
