@@ -94,6 +94,8 @@ class FairUpload:
         self._clock = clock
         self._lanes: dict[int, Lane] = {}
         self._stalled: dict[asyncio.Timeout, Lane] = {}
+        self.streams = 0
+        """How many there are of all links."""
 
     def join(self, link_id: int) -> Lane:
         """One more stream of a link; give the lane back with :meth:`part`."""
@@ -101,12 +103,14 @@ class FairUpload:
         if lane is None:
             lane = self._lanes[link_id] = Lane(self._clock)
         lane.streams += 1
+        self.streams += 1
         return lane
 
     def part(self, link_id: int) -> None:
         """A stream of a link has ended."""
         lane = self._lanes[link_id]
         lane.streams -= 1
+        self.streams -= 1
         if not lane.streams:
             del self._lanes[link_id]
 

@@ -18,11 +18,13 @@ from typing import Any
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.wire.noise import KeyPair
 from pelure.share.contents import Contents
-from pelure.share.fairness import FairStream, FairUpload
+from pelure.share.fairness import SHARE_STREAMS, FairStream, FairUpload
 from pelure.streams import ByteStream
 from pelure.tor.service.targets import IncomingInfo
 
 MAX_STREAMS_PER_LINK = 32
+MAX_STREAMS = 1024
+"""While there are so many in all, no link gets more than ``SHARE_STREAMS``: each takes memory."""
 MAX_HANDSHAKES = 256
 """Handshakes under way at once on one onion service; an old one makes room for another."""
 MAX_HANDSHAKES_PER_CIRCUIT = 4
@@ -182,9 +184,10 @@ class Gate:
 
     def _is_full(self, link_id: int, name: str) -> bool:
         """Whether a link has as many streams as it may."""
-        full = len(self._streams_of(link_id)) >= MAX_STREAMS_PER_LINK
+        most = MAX_STREAMS_PER_LINK if self._upload.streams < MAX_STREAMS else SHARE_STREAMS
+        full = len(self._streams_of(link_id)) >= most
         if full:
-            log.info("Link «%s» has %d streams open already", name, MAX_STREAMS_PER_LINK)
+            log.info("Link «%s» has %d streams open already", name, most)
         return full
 
     async def _host(self, replication: Replication, circuit: int, link_id: int, name: str) -> None:

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
+from typing import TypeVar
 
 import pytest
 
@@ -17,13 +18,14 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
 from pelure.share import gate as gate_module
 from pelure.share.contents import Contents
-from pelure.share.fairness import FairUpload
+from pelure.share.fairness import SHARE_STREAMS, FairUpload
 from pelure.share.fetch import Fetch
 from pelure.share.gate import MAX_HANDSHAKES_PER_CIRCUIT, MAX_STREAMS_PER_LINK, Gate
 from pelure.streams import MemoryStream, memory_pipe
 from pelure.tor.service.targets import IncomingInfo
 
 SECONDS = 30.0
+T = TypeVar("T")
 
 
 class World:
@@ -84,6 +86,12 @@ class World:
         self.store.close()
 
 
+async def within(work: Awaitable[T]) -> T:
+    """The result of ``work``, in good time. (``wait_for`` can swallow a cancellation.)"""
+    async with asyncio.timeout(SECONDS):
+        return await work
+
+
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
@@ -96,8 +104,10 @@ async def test_links_are_let_in_and_named(world: World) -> None:
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(7, "alice", alice.public)
     async with world.reader(alice) as (drive, replication):
-        await asyncio.wait_for(replication.accepted(), SECONDS)
-        assert await asyncio.wait_for(drive.get("/a.txt"), SECONDS) == b"hello"
+        await within(replication.accepted())
+        await within(drive.update(wait=True))
+        await within(drive.update(wait=True))
+        assert await within(drive.get("/a.txt")) == b"hello"
         assert [(v.link_id, v.name, v.circuit) for v in world.gate.visitors()] == [(7, "alice", 1)]
     assert world.events[0] == ("connected", {"link_id": 7, "name": "alice", "streams": 1})
 
@@ -106,7 +116,7 @@ async def test_an_unknown_key_is_refused_before_anything_is_said(world: World) -
     world.gate.admit(7, "alice", KeyPair.generate(os.urandom).public)
     async with world.reader(KeyPair.generate(os.urandom)) as (drive, replication):
         with pytest.raises(AccessDenied):
-            await asyncio.wait_for(replication.accepted(), SECONDS)
+            await within(replication.accepted())
         assert drive.core.length == 0
     assert not world.events
 
@@ -116,27 +126,48 @@ async def test_barring_cuts_that_link_alone(world: World) -> None:
     world.gate.admit(1, "alice", alice.public)
     world.gate.admit(2, "bob", bob.public)
     async with world.reader(alice, 11) as (_, first), world.reader(bob, 12) as (drive, second):
-        await asyncio.wait_for(first.accepted(), SECONDS)
-        await asyncio.wait_for(second.accepted(), SECONDS)
-        assert await asyncio.wait_for(drive.get("/a.txt"), SECONDS) == b"hello"
+        await within(first.accepted())
+        await within(second.accepted())
+        await within(drive.update(wait=True))
+        await within(drive.update(wait=True))
+        assert await within(drive.get("/a.txt")) == b"hello"
         await world.until(lambda: len(world.gate.visitors()) == 2)
         assert world.gate.bar(1) == [11]
-        await asyncio.wait_for(first.wait_closed(), SECONDS)
+        await within(first.wait_closed())
         await world.drive.put("/b.txt", b"later")
         async with asyncio.timeout(SECONDS):
             while await drive.get("/b.txt") != b"later":
                 await drive.core.changed()
     async with world.reader(alice) as (_, again):
         with pytest.raises(AccessDenied):
-            await asyncio.wait_for(again.accepted(), SECONDS)
+            await within(again.accepted())
+
+
+async def test_a_link_that_is_barred_in_the_moment_it_is_let_in(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    opened = Replication.opened
+
+    async def opened_too_late(replication: Replication) -> None:
+        await opened(replication)
+        if not replication.initiator:
+            world.gate.bar(1)
+
+    monkeypatch.setattr(Replication, "opened", opened_too_late)
+    async with world.reader(alice, 11) as (_, replication):
+        await within(replication.wait_closed())
+    await world.until(lambda: world.hung_up == [11])
+    assert not world.events and not world.gate.visitors()
 
 
 async def test_a_complete_download_is_noticed(world: World) -> None:
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice) as (drive, _):
-        await asyncio.wait_for(drive.update(wait=True), SECONDS)
-        await asyncio.wait_for(drive.download(), SECONDS)
+        await within(drive.update(wait=True))
+        await within(drive.download())
         await world.until(lambda: any(event == "transfer" and f["complete"] for event, f in world.events))
     told = [fields for event, fields in world.events if event == "transfer"]
     assert set(told[0]) == {"link_id", "name", "sent", "total", "rate", "complete"}
@@ -149,9 +180,9 @@ async def test_a_reader_who_leaves_as_soon_as_all_is_there_is_known_to_have_it(w
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice) as (drive, _):
-        await asyncio.wait_for(drive.update(wait=True), SECONDS)
-        await asyncio.wait_for(drive.download(), SECONDS)
-        await asyncio.wait_for(drive.core.storage.store.durable(), SECONDS)
+        await within(drive.update(wait=True))
+        await within(drive.download())
+        await within(drive.core.storage.store.durable())
     await world.until(lambda: world.events[-1][0] == "disconnected")
     (event, told), (_, gone) = world.events[-2:]
     assert (event, told["complete"]) == ("transfer", True)
@@ -166,7 +197,7 @@ async def test_older_versions_are_not_needed_to_have_all(world: World) -> None:
     world.gate.admit(1, "alice", alice.public)
     for _ in range(2):  # the second time all is there already
         async with world.reader(alice, number=1) as (drive, _):
-            await asyncio.wait_for(Fetch(drive, world.folder / "got").run(), SECONDS)
+            await within(Fetch(drive, world.folder / "got").run())
         await world.until(lambda: world.events[-1][0] == "disconnected")
         assert world.events[-2][1]["complete"]
         world.events.clear()
@@ -177,7 +208,7 @@ async def test_part_of_it_is_not_all(world: World) -> None:
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice) as (drive, _):
-        await asyncio.wait_for(Fetch(drive, world.folder / "got", ["b.txt"]).run(), SECONDS)
+        await within(Fetch(drive, world.folder / "got", ["b.txt"]).run())
     await world.until(lambda: world.events[-1][0] == "disconnected")
     assert not world.events[-2][1]["complete"]
 
@@ -192,7 +223,7 @@ async def test_handshakes_that_never_end_make_room_for_others(
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice, 10) as (_, replication):
-        await asyncio.wait_for(replication.accepted(), SECONDS)
+        await within(replication.accepted())
         await ends(silent[0])
         await world.until(lambda: world.hung_up == [0])
         assert world.waiting() == 10
@@ -235,11 +266,11 @@ async def test_circuits_of_those_not_let_in_are_closed_unless_others_are_on_them
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice, 1) as (_, inside):
-        await asyncio.wait_for(inside.accepted(), SECONDS)
+        await within(inside.accepted())
         for circuit in (1, 2):
             async with world.reader(KeyPair.generate(os.urandom), circuit) as (_, replication):
                 with pytest.raises(AccessDenied):
-                    await asyncio.wait_for(replication.accepted(), SECONDS)
+                    await within(replication.accepted())
         await world.until(lambda: world.hung_up == [2])
     await world.until(lambda: world.hung_up == [2, 1])
 
@@ -252,7 +283,7 @@ async def test_who_failed_on_a_circuit_is_hung_up_on_whatever_else_is_begun_ther
     await world.until(lambda: world.waiting() == 1)
     async with world.reader(KeyPair.generate(os.urandom), 1) as (_, replication):
         with pytest.raises(AccessDenied):
-            await asyncio.wait_for(replication.accepted(), SECONDS)
+            await within(replication.accepted())
     await world.until(lambda: world.hung_up == [1])
     await silent.close()
 
@@ -312,4 +343,29 @@ async def test_garbage_ends_its_own_stream_only(world: World, garbage: bytes) ->
         while await stream.read():
             pass
     async with world.reader(alice) as (_, replication):
-        await asyncio.wait_for(replication.accepted(), SECONDS)
+        await within(replication.accepted())
+
+
+async def test_while_there_are_many_streams_each_link_has_its_share_of_them(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "MAX_STREAMS", 6)
+    alice, bob = (KeyPair.generate(os.urandom) for _ in range(2))
+    world.gate.admit(1, "alice", alice.public)
+    world.gate.admit(2, "bob", bob.public)
+    stores = Corestore(world.folder / "many")
+    async with AsyncExitStack() as stack, asyncio.timeout(SECONDS):
+        stack.callback(stores.close)
+
+        async def come(identity: KeyPair) -> None:
+            replication = Replication(world.knock(), True, stores, identity)
+            await stack.enter_async_context(replication)
+            await replication.accepted()
+
+        for _ in range(6):
+            await come(alice)
+        for _ in range(SHARE_STREAMS):
+            await come(bob)
+        for identity in (alice, bob):
+            with pytest.raises(Crowded):
+                await come(identity)
