@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import dataclasses
 import json
 import os
@@ -10,11 +11,16 @@ import subprocess
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
+import pelure
+import pelure.share
 from interop.commands import Command
 from interop.sharing import Person, digests, make_folder
+from pelure.errors import AccessDenied
+from pelure.share.fetch import Fetched
 from pelure.share.link import PrivateLink
 from pelure.tor.onion.auth_files import AuthPrivate
 from pelure.tor.onion.client_auth import ClientAuthKey
@@ -182,6 +188,36 @@ def test_browser_links(publisher: Person, reader: Person, tmp_path: Path) -> Non
             with zipfile.ZipFile(tmp_path / "all.zip") as archive:
                 assert archive.read("big.bin") == whole
                 assert archive.testzip() is None
+
+
+async def test_the_python_api(network: Path, tmp_path: Path) -> None:
+    """What is said of it in :mod:`pelure.share.api`, and :class:`Blocking`."""
+    folder = make_folder(tmp_path / "folder", big=100_000, small=2)
+    events: list[str] = []
+
+    def note(event: str, **_: object) -> None:
+        events.append(event)
+
+    async with pelure.share.publish(
+        [folder], ["alice"], network=str(network), state=tmp_path / "publisher", on_event=note
+    ) as published:
+        reader: dict[str, Any] = {"network": str(network), "state": tmp_path / "reader"}
+        async with pelure.open(published.links["alice"], **reader) as remote:
+            assert await remote.drive.get("/run.sh") == b"#!/bin/sh\n"
+        (bob,) = (await published.add(["bob"])).values()
+
+        def get() -> Fetched:
+            with pelure.share.Blocking(**reader) as blocking:
+                return blocking.get(bob, tmp_path / "got")
+
+        assert (await asyncio.to_thread(get)).problems == []
+        assert digests(tmp_path / "got") == digests(folder)
+        await published.revoke("bob")
+        assert list(published.links) == ["alice"]
+        with pytest.raises(AccessDenied):
+            async with pelure.open(bob, **reader):
+                pass
+    assert "connected" in events
 
 
 def test_bad_links_and_names(publisher: Person, reader: Person, tmp_path: Path) -> None:

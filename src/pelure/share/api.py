@@ -32,6 +32,7 @@ from pelure.share.publication import Publication
 from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
 from pelure.share.received import cache_folder
 from pelure.share.record import SHARES_NAME, ShareRecord, publisher_folder
+from pelure.share.trust import newest
 from pelure.tor.api import connect, default_state
 from pelure.tor.net.statefile import StateFolder
 
@@ -113,9 +114,9 @@ def _ignore(event: str, **fields: Any) -> None:
 async def open_link(
     link: str, *, network: str = "public", state: Path | None = None, circuits: int = CIRCUITS
 ) -> AsyncIterator[RemoteDrive]:
-    """The drive that a private link opens, connected.
+    """The drive that a private link opens, connected, and at its newest version.
 
-    Raises ``LinkFormatError``, ``AccessDenied``, ``OnionServiceError``, ``DirectoryError``.
+    Raises ``LinkFormatError``, ``AccessDenied``, ``OnionServiceError``, ``DirectoryError``, ``DriveError``.
     """
     private = PrivateLink.decode(link)
     folder = state or default_state()
@@ -124,6 +125,7 @@ async def open_link(
         open_remote(private, tor, cache_folder(folder, private), circuits=circuits) as remote,
     ):
         await remote.connected()
+        await newest(remote.drive)
         yield remote
 
 
