@@ -245,6 +245,19 @@ async def test_who_has_one_handshake_on_a_circuit_does_not_make_room_for_who_has
     await ends(single[0])
 
 
+async def test_two_who_come_in_one_moment_take_the_room_of_two(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "MAX_HANDSHAKES", 3)
+    silent = [world.knock(circuit) for circuit in range(3)]
+    await world.until(lambda: world.waiting() == 3)
+    for circuit in (3, 4):
+        world.knock(circuit)
+    await ends(silent[0])
+    await ends(silent[1])
+    await world.until(lambda: world.waiting() == 3)
+
+
 async def test_one_circuit_has_a_few_handshakes_at_once(world: World) -> None:
     silent = [world.knock() for _ in range(MAX_HANDSHAKES_PER_CIRCUIT)]
     await world.until(lambda: world.waiting() == len(silent))

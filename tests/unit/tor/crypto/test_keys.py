@@ -17,6 +17,7 @@ from pelure.tor.crypto.keys import (
     ed25519_is_valid_point,
     ed25519_public_from_x25519,
     ed25519_verify,
+    scalar_multiply_point,
     x25519,
     x25519_generate,
 )
@@ -54,11 +55,37 @@ def test_ed25519_verify_raises_only_crypto_errors(public: bytes, signature: byte
         ed25519_verify(public, signature, b"message")
 
 
+def test_ed25519_verify_takes_no_other_lengths() -> None:
+    """libsodium is given signature and message as one, and reads 32 bytes of a key, however long it is."""
+    key = next(
+        key for seed in range(2**16) if (key := Ed25519KeyPair.from_seed(seed.to_bytes(32))).public[31] == 0
+    )
+    signature = key.sign(b"message")
+    ed25519_verify(key.public, signature, b"message")
+    for public, signed, message in (
+        (key.public[:31], signature, b"message"),
+        (key.public + b"\0", signature, b"message"),
+        (key.public, signature + b"m", b"essage"),
+        (key.public, signature[:63], signature[63:] + b"message"),
+    ):
+        with pytest.raises(CryptoError):
+            ed25519_verify(public, signed, message)
+
+
+def test_points_are_of_32_bytes() -> None:
+    for bad in (KEY.public[:31], KEY.public + b"\0", b""):
+        assert not ed25519_is_valid_point(bad)
+        with pytest.raises(CryptoError):
+            scalar_multiply_point(KEY.expanded[:32], bad)
+        with pytest.raises(CryptoError):
+            ed25519_public_from_x25519(bad, 0)
+
+
 def test_ed25519_refuses_bad_key_material() -> None:
     for bad in (bytes(31), bytes(64)):
         with pytest.raises(CryptoError):
             Ed25519KeyPair.from_seed(bad)
-    for bad in (bytes(32), bytes(64)):  # wrong length; the scalar zero
+    for bad in (KEY.expanded[:63], KEY.expanded + b"\0", bytes(64)):  # wrong lengths; the scalar zero
         with pytest.raises(CryptoError):
             Ed25519KeyPair.from_expanded(bad)
     with pytest.raises(CryptoError):
@@ -148,6 +175,7 @@ def test_addresses_say_what_is_wrong() -> None:
         ("example.org", "ends in .onion"),
         (encode_address(b"\1" + bytes(31)), "no usable key"),
         ("0" * 56 + ".onion", "letters"),
+        (address[:55] + "e.onion", "version 4"),
     ):
         with pytest.raises(ConfigError, match=hint):
             decode_address(host)
