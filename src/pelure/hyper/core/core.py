@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.core import conflict, exchange
 from pelure.hyper.core.core_storage import CoreStorage
-from pelure.hyper.core.hashing import leaf_hashes
 from pelure.hyper.core.linked import LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest
 from pelure.hyper.core.reorg import Reorg
@@ -99,9 +98,8 @@ class Core(CoreState):
         received = exchange.Received()
         count = 0
         try:
-            hashes = iter(leaf_hashes([data.block.value for data in answers if data.block is not None]))
             for data in answers:
-                exchange.apply(self, data, next(hashes) if data.block is not None else None, received)
+                exchange.apply(self, data, received)
                 count += 1
         except ProtocolError:
             if count == 0:

@@ -83,10 +83,9 @@ class Received:
             state.emit(ChangeKind.HAVE, start, end - start)
 
 
-def apply(state: CoreState, data: Data, leaf: bytes | None, received: Received) -> None:
+def apply(state: CoreState, data: Data, received: Received) -> None:
     """Verify an answer and store what it brings; :meth:`Received.finish` ends a run of such calls.
 
-    ``leaf`` is the leaf hash of its block, if that is known already.
     An answer that was right once but is of no use now (for a shorter tree, or an earlier fork) is left out;
     newer forks are the affair of :class:`~pelure.hyper.core.reorg.Reorg`.
     Raises :class:`~pelure.errors.ProtocolError` and stores nothing if any of it is wrong.
@@ -94,7 +93,7 @@ def apply(state: CoreState, data: Data, leaf: bytes | None, received: Received) 
     if data.fork != state.fork:
         return
     verifier = verifier_for(state, data)
-    branch_root, nodes = proof.verify_branch(data, leaf)
+    branch_root, nodes = proof.verify_branch(data)
     batch: TreeBatch | None = None
     if data.upgrade is not None:
         batch = state.batch()

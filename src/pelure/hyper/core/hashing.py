@@ -6,8 +6,7 @@ mistaken for another.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable
 from hashlib import blake2b
 
 from pelure.errors import ProtocolError
@@ -32,10 +31,6 @@ DEFAULT_ENCRYPTION = name_space("hypercore", 5)
 
 _SHORT = 1024
 """Bytes below which copying a block costs less than a second call."""
-_SHARED_BYTES = 128 * 1024
-"""Bytes that are worth waking a thread for."""
-
-_helper = ThreadPoolExecutor(1, thread_name_prefix="pelure-hash")
 
 
 def leaf_hash(block: bytes | memoryview) -> bytes:
@@ -46,15 +41,6 @@ def leaf_hash(block: bytes | memoryview) -> bytes:
     digest = blake2b(head, digest_size=32)
     digest.update(block)
     return digest.digest()
-
-
-def leaf_hashes(blocks: Sequence[bytes]) -> list[bytes]:
-    """The hashes of ``blocks``. If they are long, another thread takes its part of them."""
-    half = len(blocks) // 2
-    if sum(map(len, blocks[half:])) < _SHARED_BYTES:
-        return list(map(leaf_hash, blocks))
-    rest = _helper.submit(lambda: list(map(leaf_hash, blocks[half:])))
-    return list(map(leaf_hash, blocks[:half])) + rest.result()
 
 
 def parent_hash(size: int, left: bytes, right: bytes) -> bytes:

@@ -217,10 +217,9 @@ def _fold(queue: _Queue, root: Node, nodes: list[Node]) -> Node:
     return root
 
 
-def verify_branch(data: Data, leaf: bytes | None = None) -> tuple[Node | None, list[Node]]:
+def verify_branch(data: Data) -> tuple[Node | None, list[Node]]:
     """Compute the root of the block, hash and seek parts; return it and all nodes seen on the way.
 
-    ``leaf`` is the leaf hash of the block, if that is known already.
     Nothing is trusted yet: the root has to be compared with a known node or used up by an upgrade.
     Raises :class:`~pelure.errors.ProtocolError`.
     """
@@ -232,7 +231,7 @@ def verify_branch(data: Data, leaf: bytes | None = None) -> tuple[Node | None, l
     if data.block is not None:
         queue = _Queue(data.block.nodes, root)
         value = data.block.value
-        root = _fold(queue, Node(2 * data.block.index, len(value), leaf or leaf_hash(value)), nodes)
+        root = _fold(queue, Node(2 * data.block.index, len(value), leaf_hash(value)), nodes)
     elif data.hash is not None:
         queue = _Queue(data.hash.nodes, root)
         root = _fold(queue, queue.take(data.hash.index), nodes)

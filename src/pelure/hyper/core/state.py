@@ -15,7 +15,7 @@ from pelure.hyper.core.changes import Change, ChangeKind
 from pelure.hyper.core.core_storage import INLINE_LIMIT, CoreStorage, Head, LinkedBlock
 from pelure.hyper.core.encryption import PADDING, Encryption
 from pelure.hyper.core.fresh import FreshBlocks
-from pelure.hyper.core.hashing import leaf_hash, leaf_hashes
+from pelure.hyper.core.hashing import leaf_hash
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.signer import KeyPair, Verifier
@@ -201,7 +201,7 @@ class CoreState:
             seal, fork = self.encryption.seal, self.fork
             blocks = [seal(index, fork, block) for index, block in enumerate(blocks, first)]
         self.storage.put_blocks(first, blocks)
-        batch.append_leaves(list(map(len, blocks)), leaf_hashes(blocks))
+        batch.append_leaves(list(map(len, blocks)), list(map(leaf_hash, blocks)))
         self._appended(batch, durable)
         return first
 
