@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -10,7 +11,7 @@ import segno
 import typer
 
 from pelure.cli.book import open_book
-from pelure.cli.output import Output, counted
+from pelure.cli.output import Output, counted, write_bytes
 from pelure.cli.run import Settings, run, settings_of, usage_errors
 from pelure.cli.share import check_names, check_times, node_events, tell
 from pelure.errors import ConfigError
@@ -124,7 +125,8 @@ def link_revoke(
                 shares = publisher_folder(settings.state, settings.network) / SHARES_NAME
                 wipe_service(shares / gone.share / SERVICES_NAME, gone.service)
                 cut = 0
-            text = f"The link of {name} is revoked; {counted(cut, 'circuit')} cut."
+            cutting = f"; {counted(cut, 'circuit')} cut" if cut else ""
+            text = f"The link of {name} is revoked{cutting}."
             output.event("revoked", text, name=name, cut=cut)
 
     run(work(), settings)
@@ -286,9 +288,10 @@ def link_export(
     with open_book(settings_of(context)) as book:
         text = export_book(book, secrets=secrets)
     if str(file) == "-":
-        print(text)
+        write_bytes(f"{text}\n".encode())
     else:
         write_private(file.absolute(), text.encode())
+        print(f"Wrote {file}{', which holds the links: keep it secret' if secrets else ''}.", file=sys.stderr)
 
 
 @link_app.command("import")

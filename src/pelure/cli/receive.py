@@ -26,7 +26,7 @@ from pelure.hyper.drive.metadata import mtime_of
 from pelure.hyper.drive.mirror import MirrorOptions
 from pelure.share.fetch import Fetch
 from pelure.share.link import PrivateLink, split_path
-from pelure.share.reader import CIRCUITS, RemoteDrive, open_remote
+from pelure.share.reader import CIRCUITS, RemoteDrive, check_date, open_remote
 from pelure.share.received import cache_folder, find_link, folder_name, remember
 from pelure.share.record import SHARES_NAME, find_own, publisher_folder
 from pelure.share.trust import newest
@@ -66,7 +66,9 @@ def _read_link(settings: Settings, text: str) -> tuple[PrivateLink, str]:
         raise ConfigError("this is not a private link: one begins with «pelure:» (for web pages: get-url)")
     link_text, path = split_path(text)
     with open_book(settings) as book:
-        return find_link(book, link_text), path
+        link = find_link(book, link_text)
+    check_date(link)
+    return link, path
 
 
 @asynccontextmanager

@@ -159,6 +159,12 @@ def _open_cache(cache: Path) -> Corestore:
     raise ConfigError("too many commands read this share at once; end one of them")
 
 
+def check_date(link: PrivateLink) -> None:
+    """Raises ``AccessDenied`` for a link that has expired."""
+    if link.expired():
+        raise AccessDenied("this link has expired: ask for a new one")
+
+
 @asynccontextmanager
 async def open_remote(
     link: PrivateLink,
@@ -172,8 +178,7 @@ async def open_remote(
     Raises ``AccessDenied`` for a link that has expired, and what :meth:`RemoteDrive.connected` raises once
     that is awaited.
     """
-    if link.expired():
-        raise AccessDenied("this link has expired: ask for a new one")
+    check_date(link)
     tor.add_client_key(link.address, link.discovery_secret)
     store = _open_cache(cache)
     remote = RemoteDrive(link, tor, store, circuits)
