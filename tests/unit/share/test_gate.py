@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from pathlib import Path
 from typing import TypeVar
 
@@ -18,7 +18,7 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
 from pelure.share import gate as gate_module
 from pelure.share.contents import Contents
-from pelure.share.fairness import SHARE_STREAMS, FairUpload
+from pelure.share.fairness import SHARE_STREAMS, FairUpload, Lane
 from pelure.share.fetch import Fetch
 from pelure.share.gate import MAX_HANDSHAKES_PER_CIRCUIT, MAX_STREAMS_PER_LINK, Gate
 from pelure.streams import MemoryStream, memory_pipe
@@ -256,6 +256,32 @@ async def test_two_who_come_in_one_moment_take_the_room_of_two(
     await ends(silent[0])
     await ends(silent[1])
     await world.until(lambda: world.waiting() == 3)
+
+
+async def test_what_a_reader_is_sent_waits_for_the_turn_of_its_link(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    turns: list[Lane] = []
+    turn = FairUpload.turn
+
+    def noted(upload: FairUpload, lane: Lane) -> AbstractAsyncContextManager[None]:
+        turns.append(lane)
+        return turn(upload, lane)
+
+    monkeypatch.setattr(FairUpload, "turn", noted)
+    alice, bob = KeyPair.generate(os.urandom), KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    world.gate.admit(2, "bob", bob.public)
+    await world.drive.put("/large", os.urandom(300_000))
+    async with (
+        world.reader(alice) as (one, _),
+        world.reader(alice) as (two, _),
+        world.reader(bob) as (other, _),
+    ):
+        for drive in (one, two, other):
+            await within(drive.update(wait=True))
+            assert len(await within(drive.get("/large")) or b"") == 300_000
+    assert len(set(turns)) == 2
 
 
 async def test_one_circuit_has_a_few_handshakes_at_once(world: World) -> None:
