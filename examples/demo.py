@@ -128,9 +128,7 @@ def connection_table(status: dict[str, Any]) -> Table:
             f"{link['bytes_written']:,}",
         )
     for visitor in status["visitors"]:
-        table.add_row(
-            f"reader «{visitor['name']}»", "unknown: that is the point", "1", "", f"{visitor['sent']:,}"
-        )
+        table.add_row(f"reader «{visitor['name']}»", "nobody tells", "1", "", f"{visitor['sent']:,}")
     return table
 
 
@@ -204,7 +202,7 @@ def story(home: Path, running: list[Running]) -> None:
         text=True,
         check=False,
     )
-    say(f"  Alice tries again: «{again.stderr.strip()}»")
+    say(f"  Alice tries again: «{again.stderr.strip().splitlines()[-1]}»")
     (folder / "more.txt").write_text("and Carol goes on\n")
     change = sync.wait("changed")
     say(f"  Carol sees {change['path']}: she did not notice")
