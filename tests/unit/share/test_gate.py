@@ -280,7 +280,8 @@ async def test_what_a_reader_is_sent_waits_for_the_turn_of_its_link(
     ):
         for drive in (one, two, other):
             await within(drive.update(wait=True))
-            assert len(await within(drive.get("/large")) or b"") == 300_000
+            data = await within(drive.get("/large"))
+            assert data is not None and len(data) == 300_000
     assert len(set(turns)) == 2
 
 
