@@ -17,6 +17,7 @@ from pelure.hyper.core.bitfield import PAGE_BITS
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.manifest import Manifest
+from pelure.hyper.core.proof import verify_upgrade
 from pelure.hyper.core.signer import MultiSignature
 from pelure.hyper.core.tree import NotAvailable
 from pelure.hyper.encoding.compact import Reader
@@ -127,6 +128,30 @@ def test_damaged_answers_change_nothing(writer: Core, reader: Core, parts: dict[
         if state(reader) != before:  # only a change that says the same may be taken
             assert reader.length == 30 and reader.batch().hash() == writer.batch().hash()
             return
+
+
+@pytest.mark.parametrize("index", [0, 3, 15, 16, 21, 24, 27, 28, 29])
+def test_a_byte_is_found_in_the_answer_for_it(writer: Core, reader: Core, index: int) -> None:
+    position = sum(len(f"block {i}") * (i + 1) for i in range(index)) + 1
+    whole = UpgradeRequest(0, 30)
+    reader.verify_and_store([ask(writer, upgrade=whole, seek=SeekRequest(position, 0), manifest=True)])
+    found = reader.find(position)
+    assert (found.found, found.start, found.offset) == (True, index, 1)
+
+
+def test_an_upgrade_is_what_was_asked_for_and_no_more(writer: Core, reader: Core) -> None:
+    batch = reader.batch()
+    proof = ask(writer, upgrade=UpgradeRequest(0, 30), manifest=True).upgrade
+    assert proof is not None
+    for start, length in ((1, 29), (0, 0), (0, 31)):
+        with pytest.raises(ProtocolError):
+            verify_upgrade(reader.batch(), replace(proof, start=start, length=length), None)
+    with pytest.raises(ProtocolError, match="too many"):
+        verify_upgrade(reader.batch(), replace(proof, nodes=[*proof.nodes, proof.nodes[0]]), None)
+    assert verify_upgrade(batch, proof, None)
+    assert batch.hash() == writer.batch().hash()
+    with pytest.raises(ProtocolError, match="does not start"):
+        verify_upgrade(batch, proof, None)
 
 
 def test_a_changed_block_or_node_is_refused(writer: Core, reader: Core) -> None:
