@@ -33,6 +33,7 @@ class Output:
         self._bars: Progress | None = None
         self._tasks: dict[str, TaskID] = {}
         self._waiting = False
+        self._said: set[str] = set()
 
     @cached_property
     def console(self) -> Console:
@@ -61,6 +62,12 @@ class Output:
             if aside or self._waiting:
                 self.finish()
             (self._aside if aside else self.console).print(shown(text, keep="\n\t"), markup=False)
+
+    def is_news(self, text: str) -> bool:
+        """Whether a person was not told ``text`` before; from now on they were."""
+        news = text not in self._said
+        self._said.add(text)
+        return news
 
     @property
     def shows_bars(self) -> bool:

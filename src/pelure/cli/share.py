@@ -150,7 +150,10 @@ def tell(output: Output, event: dict[str, Any], qr: bool) -> None:
         output.progress(fields["name"], fields["sent"], fields["total"])
         return
     output.finish()
-    output.event(name, _sentence(name, fields), **fields)
+    text = _sentence(name, fields)
+    if name == "transfer" and text is not None and not output.is_news(text):
+        text = None
+    output.event(name, text, **fields)
     if name == "link" and qr and not output.as_json:
         segno.make(fields["link"].upper(), error="l").terminal(compact=True)
 

@@ -87,6 +87,8 @@ class Fetch:
             self._drive.core.storage.put_user_data(self._note, b"")
             self._drive.core.storage.store.commit()
             target.folder.remove_unfinished()
+            if not entries:  # a drive that nothing was ever put in has no contents to wait for
+                return Fetched(seconds=time.monotonic() - started)
             return await self._fill(view, target, entries, started, progress)
         except OSError as error:
             raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error

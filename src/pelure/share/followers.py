@@ -40,6 +40,8 @@ class Followers:
                     await emit(event, **fields)
                 else:
                     taking.cancel()
+        except ConnectionError:
+            return  # who listened is gone
         finally:
             stop.cancel()
             del self._queues[queue]

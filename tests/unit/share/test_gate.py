@@ -203,6 +203,16 @@ async def test_older_versions_are_not_needed_to_have_all(world: World) -> None:
         world.events.clear()
 
 
+async def test_nothing_was_ever_shared(tmp_path: Path) -> None:
+    world = World(tmp_path)
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    async with world.reader(alice) as (drive, _):
+        fetched = await asyncio.wait_for(Fetch(drive, world.folder / "got").run(), SECONDS)
+        assert (fetched.files, fetched.problems) == (0, [])
+    await world.close()
+
+
 async def test_part_of_it_is_not_all(world: World) -> None:
     await world.drive.put("/b.txt", b"second")
     alice = KeyPair.generate(os.urandom)
