@@ -120,10 +120,9 @@ class CoreStorage:
 
     def put_nodes(self, nodes: Iterable[Node]) -> None:
         """Store tree nodes."""
-        prefix, pack = self._node_prefix, _NODE_RECORD.pack
-        self.store.put_many(
-            (prefix + node.index.to_bytes(8, "big"), pack(node.size, node.hash)) for node in nodes
-        )
+        put, prefix, pack = self.store.put, self._node_prefix, _NODE_RECORD.pack
+        for node in nodes:
+            put(prefix + node.index.to_bytes(8, "big"), pack(node.size, node.hash))
 
     def put_node_row(self, row: NodeRow) -> None:
         """Store neighbouring tree nodes; it takes half the time of one by one."""
@@ -146,14 +145,11 @@ class CoreStorage:
 
     def put_blocks(self, first: int, blocks: Sequence[bytes]) -> None:
         """Store the blocks from ``first`` on. Raises ``DriveError`` if the disk won't take them."""
-        prefix = self._block_prefix
-        self.store.put_many(
-            (prefix + index.to_bytes(8, "big"), _INLINE + block)
-            for index, block in enumerate(blocks, first)
-            if len(block) <= INLINE_LIMIT
-        )
+        put, prefix = self.store.put, self._block_prefix
         for index, block in enumerate(blocks, first):
-            if len(block) > INLINE_LIMIT:
+            if len(block) <= INLINE_LIMIT:
+                put(prefix + index.to_bytes(8, "big"), _INLINE + block)
+            else:
                 self._put_long_block(index, block)
 
     def _put_long_block(self, index: int, block: bytes) -> None:

