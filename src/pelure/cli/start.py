@@ -7,7 +7,8 @@ import signal
 
 def main() -> None:
     """Load the command line and run it."""
-    signal.signal(signal.SIGINT, signal.SIG_DFL)  # what is loaded takes a moment, and would show a trace
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # which would show a trace
+        signal.signal(signal.SIGINT, signal.SIG_DFL)
     from pelure.cli.main import main as run
 
     run()

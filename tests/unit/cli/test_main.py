@@ -67,6 +67,7 @@ def test_nothing_is_said_of_an_interruption_while_it_starts() -> None:
         "loaded = types.ModuleType('pelure.cli.main')\n"
         "loaded.main = lambda: print(signal.getsignal(signal.SIGINT) is signal.SIG_DFL)\n"
         "sys.modules['pelure.cli.main'] = loaded\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"
         "from pelure.cli.start import main\n"
         "main()\n"
     )
