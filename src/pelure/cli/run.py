@@ -26,7 +26,7 @@ from pelure.errors import ConfigError, PelureError
 _TRIM_THRESHOLD, _MMAP_THRESHOLD, _ARENA_MAX = -1, -3, -8
 _KEPT_BYTES = 16 << 20
 _HEAP_BYTES = 8 << 20
-_COLLECT_AFTER = (20_000, 20, 20)
+_COLLECT_AFTER = (100_000, 10, 20)
 
 
 @dataclass
