@@ -113,6 +113,7 @@ async def node_events(
             yield event
         return
     if detach:
+        output.wait("Starting in the background …")
         await daemon.start(settings.network, settings.state)
         async for event in request(folder, op, **asked):
             yield event
@@ -156,6 +157,8 @@ def tell(output: Output, event: dict[str, Any], qr: bool) -> None:
     output.event(name, text, **fields)
     if name == "link" and qr and not output.as_json:
         segno.make(fields["link"].upper(), error="l").terminal(compact=True)
+    if name == "link":
+        output.wait("Publishing …")
 
 
 def _sentence(name: str, fields: dict[str, Any]) -> str | None:
