@@ -247,6 +247,7 @@ async def test_hostile_readers_slow_nobody_below_half(
                 inside = len((await ask(publisher, network, "status"))["visitors"])
                 say(request, f"turn {turn}: {inside} streams of readers; " + told(rates))
                 assert inside >= HOSTILE_CONNECTIONS / 4  # some of those who take nothing were hung up on
+            await measure("alone")
         assert command.process.poll() is None
     say(request, f"{told(rates)}; the publisher's memory at most {max(memory) / 1e6:.0f} MB")
     assert max(memory) < MEMORY
