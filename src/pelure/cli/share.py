@@ -89,8 +89,8 @@ def check_names(names: list[str]) -> None:
 def check_times(expires: float | None, start_at: float | None, stop_at: float | None) -> None:
     """Raises ``ConfigError`` for times at which a share could never be reached."""
     now = time.time()
-    if expires is not None and expires <= now:
-        raise ConfigError("the time of --expires has passed already")
+    if expires is not None and expires <= max(now, start_at or 0.0):
+        raise ConfigError("the time of --expires has to be later than now, and than --start-at")
     if stop_at is not None and stop_at <= max(now, start_at or 0.0):
         raise ConfigError("the time of --stop-at has to be later than now, and than --start-at")
 
@@ -172,7 +172,7 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
         case "published":
             return "Reachable now." if "share" in fields else None
         case "waiting":
-            return "Waiting until it is time to begin."
+            return f"Reachable from {_day(fields['until'])} on."
         case "connected":
             return f"{who} is connected." if fields["streams"] == 1 else None
         case "disconnected":

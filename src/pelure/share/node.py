@@ -10,7 +10,6 @@ import asyncio
 import logging
 import os
 import shutil
-import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
@@ -136,14 +135,21 @@ class Node:
         mint: Callable[[Publication], Awaitable[None]] | None = None,
         announced: asyncio.Event | None = None,
     ) -> None:
-        """Run a share within its times, until it is over: cancelled, complete (``once``) or too late."""
-        if record.start_at is not None and record.start_at > time.time():
-            await emit("waiting", share=record.id, until=record.start_at)
-            await sleep_until(record.start_at)
+        """Run a share within its times, until it is over: cancelled, complete (``once``) or too late.
+
+        Its links are made, and the share is on disk, before it is time to begin. ``announced`` is set once
+        nothing is left to be told at once.
+        """
         publication = await self.open_share(record, emit)
         try:
             if mint is not None:
                 await mint(publication)
+            if record.start_at is not None and publication.waits:
+                await emit("waiting", share=record.id, until=record.start_at)
+                if announced is not None:
+                    announced.set()
+                await sleep_until(record.start_at)
+                await publication.update()
             await publication.grant(self.book.live(record.id))
             addresses = await publication.published()
             for address in addresses:
@@ -244,6 +250,8 @@ class Node:
         entries = publication.mint(asked["names"], expires=asked["expires"], browser=bool(asked["browser"]))
         for entry in entries:
             await emit("link", share=share, **link_fields(entry))
+        if publication.waits:
+            await emit("waiting", share=share, until=publication.record.start_at)
         await publication.grant(entries)
         for address in await publication.published():
             await emit("published", share=share, address=address)

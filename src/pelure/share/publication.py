@@ -94,6 +94,11 @@ class Publication:
         if not self.record.live:
             await self._importer.update(on_change=self._changed)
 
+    @property
+    def waits(self) -> bool:
+        """Whether the time when the share is to begin is yet to come."""
+        return self.record.start_at is not None and time.time() < self.record.start_at
+
     # ---- links ----
 
     def mint(
@@ -135,7 +140,12 @@ class Publication:
         return [self._book.find(name, self.record.id) for name in names]
 
     async def grant(self, entries: Sequence[Entry]) -> None:
-        """Let these links in, publishing what that takes; those that were revoked meanwhile are out again."""
+        """Let these links in, publishing what that takes; those that were revoked meanwhile are out again.
+
+        Nobody is let in before it is time.
+        """
+        if self.waits:
+            return
         await self._need_groups().open(entries)
         await self._close_ended()
 
@@ -144,6 +154,7 @@ class Publication:
         cut = self._need_groups().cut(entry.id)
         self._book.revoke(entry)
         await self._need_groups().close_links([entry.id])
+        self._need_groups().wipe(entry.service)
         return cut
 
     async def renew(self, entry: Entry, expires: float | None) -> Entry:

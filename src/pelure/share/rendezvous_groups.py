@@ -216,8 +216,13 @@ class RendezvousGroups:
         await group.gate.close()
         await group.service.close()
         if wipe:
-            self._keys.pop(group.name, None)
-            wipe_service(self._folder, group.name)
+            self.wipe(group.name)
+
+    def wipe(self, name: str) -> None:
+        """Delete the keys of the service ``name`` if it is for one browser link, whether it runs or not."""
+        if name.startswith(BROWSER_PREFIX):
+            self._keys.pop(name, None)
+            wipe_service(self._folder, name)
 
     async def _withdraw(self, group: Group, clients: list[str]) -> None:
         """Publish that ``clients`` of a service are none any more, and leave what they know."""

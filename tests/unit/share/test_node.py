@@ -1,14 +1,18 @@
-"""When a share is over."""
+"""When a share begins, and when it is over."""
 
 from __future__ import annotations
 
 import asyncio
 import time
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
 
-from pelure.share.node import _until_over
+from pelure.errors import ConfigError
+from pelure.share.control import request
+from pelure.share.linkbook import LinkBook
+from pelure.share.node import Node, _until_over
 from pelure.share.record import ShareRecord
 
 
@@ -46,3 +50,54 @@ async def test_at_its_time_by_the_clock_on_the_wall(monkeypatch: pytest.MonkeyPa
     assert not ending.done()
     monkeypatch.setattr(time, "time", lambda: now + 3601)
     await ending
+
+
+class FakeTor:
+    """Notes that a service is to be published, which then fails."""
+
+    def __init__(self) -> None:
+        self.asked = asyncio.Event()
+
+    async def serve_onion(self, ports: Any, **settings: Any) -> None:
+        self.asked.set()
+        raise ConfigError("there is no network here")
+
+
+async def test_links_of_a_share_that_waits_are_made_at_once_and_let_nobody_in_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor is it forgotten by a node that ends and starts again meanwhile."""
+    monkeypatch.setattr("pelure.tor.net.wallclock.LOOK_SECONDS", 0.01)
+    shared, folder, now = tmp_path / "docs", tmp_path / "node", time.time()
+    shared.mkdir()
+    (shared / "a").write_text("a")
+    folder.mkdir(mode=0o700)
+    settings = {"title": None, "expires": None, "browser": False, "live": False, "once": False}
+    times = {"start_at": now + 3600, "stop_at": None}
+    with LinkBook(folder / "links.json") as book:
+        tor = FakeTor()
+        node = Node(folder, cast(Any, tor), book, cast(Any, None))
+        await node.start()
+        asked = {"paths": [str(shared)], "names": ["alice"], "detached": True, **settings, **times}
+        told = [event["event"] async for event in request(folder, "share", **asked)]
+        assert [name for name in told if name != "progress"] == ["link", "waiting", "done"]
+        added = [
+            event["event"]
+            async for event in request(
+                folder, "link-add", share="docs", names=["bob"], expires=None, browser=False
+            )
+        ]
+        assert added == ["link", "waiting", "done"]
+        await node.close()
+
+        node = Node(folder, cast(Any, tor), book, cast(Any, None))
+        await node.start()
+        async with asyncio.timeout(60):
+            while not node.shares()[0]["running"]:  # noqa: ASYNC110 - nobody tells that it is imported
+                await asyncio.sleep(0.01)
+        assert {entry.name for entry in book.live("docs")} == {"alice", "bob"}
+        assert not tor.asked.is_set()
+        monkeypatch.setattr(time, "time", lambda: now + 3601)
+        async with asyncio.timeout(60):
+            await tor.asked.wait()
+        await node.close()

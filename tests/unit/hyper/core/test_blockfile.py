@@ -48,6 +48,23 @@ def test_appended_and_placed_blocks_read_back(tmp_path: Path) -> None:
     assert os.path.getsize(tmp_path / "blocks") == end
 
 
+def test_what_was_read_ahead_is_read_anew_once_it_is_written(tmp_path: Path) -> None:
+    file = BlockFile(tmp_path / "blocks", 0)
+    first, late, last = b"a" * 4000, b"b" * 4000, b"c" * 4000
+    file.append(first)
+    file.sync()
+    gap = file.reserve(4000)
+    waiting = file.append(last)
+    beyond = file.reserve(4000)
+    file.write(beyond, late)
+    assert file.read(0, 4000) == first  # and, ahead, what is not written yet
+    assert file.read(waiting, 4000) == last
+    assert file.read(0, 4000) == first
+    file.write(gap, late)
+    assert [file.read(position, 4000) for position in (gap, waiting, beyond)] == [late, last, late]
+    file.close()
+
+
 @pytest.mark.usefixtures("small_pieces")
 def test_what_could_not_be_written_is_written_by_the_next_sync(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
