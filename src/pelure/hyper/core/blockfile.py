@@ -25,8 +25,27 @@ _UNCACHED = 0x80 if sys.platform == "linux" else 0  # RWF_DONTCACHE
 _TAIL_BYTES = 1 << 20
 _TAIL_BLOCKS = 256
 _AHEAD_BYTES = 1 << 20
+_READERS = 4
+"""So many at once are read ahead for; what more of them read is left to the kernel."""
 
 Buffer = bytes | bytearray | memoryview
+
+
+class _Ahead:
+    """What was read ahead: ``size`` bytes from ``start`` on."""
+
+    def __init__(self) -> None:
+        self.buffer = memoryview(b"")
+        self.start = self.size = 0
+
+    def has(self, position: int, size: int) -> bool:
+        """Whether all ``size`` bytes at ``position`` are here."""
+        return self.start <= position and position + size <= self.start + self.size
+
+    def take(self, position: int, size: int) -> bytes:
+        """The bytes at ``position``, as many of ``size`` as there are."""
+        at = position - self.start
+        return bytes(self.buffer[at : min(at + size, self.size)])
 
 
 class BlockFile:
@@ -42,9 +61,9 @@ class BlockFile:
         self._fresh = end == 0
         self._flags = _UNCACHED
         self._lock = threading.RLock()
-        self._ahead = memoryview(b"")
-        self._ahead_start = self._ahead_size = 0
-        self._next = 0
+        self._aheads: list[_Ahead] = []
+        self._ends: list[int] = []
+        """Where the last reads ended; the last one comes last."""
         self._tail: list[bytes] = []
         self._tail_start = self._tail_end = end
 
@@ -79,7 +98,7 @@ class BlockFile:
                 rest = b"".join(self._tail)[written:]
                 self.write(self._tail_start + written, rest)
             self._tail.clear()
-            self._ahead_size = 0
+            self._forget_aheads()
         self._tail_start = self._tail_end
 
     def write(self, position: int, data: bytes | memoryview) -> None:
@@ -95,7 +114,7 @@ class BlockFile:
             view = view[written:]
             position += written
         with self._lock:
-            self._ahead_size = 0  # what was there before may have been read
+            self._forget_aheads()
         self.dirty = True  # not earlier: a commit in another thread may just be syncing
         begin = getattr(_LIBC, "sync_file_range", None)
         if begin is not None and not self._flags:  # else it has begun
@@ -115,29 +134,35 @@ class BlockFile:
     def read(self, position: int, size: int) -> bytes:
         """The ``size`` bytes at ``position``, fewer if the file is damaged.
 
-        Who reads on where the last read ended has more read for the next ones: that is fast past the cache
-        too, and leaves the cache to what is read here and there, by many.
+        Who reads on where a read ended has more read for the next ones: that is fast past the cache too, and
+        leaves the cache to what is read here and there.
         """
         with self._lock:
             if position + size > self._tail_start:
                 self._flush()
-            start, end = position - self._ahead_start, position + size - self._ahead_start
-            if start < 0 or end > self._ahead_size:
-                if position != self._next:
-                    self._next = position + size
-                    return os.pread(self._fd, size, position)
-                self._read_ahead(position, size)
-                start, end = 0, size
-            self._next = position + size
-            return bytes(self._ahead[start : min(end, self._ahead_size)])
+            on = position in self._ends
+            if on:
+                self._ends.remove(position)
+            self._ends = [*self._ends, position + size][-_READERS:]
+            ahead = next((ahead for ahead in self._aheads if ahead.has(position, size)), None)
+            if ahead is None and not on:
+                return os.pread(self._fd, size, position)
+            return (ahead or self._read_ahead(position, size)).take(position, size)
 
-    def _read_ahead(self, position: int, size: int) -> None:
-        """Fill the look-ahead from ``position`` on with at least ``size`` bytes, if the file has them."""
-        if size > len(self._ahead):
-            self._ahead = memoryview(bytearray(max(size, _AHEAD_BYTES)))
-        self._ahead_size = 0
-        self._ahead_size = self._transfer(os.preadv, [self._ahead], position)
-        self._ahead_start = position
+    def _read_ahead(self, position: int, size: int) -> _Ahead:
+        """Read from ``position`` on, at least ``size`` bytes if the file has them, in place of the oldest."""
+        ahead = self._aheads.pop(0) if len(self._aheads) == _READERS else _Ahead()
+        if size > len(ahead.buffer):
+            ahead.buffer = memoryview(bytearray(max(size, _AHEAD_BYTES)))
+        ahead.start = position
+        ahead.size = self._transfer(os.preadv, [ahead.buffer], position)
+        self._aheads.append(ahead)
+        return ahead
+
+    def _forget_aheads(self) -> None:
+        """Something was written that may have been read before."""
+        for ahead in self._aheads:
+            ahead.size = 0
 
     def sync(self) -> None:
         """Make what was written durable."""

@@ -57,11 +57,24 @@ def test_what_was_read_ahead_is_read_anew_once_it_is_written(tmp_path: Path) -> 
     waiting = file.append(last)
     beyond = file.reserve(4000)
     file.write(beyond, late)
-    assert file.read(0, 4000) == first  # and, ahead, what is not written yet
-    assert file.read(waiting, 4000) == last
-    assert file.read(0, 4000) == first
+    assert file.read(0, 2000) + file.read(2000, 2000) == first  # and, ahead, what is not written yet
+    assert file.read(gap, 4000) == bytes(4000)
     file.write(gap, late)
     assert [file.read(position, 4000) for position in (gap, waiting, beyond)] == [late, last, late]
+    file.close()
+
+
+@pytest.mark.parametrize("readers", [2, 4, 6])
+def test_readers_at_once_get_what_each_reads(
+    readers: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(blockfile, "_AHEAD_BYTES", 5000)
+    data = random.Random(2).randbytes(60_000)
+    file = BlockFile(tmp_path / "blocks", 0)
+    file.append(data)
+    for step in range(0, 20_000, 1000):
+        for position in range(step, step + 7000 * readers, 7000):
+            assert file.read(position, 1000) == data[position : position + 1000]
     file.close()
 
 
