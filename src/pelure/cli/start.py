@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 
 
@@ -9,6 +10,7 @@ def main() -> None:
     """Load the command line and run it."""
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # which would show a trace
         signal.signal(signal.SIGINT, signal.SIG_DFL)
+    os.environ.setdefault("OPENBLAS_NUM_THREADS", "1")  # numpy's threads for matrices, of which there are none
     from pelure.cli.main import main as run
 
     run()
