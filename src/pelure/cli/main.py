@@ -91,6 +91,14 @@ app = typer.Typer(
 )
 
 
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version  # which loads much, for this alone
+
+        print(f"pelure {version('pelure')}")
+        raise typer.Exit
+
+
 @app.callback()
 def global_options(
     context: typer.Context,
@@ -107,6 +115,10 @@ def global_options(
         typer.Option(envvar="PELURE_STATE", help="Folder of keys, links and caches.", file_okay=False),
     ] = None,
     verbose: Annotated[bool, typer.Option("--verbose", "-v", help="Log what happens; show traces.")] = False,
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
+    ] = False,
 ) -> None:
     """Keep the global options for the command that follows."""
     os.umask(0o077)

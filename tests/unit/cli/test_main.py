@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 from typing import Any
@@ -59,6 +60,13 @@ def test_a_command_loads_what_it_needs() -> None:
     modules = loaded_by("proxy", "--help")
     assert "pelure.cli.proxy" in modules
     assert not modules & {"pelure.tor.embedded", "pelure.tor.relay", "pelure.hyper", "starlette", "pydantic"}
+
+
+def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app(["--version"])
+    assert ended.value.code == 0
+    assert capsys.readouterr().out == f"pelure {importlib.metadata.version('pelure')}\n"
 
 
 def test_nothing_is_said_of_an_interruption_while_it_starts() -> None:
