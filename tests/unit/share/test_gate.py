@@ -92,6 +92,12 @@ async def within(work: Awaitable[T]) -> T:
         return await work
 
 
+async def fetch_all(drive: Drive) -> None:
+    """What a reader does to have the newest version."""
+    await within(drive.update(wait=True))
+    await within(drive.download())
+
+
 @pytest.fixture
 async def world(tmp_path: Path) -> AsyncIterator[World]:
     made = World(tmp_path)
@@ -105,7 +111,6 @@ async def test_links_are_let_in_and_named(world: World) -> None:
     world.gate.admit(7, "alice", alice.public)
     async with world.reader(alice) as (drive, replication):
         await within(replication.accepted())
-        await within(drive.update(wait=True))
         await within(drive.update(wait=True))
         assert await within(drive.get("/a.txt")) == b"hello"
         assert [(v.link_id, v.name, v.circuit) for v in world.gate.visitors()] == [(7, "alice", 1)]
@@ -128,7 +133,6 @@ async def test_barring_cuts_that_link_alone(world: World) -> None:
     async with world.reader(alice, 11) as (_, first), world.reader(bob, 12) as (drive, second):
         await within(first.accepted())
         await within(second.accepted())
-        await within(drive.update(wait=True))
         await within(drive.update(wait=True))
         assert await within(drive.get("/a.txt")) == b"hello"
         await world.until(lambda: len(world.gate.visitors()) == 2)
@@ -166,8 +170,7 @@ async def test_a_complete_download_is_noticed(world: World) -> None:
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice) as (drive, _):
-        await within(drive.update(wait=True))
-        await within(drive.download())
+        await fetch_all(drive)
         await world.until(lambda: any(event == "transfer" and f["complete"] for event, f in world.events))
     told = [fields for event, fields in world.events if event == "transfer"]
     assert set(told[0]) == {"link_id", "name", "sent", "total", "rate", "complete"}
@@ -180,8 +183,7 @@ async def test_a_reader_who_leaves_as_soon_as_all_is_there_is_known_to_have_it(w
     alice = KeyPair.generate(os.urandom)
     world.gate.admit(1, "alice", alice.public)
     async with world.reader(alice) as (drive, _):
-        await within(drive.update(wait=True))
-        await within(drive.download())
+        await fetch_all(drive)
         await within(drive.core.storage.store.durable())
     await world.until(lambda: world.events[-1][0] == "disconnected")
     (event, told), (_, gone) = world.events[-2:]

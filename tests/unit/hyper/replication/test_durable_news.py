@@ -52,6 +52,13 @@ def cores(stores: Callable[[], Corestore]) -> tuple[Corestore, Core, Corestore, 
     return source, writer, store, store.get(key=writer.key)
 
 
+async def until_told_what_is_held(peer: ScriptedPeer) -> None:
+    """Wait for the bits of all blocks: they are those of ``HELD``."""
+    told_now = await within(peer.expect(m.Bitfield))
+    assert isinstance(told_now, m.Bitfield)
+    assert int.from_bytes(told_now.words, "little") == sum(1 << index for index in HELD)
+
+
 async def test_a_stream_opened_in_mid_transfer(
     cores: tuple[Corestore, Core, Corestore, Core], link: Links
 ) -> None:
@@ -71,9 +78,7 @@ async def test_a_stream_opened_in_mid_transfer(
         assert isinstance(first, m.Range)
         assert (first.start, first.length) == (0, 10)
         await peer.send(m.Sync(0, BLOCKS, BLOCKS), m.Want(0, 32))
-        held = await within(peer.expect(m.Bitfield))
-        assert isinstance(held, m.Bitfield)
-        assert int.from_bytes(held.words, "little") == sum(1 << index for index in HELD)
+        await until_told_what_is_held(peer)
 
 
 async def test_told_as_soon_as_the_disk_has_it(
@@ -89,9 +94,7 @@ async def test_told_as_soon_as_the_disk_has_it(
             await peer.send(m.Request(1, 0, hash=HashRequest(0, 0)))
             assert await told(peer, m.Data) == []
         # The answer to the question from before.
-        held = await within(peer.expect(m.Bitfield))
-        assert isinstance(held, m.Bitfield)
-        assert int.from_bytes(held.words, "little") == sum(1 << index for index in HELD)
+        await until_told_what_is_held(peer)
 
 
 async def test_all_is_told_once_all_is_on_the_disk(
