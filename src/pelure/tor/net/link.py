@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import socket
 from typing import Protocol, cast
 
@@ -19,6 +18,7 @@ from pelure.tor.cell.framing import Cell, CellReader, Run, encode
 from pelure.tor.cell.linkspec import RelayIds
 from pelure.tor.cell.messages import Destroy, PaddingNegotiate
 from pelure.tor.net import narrow
+from pelure.tor.net.circuit_table import CircuitHandler, CircuitTable
 from pelure.tor.net.handshake import WIDE_VERSION, Handshake, PeerIdentity
 from pelure.tor.net.narrow import NarrowReader
 from pelure.tor.net.pacing import PAUSE_SECONDS, ReadPacer
@@ -39,19 +39,6 @@ CREATE_COMMANDS = frozenset({CellCommand.CREATE, CellCommand.CREATE2, CellComman
 IGNORED_COMMANDS = frozenset(
     {CellCommand.PADDING, CellCommand.VPADDING, CellCommand.NETINFO, CellCommand.VERSIONS}
 )
-
-
-class CircuitHandler(Protocol):
-    """What a link calls for one circuit; none of it may raise or block."""
-
-    def handle(self, item: Cell | Run) -> None:
-        """Cells came; a run's array may be kept and changed."""
-
-    def link_closed(self, reason: str) -> None:
-        """The link is gone, and the circuit with it."""
-
-    def writable(self) -> None:
-        """The circuit's queue on this link, congested before, has emptied."""
 
 
 class LinkOwner(Protocol):
@@ -97,7 +84,7 @@ class Link(asyncio.BufferedProtocol):
         self._reader: CellReader | NarrowReader | None = None
         self._loop = asyncio.get_running_loop()
         self._transport: asyncio.Transport | None = None
-        self._handlers: dict[int, CircuitHandler] = {}
+        self._circuits = CircuitTable(self._loop.time)
         self._queues = CellQueues()
         self._flush_pending = False
         self._throttle = throttle
@@ -105,7 +92,6 @@ class Link(asyncio.BufferedProtocol):
         self._paused = False
         self._pacer = ReadPacer(self._loop.time())
         self.initiator = initiator
-        self._high_ids = initiator
         self.expected = expected
         self.peer = PeerIdentity()
         self.address: tuple[str, int] = ("", 0)
@@ -114,7 +100,6 @@ class Link(asyncio.BufferedProtocol):
         self.closed = False
         self.close_reason = ""
         self.created_at = self._loop.time()
-        self.idle_since: float | None = self.created_at
         self.padding: PaddingNegotiate | None = None
         self.bytes_read = 0
         self.bytes_written = 0
@@ -125,40 +110,33 @@ class Link(asyncio.BufferedProtocol):
         """Give ``handler`` a new circuit of this side's making; returns its id. Raises ``LinkError``."""
         if self.closed or not self.opened:
             raise LinkError(f"the link to {self.address[0]} is not open")
-        top = self._top_bit
-        while len(self._handlers) < top // 2:
-            circ_id = int.from_bytes(os.urandom(4), "big") % top
-            if self._high_ids:
-                circ_id |= top
-            if circ_id and circ_id not in self._handlers and not self._queues.queued(circ_id):
-                self.adopt(circ_id, handler)
-                return circ_id
-        raise LinkError(f"the link to {self.address[0]} is full of circuits")
-
-    @property
-    def _top_bit(self) -> int:
-        """The bit of circuit ids that tells which side chose them (tor-spec 5.1.1)."""
-        return CIRC_ID_HIGH_BIT if self.version >= WIDE_VERSION else narrow.HIGH_BIT
+        circ_id = self._circuits.unused_id(self._queues.queued)
+        if circ_id is None:
+            raise LinkError(f"the link to {self.address[0]} is full of circuits")
+        self.adopt(circ_id, handler)
+        return circ_id
 
     def adopt(self, circ_id: int, handler: CircuitHandler) -> None:
         """Give ``handler`` the circuit ``circ_id`` of the peer's making."""
-        self._handlers[circ_id] = handler
-        self.idle_since = None
+        self._circuits.add(circ_id, handler)
 
     def detach(self, circ_id: int) -> None:
         """Cells of ``circ_id`` go nowhere from now on; what is queued for it still leaves. Idempotent."""
-        self._handlers.pop(circ_id, None)
-        if not self._handlers and self.idle_since is None:
-            self.idle_since = self._loop.time()
+        self._circuits.remove(circ_id)
 
     @property
     def circuits(self) -> int:
         """The number of circuits on the link."""
-        return len(self._handlers)
+        return len(self._circuits)
+
+    @property
+    def idle_since(self) -> float | None:
+        """When (the loop's time) the last circuit went, None while there are any."""
+        return self._circuits.idle_since
 
     def handler(self, circ_id: int) -> CircuitHandler | None:
         """The handler of the circuit ``circ_id``, None if there is no such circuit."""
-        return self._handlers.get(circ_id)
+        return self._circuits.get(circ_id)
 
     # ---- sending ----
 
@@ -216,7 +194,7 @@ class Link(asyncio.BufferedProtocol):
                 self._flush_pending = True
                 self._loop.call_soon(self._flush)
         for circ_id in relieved:
-            handler = self._handlers.get(circ_id)
+            handler = self._circuits.get(circ_id)
             if handler is not None:
                 handler.writable()
 
@@ -351,18 +329,23 @@ class Link(asyncio.BufferedProtocol):
         self._handshake = None
         self._reader = handshake.reader
         self.version = handshake.version
-        # The side that connected has the ids with the top bit set; before version 4 the greater key did.
-        self._high_ids = self.initiator if self.version >= WIDE_VERSION else handshake.key_is_higher()
         self.peer = handshake.peer
+        if self.version >= WIDE_VERSION:
+            self._circuits.divide(CIRC_ID_HIGH_BIT, high_is_ours=self.initiator, peer_takes_any=False)
+        else:  # then the greater key has the high half, and whoever shows no key may take any id
+            self._circuits.divide(
+                narrow.HIGH_BIT,
+                high_is_ours=handshake.key_is_higher(),
+                peer_takes_any=self.peer.rsa_id is None,
+            )
         self.opened = True
         self._owner.link_opened(self)
         self._dispatch(handshake.take_items())
         self._flush()
 
     def _dispatch(self, items: list[Cell | Run]) -> None:
-        handlers = self._handlers
         for item in items:
-            handler = handlers.get(item.circ_id)
+            handler = self._circuits.get(item.circ_id)
             if handler is not None:
                 try:
                     handler.handle(item)
@@ -386,10 +369,7 @@ class Link(asyncio.BufferedProtocol):
 
     def _handle_link_cell(self, cell: Cell) -> None:
         if cell.command in CREATE_COMMANDS:
-            # A peer may only take ids of its own half (tor-spec 5.1.1); 0 is never a circuit.
-            free = self.version < WIDE_VERSION and self.peer.rsa_id is None  # such a client may take any
-            high = bool(cell.circ_id & self._top_bit)
-            if cell.circ_id == 0 or (high == self._high_ids and not free):
+            if not self._circuits.peer_may_choose(cell.circ_id):
                 raise ProtocolError("the peer opened a circuit with an id that is not its to use")
             self._owner.create_requested(self, cell)
         elif cell.command == CellCommand.PADDING_NEGOTIATE:
@@ -427,9 +407,8 @@ class Link(asyncio.BufferedProtocol):
             return
         self.closed = True
         self.close_reason = reason
-        handlers, self._handlers = self._handlers, {}
         self._queues = CellQueues()
-        for handler in handlers.values():
+        for handler in self._circuits.clear():
             try:
                 handler.link_closed(reason)
             except Exception:

@@ -16,7 +16,7 @@ from unit.tor.circuit.relay_chain import CIRC_ID, RelayChain
 
 if TYPE_CHECKING:
     from pelure.tor.directory.relay import Relay
-    from pelure.tor.net.link import CircuitHandler
+    from pelure.tor.net.circuit_table import CircuitHandler
 
 
 class ChainLink:
