@@ -14,6 +14,7 @@ import typer
 
 from pelure.cli.output import Output, counted
 from pelure.cli.run import Settings, run, settings_of, usage_errors
+from pelure.cli.terminal import shown
 from pelure.errors import ConfigError
 from pelure.share import daemon
 from pelure.share.control import request
@@ -185,9 +186,9 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
         case "expired":
             return f"The link of {who} has expired."
         case "changed":
-            return f"{fields['op']}: {fields['path']}"
+            return f"{fields['op']}: {shown(fields['path'])}"
         case "problem":
-            return f"not shared: {fields['path']}: {fields['reason']}"
+            return f"not shared: {shown(fields['path'])}: {shown(fields['reason'])}"
         case "kept":
             until = "does not expire" if fields["expires"] is None else f"expires {_day(fields['expires'])}"
             return f"{who} had this link before: it stays as it was and {until} (see `pelure link renew`)."

@@ -8,15 +8,15 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable
+from contextlib import aclosing
 from pathlib import Path
-
-import watchfiles
 
 from pelure.errors import ConfigError, PelureError
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.ignore import IgnoreRules
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror, MirrorOptions
+from pelure.hyper.drive.watching import changes_in
 
 Progress = Callable[[int, int], None]
 """Called with the bytes done and the bytes there are."""
@@ -24,7 +24,6 @@ OnChange = Callable[[str, str], None]
 """Called with ``add``, ``change``, ``remove`` or ``rename``, and a path of the drive."""
 OnProblem = Callable[[str, str], None]
 """Called with the path of what is not shared, and the reason."""
-SETTLE_MS = 200
 
 log = logging.getLogger(__name__)
 
@@ -53,7 +52,8 @@ class Importer:
     async def update(self, progress: Progress | None = None, on_change: OnChange | None = None) -> None:
         """Take over what has changed. Raises ``ConfigError`` if the paths can't be read, ``DriveError``.
 
-        What can't be shared (a device, an unreadable file) is left out and told, once while it stays so.
+        What can't be shared (a device, an unreadable file, a link that leads out) is left out and told, once
+        while it stays so.
         """
         async with self._busy:
             source = self._source()
@@ -82,32 +82,20 @@ class Importer:
     def _source(self) -> LocalDrive:
         try:
             if len(self._paths) == 1 and self._paths[0].is_dir():
-                return LocalDrive(self._paths[0])
+                return LocalDrive(self._paths[0], inward_links=True)
             folders = {path.parent for path in self._paths}
             if len(folders) > 1:
                 raise ConfigError("what is shared together has to lie in one folder; make several shares")
             names = frozenset(path.name for path in self._paths)
-            return LocalDrive(folders.pop(), ignore=_OnlyNamed(names))
+            return LocalDrive(folders.pop(), ignore=_OnlyNamed(names), inward_links=True)
         except OSError as error:
             raise ConfigError(f"can't read what is shared: {error}") from error
 
     async def follow(self, on_change: OnChange) -> None:
         """Take changes over as they happen; never ends by itself."""
-        whole = len(self._paths) == 1 and self._paths[0].is_dir()
-        watching = watchfiles.awatch(
-            # A file that is replaced by another is only noticed in its folder.
-            *(path if path.is_dir() else path.parent for path in self._paths),
-            recursive=whole or any(path.is_dir() for path in self._paths),
-            step=SETTLE_MS,
-            yield_on_timeout=True,  # the first time-out says that the watch is set up
-            rust_timeout=SETTLE_MS,
-        )
-        first = True
-        async for changes in watching:
-            if not (first or changes):
-                continue
-            first = False
-            try:
-                await self.update(on_change=on_change)
-            except PelureError as error:
-                log.warning("Changes in the shared folder could not be taken over: %s", error)
+        async with aclosing(changes_in(self._paths)) as changes:
+            async for _ in changes:
+                try:
+                    await self.update(on_change=on_change)
+                except PelureError as error:
+                    log.warning("Changes in the shared folder could not be taken over: %s", error)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import os
 import subprocess
 import sys
 from typing import Any
@@ -81,3 +82,23 @@ def test_nothing_is_said_of_an_interruption_while_it_starts() -> None:
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert done.stdout == "True\n"
+
+
+@pytest.mark.parametrize("encoding", ["latin-1", "ascii", "utf-8"])
+def test_a_terminal_that_lacks_characters_gets_others(encoding: str) -> None:
+    program = (
+        "import sys, types\n"
+        "loaded = types.ModuleType('pelure.cli.main')\n"
+        "loaded.main = lambda: [print('a → b', file=file) for file in (sys.stdout, sys.stderr)]\n"
+        "sys.modules['pelure.cli.main'] = loaded\n"
+        "from pelure.cli.start import main\n"
+        "main()\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program],
+        env={**os.environ, "PYTHONIOENCODING": encoding},
+        capture_output=True,
+        check=True,
+    )
+    wanted = "a → b\n".encode(encoding, "backslashreplace")
+    assert (done.stdout, done.stderr) == (wanted, wanted)

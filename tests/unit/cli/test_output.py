@@ -10,10 +10,12 @@ import sys
 import pytest
 
 from pelure.cli.output import Output
+from pelure.cli.share import tell
 
 PROGRAM = """
 import sys
 from pelure.cli.output import Output
+from pelure.cli.share import tell
 
 with Output({as_json}) as output:
     output.event("first", "first")
@@ -97,3 +99,9 @@ def test_bytes_for_a_reader_that_leaves() -> None:
     assert process.stderr.read() == b""
     assert process.wait(60) == 0
     process.stderr.close()
+
+
+def test_names_of_what_is_not_shared_stay_in_their_line(capsys: pytest.CaptureFixture[str]) -> None:
+    with Output(False) as output:
+        tell(output, {"event": "problem", "share": "x", "path": "/a\nalice\tpelure:y", "reason": "r"}, False)
+    assert capsys.readouterr().out == "not shared: /a\\nalice\\tpelure:y: r\n"

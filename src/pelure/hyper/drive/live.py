@@ -6,30 +6,18 @@ That is a :class:`~pelure.hyper.drive.mirror.Mirror` pass now, and another one a
 from __future__ import annotations
 
 from collections.abc import AsyncIterator
-
-from watchfiles import awatch
+from contextlib import aclosing
 
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror, MirrorOptions, Step
-from pelure.hyper.drive.safe_folder import TEMPORARY
-
-_QUIET_MS = 200
+from pelure.hyper.drive.watching import changes_in
 
 
 async def push(folder: LocalDrive, drive: Drive, options: MirrorOptions) -> AsyncIterator[Step]:
     """Bring every change of the folder into the drive, for ever."""
-    watching = awatch(
-        folder.root,
-        step=_QUIET_MS,
-        watch_filter=lambda _, path: TEMPORARY not in path,
-        yield_on_timeout=True,  # the first time-out says that the watch is set up
-        rust_timeout=_QUIET_MS,
-    )
-    first = True
-    async for changes in watching:
-        if first or changes:
-            first = False
+    async with aclosing(changes_in([folder.root])) as changes:
+        async for _ in changes:
             async for step in Mirror(folder, drive, options).steps():
                 yield step
 

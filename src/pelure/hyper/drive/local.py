@@ -20,7 +20,7 @@ from pelure.hyper.drive.entry import DriveEntry, Unfit
 from pelure.hyper.drive.ignore import IgnoreRules
 from pelure.hyper.drive.metadata import mtime_in
 from pelure.hyper.drive.paths import folder_key, is_utf8, normalize
-from pelure.hyper.drive.safe_folder import TEMPORARY, NewFile, SafeFolder, split
+from pelure.hyper.drive.safe_folder import TEMPORARY, NewFile, SafeFolder, check_link, split
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,11 +33,20 @@ class LocalEntry(DriveEntry):
 class LocalDrive:
     """The folder ``root`` as a drive."""
 
-    def __init__(self, root: str | Path, *, create: bool = False, ignore: IgnoreRules | None = None) -> None:
+    def __init__(
+        self,
+        root: str | Path,
+        *,
+        create: bool = False,
+        ignore: IgnoreRules | None = None,
+        inward_links: bool = False,
+    ) -> None:
+        """``inward_links``: symbolic links that lead out of the folder are among the problems of a list."""
         self.folder = SafeFolder(Path(root), create=create)
         self.root = self.folder.root
         self.problems: list[Unfit] = []
         self._ignore = ignore or IgnoreRules.of(self.root)
+        self._inward_links = inward_links
         self.writable = True
 
     def close(self) -> None:
@@ -59,6 +68,8 @@ class LocalDrive:
             target = self.folder.link_target(path)
             if not is_utf8(target):
                 raise DriveError("the symbolic link leads to a name that UTF-8 can't hold")
+            if self._inward_links:
+                check_link(path, target)
             return LocalEntry(path, 0, linkname=target, mtime_ns=status.st_mtime_ns)
         if not stat.S_ISREG(status.st_mode):
             return None
@@ -141,7 +152,7 @@ class LocalDrive:
             except OSError as error:
                 if folder == top:
                     raise
-                self.problems.append(Unfit(folder, str(error)))
+                self.problems.append(Unfit(folder, error.strerror or str(error)))
                 continue
             for item in below:
                 path = f"{folder}/{item.name}"
@@ -168,8 +179,11 @@ class LocalDrive:
             return
         try:
             entry = self._entry(path, item.stat(follow_symlinks=False))
-        except (DriveError, OSError) as error:
+        except DriveError as error:
             self.problems.append(Unfit(path, str(error)))
+            return
+        except OSError as error:
+            self.problems.append(Unfit(path, error.strerror or str(error)))
             return
         if entry is None:
             self.problems.append(Unfit(path, "neither a file, a folder nor a symbolic link"))
