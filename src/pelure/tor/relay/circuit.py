@@ -262,7 +262,9 @@ class RelayCircuit:
         if not self.is_free or self.streams:
             raise ProtocolError("EXTEND2 came on a circuit that is extended or in use already")
         relay = self.host.check_extend(Relay.from_link_specifiers(message.specifiers, None))
-        if self.link.peer.rsa_id == relay.rsa_id:
+        previous = self.link.peer
+        same_ed = relay.ed_id is not None and relay.ed_id == previous.ed_id
+        if relay.rsa_id == previous.rsa_id or same_ed:
             raise ProtocolError("EXTEND2 asks to go back to the previous hop")
         link = self.host.links.find(relay)
         if link is not None:

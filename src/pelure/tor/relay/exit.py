@@ -12,7 +12,7 @@ import errno
 import ipaddress
 import logging
 import socket
-from collections.abc import Coroutine
+from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from pelure.errors import ProtocolError, StreamError
@@ -52,10 +52,17 @@ class Exits:
     """Opens connections as the exit policy allows."""
 
     def __init__(
-        self, policy: ExitPolicy, resolver: Resolver, *, ipv6: bool = False, max_connections: int = 1 << 16
+        self,
+        policy: ExitPolicy,
+        resolver: Resolver,
+        *,
+        ipv6: bool,
+        is_reentry: Callable[[str, int], bool],
+        max_connections: int,
     ) -> None:
-        """``ipv6``: IPv6 destinations are allowed at all (torrc ``IPv6Exit``). ``max_connections``: of which
-        each takes a file descriptor; what is being connected counts."""
+        """``ipv6``: IPv6 destinations are allowed at all (torrc ``IPv6Exit``). ``is_reentry``: whether an
+        address and port lead back into the network. ``max_connections``: of which each takes a file
+        descriptor; what is being connected counts."""
         self.policy = policy
         self.resolver = resolver
         self.ipv6 = ipv6
@@ -63,6 +70,7 @@ class Exits:
         self.buffer = memoryview(bytearray(READ_SIZE))
         self.opened = 0
         self.connections: set[ExitStream] = set()
+        self._is_reentry = is_reentry
         self._max_connections = max_connections
         self._answering = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -153,6 +161,9 @@ class Exits:
         usable.sort(key=lambda address: address.version != preferred)
         for address in usable:
             if self.policy.allows(str(address), target.port):
+                if self._is_reentry(str(address), target.port):
+                    # Not EXITPOLICY: the client would try one exit after another.
+                    raise StreamError("the destination is a relay", EndReason.CONNECTREFUSED)
                 return address
         raise _Refused(usable[0])
 
@@ -198,10 +209,10 @@ def _reverse_address(name: str) -> Address | None:
     try:
         if name.endswith(".in-addr.arpa"):
             labels = name.removesuffix(".in-addr.arpa").split(".")
-            return ipaddress.ip_address(".".join(reversed(labels)))
+            return ipaddress.IPv4Address(".".join(reversed(labels)))
         if name.endswith(".ip6.arpa"):
             nibbles = name.removesuffix(".ip6.arpa").replace(".", "")[::-1]
-            return ipaddress.ip_address(bytes.fromhex(nibbles))
+            return ipaddress.IPv6Address(bytes.fromhex(nibbles))
     except ValueError:
         pass
     return None

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import ipaddress
+import re
 import socket
 import threading
 from collections import OrderedDict
@@ -29,14 +30,19 @@ FAILURE_SECONDS = 30.0
 LOOKUP_SECONDS = 20.0
 THREAD_SECONDS = 5.0  # how long a name waits for a thread; clients soon try another exit
 MAX_PENDING = 1024
+_NAME = re.compile(r"[a-z0-9._-]+")
 
 LookUp = Callable[[str], list[Address]]
 T = TypeVar("T")
 
 
 def system_look_up(name: str) -> list[Address]:
-    """The addresses of ``name`` in the resolver's order. Raises ``OSError``; it blocks."""
-    found = socket.getaddrinfo(name, None, type=socket.SOCK_STREAM)
+    """The addresses of ``name`` in the resolver's order. Raises ``OSError``; it blocks.
+
+    Names are absolute: those of this machine's own domain are none of a stranger's business.
+    """
+    absolute = name if name == "localhost" else f"{name}."  # which the hosts file has without the dot
+    found = socket.getaddrinfo(absolute, None, type=socket.SOCK_STREAM)
     addresses = [ipaddress.ip_address(str(item[4][0]).partition("%")[0]) for item in found]
     return list(dict.fromkeys(addresses))
 
@@ -95,6 +101,8 @@ class Resolver:
         except ValueError:
             pass
         key = name.lower().rstrip(".")
+        if not _NAME.fullmatch(key):
+            raise StreamError("a name with characters that host names don't have", EndReason.RESOLVEFAILED)
         loop = asyncio.get_running_loop()
         cached = self._cache.get(key)
         if cached is not None and cached[0] > loop.time():
@@ -107,7 +115,9 @@ class Resolver:
         return addresses
 
     async def reverse(self, address: Address) -> str:
-        """The host name of ``address``. Raises ``StreamError``."""
+        """The host name of ``address``. Raises ``StreamError``, also for addresses of private networks."""
+        if not address.is_global:  # the names in this machine's own network tell strangers what is there
+            raise StreamError("the address is a private one", EndReason.RESOLVEFAILED)
         if len(self._pending) >= MAX_PENDING:
             raise StreamError("too many names are being looked up", EndReason.RESOURCELIMIT)
         try:

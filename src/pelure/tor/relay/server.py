@@ -42,6 +42,7 @@ from pelure.tor.relay.host import Stream
 from pelure.tor.relay.hsdir import DescriptorStore
 from pelure.tor.relay.introduction import IntroductionPoints
 from pelure.tor.relay.keys import RelayKeys
+from pelure.tor.relay.known_relays import KnownRelays
 from pelure.tor.relay.publish import Publisher, build_documents
 from pelure.tor.relay.reachability import HINT, ReachabilityTest
 from pelure.tor.relay.rendezvous import RendezvousPoints
@@ -91,6 +92,7 @@ class RelayServer:
         self.descriptors = DescriptorStore(capacity=config.memory_limit // 4)
         self.cache = cache if cache is not None else DirectoryCache()
         self.directory = Directory(self.cache, self.descriptors, authority)
+        self.known = KnownRelays(self.cache, config.network.authorities)
         self.bandwidth = BandwidthMeter()
         self.bandwidth.restore(self._folder.read_json(STATE_FILE), time.time())
         self.orport = config.orport
@@ -116,6 +118,7 @@ class RelayServer:
             config.exit_policy,
             Resolver(),
             ipv6=config.ipv6_exit,
+            is_reentry=self.known.is_reentry,
             max_connections=raise_file_limit() // 2,
         )
         self._identity = await asyncio.to_thread(self._make_link_identity)
@@ -228,9 +231,14 @@ class RelayServer:
         self._past_bytes[1] += link.bytes_written
 
     def check_extend(self, relay: Relay) -> Relay:
-        """The relay to extend to, with the addresses that may be used. Raises ``ProtocolError`` to refuse."""
+        """The relay to extend to, with the addresses that may be used. Raises ``ProtocolError`` to refuse.
+
+        An Ed25519 identity that is not named but known is enforced all the same (tor-spec 5.1.2).
+        """
         if relay.rsa_id == self.keys.rsa.public.identity or relay.ed_id == self.keys.identity.public:
             raise ProtocolError("EXTEND2 asks to extend to this relay itself")
+        if not any(relay.rsa_id):
+            raise ProtocolError("EXTEND2 asks to extend to a relay without an identity")
         usable: dict[int, tuple[str, int]] = {}
         for ip, port in relay.addresses:
             if port and self._may_connect(ip):
@@ -238,7 +246,8 @@ class RelayServer:
         if not usable:
             raise ProtocolError("EXTEND2 names no address that may be used")
         # One of each family: a cell must not make this relay try a list of hosts.
-        return replace(relay, addresses=tuple(usable[version] for version in sorted(usable)))
+        addresses = tuple(usable[version] for version in sorted(usable))
+        return replace(relay, ed_id=relay.ed_id or self.known.ed_id(relay.rsa_id), addresses=addresses)
 
     def _may_connect(self, ip: str) -> bool:
         return self.config.allow_private_addresses or ipaddress.ip_address(ip).is_global
@@ -274,6 +283,7 @@ class RelayServer:
     def consensus_changed(self, consensus: Consensus) -> None:
         """Take over the network's parameters; publish again if the network does not know this relay."""
         self.params = CircuitParams.from_consensus(consensus.params)
+        self.known.update(consensus)
         self.introductions.params = self.rendezvous.params = consensus.params
         self.descriptors.max_descriptor = consensus.param("HSV3MaxDescriptorSize", 50_000, 1)
         identity = self.keys.rsa.public.identity
