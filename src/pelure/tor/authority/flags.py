@@ -6,9 +6,11 @@ second, times in seconds. No I/O.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TypeVar
+
+from pelure.tor.directory.consensus import INT32_MAX
 
 MIN_BANDWIDTH_CONSIDERED = 4
 FAST_TOO_LOW = 38
@@ -78,15 +80,15 @@ class FlagOptions:
 class Candidate:
     """What is known of one relay when it is judged.
 
-    ``address``: IPv4 text; ``age``: seconds since its descriptor was published; ``uptime``: what it claims;
-    ``observed_uptime`` (of an authority that runs long enough to know, else ``real_uptime``), ``mtbf``,
-    ``fractional_uptime``, ``time_known``: of :mod:`.history`; ``bandwidth``: measured, else advertised;
-    ``capacity``: it observed any bandwidth; ``exits``: its policy makes it an exit; ``dir_cache``: answers
-    ``BEGIN_DIR``; ``bad_exit``, ``middle_only``: the operator says so.
+    ``addresses``: texts, IPv4 first; ``age``: seconds since its descriptor was published; ``uptime``: what
+    it claims; ``observed_uptime`` (of an authority that runs long enough to know, else ``real_uptime``),
+    ``mtbf``, ``fractional_uptime``, ``time_known``: of :mod:`.history`; ``bandwidth``: measured, else
+    advertised; ``exits``: its policy makes it an exit; ``dir_cache``: answers ``BEGIN_DIR``; ``bad_exit``,
+    ``middle_only``: the operator says so.
     """
 
     rsa_id: bytes
-    address: str
+    addresses: tuple[str, ...]
     age: float
     uptime: float
     bandwidth: int
@@ -95,7 +97,6 @@ class Candidate:
     valid: bool = True
     authority: bool = False
     hibernating: bool = False
-    capacity: bool = True
     exits: bool = False
     dir_cache: bool = False
     wants_hsdir: bool = False
@@ -151,7 +152,7 @@ def _median(values: Sequence[Number]) -> Number:
 
 
 def find_sybils(candidates: Sequence[Candidate], limit: int) -> frozenset[bytes]:
-    """Relays beyond the ``limit`` (0: none) most useful of one address: they get no flags but ``Sybil``."""
+    """Relays beyond the ``limit`` (0: none) most useful of an address: they get no flags but ``Sybil``."""
     if limit <= 0:
         return frozenset()
 
@@ -160,21 +161,29 @@ def find_sybils(candidates: Sequence[Candidate], limit: int) -> frozenset[bytes]
 
     by_address: dict[str, list[Candidate]] = {}
     for one in sorted(candidates, key=usefulness):
-        by_address.setdefault(one.address, []).append(one)
+        for address in one.addresses:
+            by_address.setdefault(address, []).append(one)
     return frozenset(one.rsa_id for group in by_address.values() for one in group[limit:])
 
 
 def compute_thresholds(
-    candidates: Sequence[Candidate], sybils: frozenset[bytes], options: FlagOptions, enough_mtbf: bool
+    candidates: Sequence[Candidate],
+    sybils: frozenset[bytes],
+    options: FlagOptions,
+    enough_mtbf: bool,
+    params: Mapping[str, int],
 ) -> Thresholds:
-    """The thresholds that this set of relays gives; ``enough_mtbf``: failures were watched long enough."""
+    """The thresholds that this set of relays gives; ``enough_mtbf``: failures were watched long enough.
+
+    ``params``: those of the newest consensus, of which two bound the threshold of Fast (in bytes a second).
+    """
     measured = sum(one.measured for one in candidates)
     measured_only = measured > options.min_measured_to_ignore_advertised
     minimum = 0 if options.testing else MIN_BANDWIDTH_CONSIDERED
     active = [
         one
         for one in candidates
-        if _is_active(one, options)
+        if _is_active(one)
         and one.rsa_id not in sybils
         and one.bandwidth >= minimum
         and (one.measured or not measured_only)
@@ -185,13 +194,14 @@ def compute_thresholds(
     fast = _nth(bandwidths, len(active) // 8)
     if fast < FAST_TOO_LOW:
         fast = _nth(bandwidths, len(active) // 4)
-    fast = max(fast, 0 if options.testing else MIN_BANDWIDTH_CONSIDERED)
+    fast = max(fast, params.get("FastFlagMinThreshold", 0) // 1000)
+    fast = min(fast, params.get("FastFlagMaxThreshold", INT32_MAX) // 1000)
     if options.fast_guarantee:
         fast = min(fast, options.fast_guarantee // 1000)
     time_known = _nth([one.time_known for one in active], len(active) // 8)
     time_known = min(time_known, options.guard_time_known_guarantee)
     familiar = [one.fractional_uptime for one in active if one.time_known >= time_known]
-    not_exits = [one.bandwidth for one in active if not one.exits]
+    not_exits = [one.bandwidth for one in active if not one.exits or one.bad_exit]
 
     def guard_bandwidth(values: list[int]) -> int:
         index = min(int(len(values) * options.guard_bandwidth_fraction), len(values) - 1)
@@ -210,8 +220,8 @@ def compute_thresholds(
     )
 
 
-def _is_active(one: Candidate, options: FlagOptions) -> bool:
-    return one.running and one.valid and not one.hibernating and (one.capacity or options.testing)
+def _is_active(one: Candidate) -> bool:
+    return one.running and one.valid and not one.hibernating
 
 
 def assign_flags(
@@ -274,5 +284,5 @@ def _is_hsdir(one: Candidate, options: FlagOptions, *, stable: bool, fast: bool)
         and stable
         and fast
         and min(one.real_uptime, one.observed_uptime) >= options.min_uptime_hsdir
-        and _is_active(one, options)
+        and _is_active(one)
     )

@@ -13,6 +13,7 @@ import logging
 import os
 import time
 from collections.abc import Awaitable, Callable
+from functools import partial
 
 from pelure.errors import ConfigError, DirectoryError
 from pelure.tor.authority.bandwidth_file import parse_bandwidth_file
@@ -117,7 +118,9 @@ class Authority:
         await self.dir_port.start()
         self._tasks.append(asyncio.ensure_future(self._vote_forever()))
         if self.config.probe is not None:
-            tests = supervised(self._test_forever, "testing which relays can be reached")
+            half = self.config.times.interval / 2
+            test = partial(self.reachability.test_forever, half, self._until, self._notify)
+            tests = supervised(test, "testing which relays can be reached")
             self._tasks.append(asyncio.ensure_future(tests))
 
     async def close(self) -> None:
@@ -253,12 +256,14 @@ class Authority:
     async def hold_round(self, when: Round, *, late: bool) -> None:
         """Take part in one round; ``late``: too late to post a vote that others would still count."""
         self._begin(when)
-        if late and self.exchange.others:
+        if not (late and self.exchange.others):
+            await self._until(when.vote_at)
+            await self._until(when.fetch_votes_at, lambda: self.reachability.complete)
+        if (late and self.exchange.others) or not self.reachability.complete:
             log.info("too late for this round; joining the next one")
             await self._until(when.valid_after + 1)
             await self._catching_up.fetch_consensus()
             return
-        await self._until(when.vote_at)
         await self._vote()
         await self._until(when.fetch_votes_at)
         await self._fetch_missing_votes()
@@ -376,13 +381,3 @@ class Authority:
             return
         verify_consensus(consensus, self._names, self.cache.certificates)
         self._set_consensus(consensus)
-
-    # -- relays
-
-    async def _test_forever(self) -> None:
-        """Try every relay twice an interval, new ones as they come."""
-        while True:
-            known = set(self.descriptors.routers)
-            await self.reachability.test_all(self._notify)
-            again = time.time() + self.config.times.interval / 2
-            await self._until(again, lambda known=known: self.descriptors.routers.keys() - known)  # type: ignore[misc]

@@ -49,7 +49,8 @@ _WEB_PORTS = (80, 443)
 class VoteBuilder:
     """What a vote is made from. ``running``: whether a relay answers (True where nobody tests);
     ``ipv6_works``: whether it does at its IPv6 address; ``marks``: the operator's; ``authorities``: RSA
-    identities of the authorities' relays; ``measured``: kilobytes a second."""
+    identities of the authorities' relays; ``measured``: kilobytes a second; ``params``: consensus parameters
+    to vote for; ``consensus_params``: those of the newest consensus."""
 
     source: DirSource
     certificate: KeyCertificate
@@ -62,6 +63,7 @@ class VoteBuilder:
     marks: RelayList = field(default_factory=RelayList)
     authorities: frozenset[bytes] = frozenset()
     params: Mapping[str, int] = field(default_factory=dict)
+    consensus_params: Mapping[str, int] = field(default_factory=dict)
     measured: Mapping[bytes, int] = field(default_factory=dict)
     microdescriptors: dict[bytes, bytes] = field(default_factory=dict)
     """Every microdescriptor of the last vote, by its SHA-256: they must be served with the consensus."""
@@ -72,7 +74,8 @@ class VoteBuilder:
         routers = self._routers(now)
         candidates = [self._candidate(router, now) for router in routers]
         sybils = find_sybils(candidates, self.flags.max_servers_per_address)
-        thresholds = compute_thresholds(candidates, sybils, self.flags, self.history.enough(now))
+        enough = self.history.enough(now)
+        thresholds = compute_thresholds(candidates, sybils, self.flags, enough, self.consensus_params)
         self.microdescriptors = {}
         entries = [
             self._entry(router, one, assign_flags(one, thresholds, sybils, self.flags))
@@ -118,7 +121,7 @@ class VoteBuilder:
         age = now - router.published
         candidate = Candidate(
             rsa_id=rsa_id,
-            address=router.ip,
+            addresses=(router.ip, *(router.ipv6 or ())[:1]),
             age=age,
             uptime=router.uptime,
             bandwidth=self.measured.get(rsa_id, router.advertised_bandwidth // 1000),
@@ -126,7 +129,6 @@ class VoteBuilder:
             running=self.running(rsa_id) and not router.hibernating,
             authority=rsa_id in self.authorities,
             hibernating=router.hibernating,
-            capacity=router.bandwidth[2] > 0,
             exits=is_general_exit(router.exit_policy),
             dir_cache=router.tunnelled_dir_server,
             wants_hsdir=router.hidden_service_dir,
@@ -159,7 +161,8 @@ class VoteBuilder:
             version=version_of_platform(router.platform),
             protocols=router.protocols.text,
             bandwidth=self._bandwidth(router) // 1000,
-            measured=self.measured.get(router.rsa_id),
+            # What is measured of an authority is not for carrying traffic (dir-spec 3.4.2).
+            measured=None if one.authority else self.measured.get(router.rsa_id),
             exit_summary=str(router.exit_policy.summary()),
             ed_id=router.ed_id,
             stats=f"wfu={one.fractional_uptime:.6f} tk={int(one.time_known)} mtbf={int(one.mtbf)}",

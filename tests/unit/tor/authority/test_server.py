@@ -10,6 +10,7 @@ import random
 import socket
 import threading
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Sequence
 from dataclasses import replace
 from pathlib import Path
@@ -18,7 +19,7 @@ import pytest
 
 from pelure.errors import DirectoryError
 from pelure.streams import SocketStream
-from pelure.tor.authority import dirport, state
+from pelure.tor.authority import dirport, reachability, state
 from pelure.tor.authority.config import AuthorityConfig
 from pelure.tor.authority.dirport import DirPort
 from pelure.tor.authority.flags import FlagOptions
@@ -169,6 +170,60 @@ async def test_a_relay_that_does_not_answer_is_not_running(
         assert consensus is not None
         assert silent not in {one.rsa_id for one in consensus.routers}, "only running relays are listed"
         assert len(consensus.routers) == 3
+    finally:
+        await authority.close()
+
+
+async def test_a_relay_that_did_not_answer_is_asked_again_soon(
+    folders: list[Path], relays: Sequence[MadeRelay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All relays are tested again after half an interval (30 s here): too late where all start together."""
+    monkeypatch.setattr(reachability, "RETRY_SECONDS", 0.01)
+    asked: Counter[bytes] = Counter()
+
+    async def probe(router: RouterDescriptor) -> frozenset[int]:
+        asked[router.rsa_id] += 1
+        late = router.rsa_id == relays[2].rsa_id and asked[router.rsa_id] < 4
+        return frozenset() if late else frozenset({4})
+
+    keys = AuthorityKeys.load(folders[0], time.time())
+    authority = Authority(replace(config(0, folders[0], network_of([keys], free_ports(1)), 99), probe=probe))
+    for relay in relays:
+        authority.upload(relay.documents(time.time() - 5), time.time())
+    await authority.start()
+    try:
+        async with asyncio.timeout(25):
+            await authority._until(time.time() + 60, lambda: authority.reachability.runs(relays[2].rsa_id))
+        assert [asked[relay.rsa_id] for relay in relays] == [1, 1, 4, 1]
+    finally:
+        await authority.close()
+
+
+async def test_relays_are_tested_before_the_first_vote(
+    folders: list[Path], relays: Sequence[MadeRelay]
+) -> None:
+    """One that starts just before a round would vote that none of them runs."""
+    answer = asyncio.Event()
+
+    async def probe(router: RouterDescriptor) -> frozenset[int]:
+        await answer.wait()
+        return frozenset({4})
+
+    keys = AuthorityKeys.load(folders[0], time.time())
+    authority = Authority(replace(config(0, folders[0], network_of([keys], free_ports(1)), 99), probe=probe))
+    for relay in relays:
+        authority.upload(relay.documents(time.time() - 5), time.time())
+    await authority.start()
+    try:
+        async with asyncio.timeout(60):
+            now = time.time()
+            await authority.hold_round(Round(int(now) - 60, 60, now, now, now, now), late=False)
+            assert not authority.round.votes and not authority.published.is_set()
+            answer.set()
+            await authority._until(now + 60, lambda: authority.reachability.complete)
+            await authority.hold_round(Round(int(now) - 60, 60, now, now, now, now), late=False)
+        consensus = authority.cache.consensus("ns")
+        assert consensus is not None and len(consensus.routers) == len(relays)
     finally:
         await authority.close()
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Sequence
+from dataclasses import replace
 from unittest import mock
 
 import pytest
@@ -114,11 +115,31 @@ def test_measured_bandwidths_are_voted(
     authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
 ) -> None:
     made = builder(authority_keys[0], relays)
-    made.measured = {relays[0].rsa_id: 77}
+    made.measured = {relays[1].rsa_id: 77, relays[0].rsa_id: 78}
     entries = {
         entry.rsa_id: entry for entry in made.build(WHEN.valid_after, SharedRandomState(), NOW).entries
     }
-    assert entries[relays[0].rsa_id].measured == 77 and entries[relays[1].rsa_id].measured is None
+    assert entries[relays[1].rsa_id].measured == 77 and entries[relays[2].rsa_id].measured is None
+    assert entries[relays[0].rsa_id].measured is None, "it is an authority's, which shall carry no traffic"
+
+
+def test_relays_that_share_an_ipv6_address_are_sybils(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], (), replace(FlagOptions.for_testing(), max_servers_per_address=2))
+    for relay in relays:
+        made.descriptors.upload(relay.documents(ipv6=("2606:4700::1", 9001)), NOW)
+    vote = made.build(WHEN.valid_after, SharedRandomState(), NOW)
+    sybils = {entry.rsa_id for entry in vote.entries if entry.flags == {"Sybil"}}
+    assert sybils == {relay.rsa_id for relay in relays[:2]}, "the two with least bandwidth"
+
+
+def test_the_consensus_bounds_what_is_fast(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], relays)
+    made.consensus_params = {"FastFlagMaxThreshold": 0}
+    assert " fast-speed=0 " in made.build(WHEN.valid_after, SharedRandomState(), NOW).flag_thresholds
 
 
 def test_versions_of_platforms() -> None:
