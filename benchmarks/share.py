@@ -1,10 +1,12 @@
 """Private links beside a bare file over an onion circuit, and beside OnionShare (issue 5, throughput).
 
-Embedded network: ``pelure get`` of a shared file over one onion circuit and over its default of four, and the
-same file from ``pelure onion serve`` with ``pelure get-url``, over one circuit. C tor network, default
-settings: ``pelure share`` and ``pelure get`` as they are, and OnionShare with C tor at both ends, fetched by
-curl through the SOCKS port, which is what Tor Browser gives. The kinds take turns; every copy is compared
-with the original. Rates are from being connected to the end. Run: ``python -m benchmarks.share [--quick]``.
+Embedded network: ``pelure get`` of a shared file over one onion circuit and over its default of four, and
+the same file from ``pelure onion serve`` with ``pelure get-url``, over one circuit of the same length: who
+keeps a service's keys gets full vanguards, as shares do, which are a hop more. C tor network, default
+settings: ``pelure share`` and ``pelure get`` as they are, and OnionShare with C tor at both ends, fetched
+by curl through the SOCKS port, which is what Tor Browser gives. The kinds take turns; every copy is
+compared with the original. Rates are from being connected to the end. Run: ``python -m benchmarks.share
+[--quick]``.
 """
 
 from __future__ import annotations
@@ -83,7 +85,7 @@ def on_embedded(folder: Path, size: int, runs: int) -> None:
     with (
         embedded(folder / "network") as network,
         Person(network, folder / "publisher").start("share", str(file.parent), "--to", "one") as share,
-        Person(network, folder / "site").start("onion", "serve", "--site", str(file.parent)) as site,
+        serve_site(network, folder / "site", file.parent) as site,
     ):
         link = share.wait("link")["link"]
         share.wait("published")
@@ -94,6 +96,11 @@ def on_embedded(folder: Path, size: int, runs: int) -> None:
             seconds[ONE].append(get_link(network, folder, link, file, "--circuits", "1"))
             seconds[MANY].append(get_link(network, folder, link, file))
     tell("embedded network", size, seconds, BARE)
+
+
+def serve_site(network: Path, home: Path, site: Path) -> Command:
+    """The folder ``site`` as an onion service that keeps its keys."""
+    return Person(network, home).start("onion", "serve", "--site", str(site), "--dir", str(home / "keys"))
 
 
 # -- the C tor network
