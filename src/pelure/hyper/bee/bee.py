@@ -130,7 +130,7 @@ class Bee:
         wanted = set(indexes)
         for index in indexes if ahead else ():
             end = min(index + ahead, core.length)
-            wanted.update(core.bitfield.missing(index, end).tolist())
+            wanted.update(other for other in range(index, end) if not core.has(other))
         ahead_tasks = [
             asyncio.ensure_future(core.get(index, timeout=timeout)) for index in sorted(wanted - set(indexes))
         ]

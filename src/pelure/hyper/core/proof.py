@@ -12,6 +12,7 @@ from dataclasses import dataclass, field
 
 from pelure.errors import ProtocolError
 from pelure.hyper.core import flat_tree
+from pelure.hyper.core.bitfield import MAX_LENGTH
 from pelure.hyper.core.hashing import leaf_hash, parent_node
 from pelure.hyper.core.tree import GetNode, TreeBatch, byte_offset, need, unpadded_size
 from pelure.hyper.wire.messages import Data, Request
@@ -252,4 +253,6 @@ def verify_upgrade(batch: TreeBatch, upgrade: DataUpgrade, branch_root: Node | N
         batch.append_root(node)
     if queue.taken != len(upgrade.nodes):
         raise ProtocolError("proof has tree nodes too many")
+    if batch.length > MAX_LENGTH:
+        raise ProtocolError(f"the core is longer than {MAX_LENGTH} blocks")
     return queue.extra is None

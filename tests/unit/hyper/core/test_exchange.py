@@ -13,16 +13,25 @@ from hypothesis import strategies as st
 
 from pelure.errors import PelureError, ProtocolError
 from pelure.hyper.core import flat_tree
-from pelure.hyper.core.bitfield import PAGE_BITS
+from pelure.hyper.core.bitfield import MAX_LENGTH, PAGE_BITS
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.hashing import leaf_hash
 from pelure.hyper.core.manifest import Manifest
 from pelure.hyper.core.proof import verify_upgrade
 from pelure.hyper.core.signer import MultiSignature
-from pelure.hyper.core.tree import NotAvailable
+from pelure.hyper.core.tree import NotAvailable, TreeBatch
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire.messages import Data, Request
-from pelure.hyper.wire.parts import BlockRequest, HashRequest, SeekRequest, UpgradeRequest
+from pelure.hyper.wire.parts import (
+    BlockRequest,
+    DataBlock,
+    DataUpgrade,
+    HashRequest,
+    Node,
+    SeekRequest,
+    UpgradeRequest,
+)
 
 
 @pytest.fixture
@@ -305,3 +314,34 @@ def test_random_bytes_as_manifests_and_signatures() -> None:
                 decode(data)
             except PelureError as error:
                 assert isinstance(error, ProtocolError)
+
+
+def made_up(writer: Core, length: int, block: bytes) -> Data:
+    """The writer's proof of a tree of ``length`` blocks, a power of two and one, with the last block."""
+    root = Node(flat_tree.node_at(length.bit_length() - 1, 0), 1 << 30, bytes(32))
+    leaf = Node(2 * length - 2, len(block), leaf_hash(block))
+    tree = TreeBatch([], 0, 0)
+    tree.append_root(root)
+    tree.append_root(leaf)
+    assert tree.length == length and writer.verifier is not None
+    signature = writer.verifier.sign(tree, writer.key_pairs)
+    upgrade = DataUpgrade(0, length, [root], [], signature)
+    manifest = writer.verifier.manifest.encode()
+    return Data(1, 0, DataBlock(length - 1, block, []), upgrade=upgrade, manifest=manifest)
+
+
+def test_a_block_of_a_tree_that_nobody_could_hold_takes_no_memory(writer: Core, reader: Core) -> None:
+    """A hostile writer may sign any length; a reader begins with the last block."""
+    length = (MAX_LENGTH >> 1) + 1
+    assert reader.verify_and_store([made_up(writer, length, b"the head")]) == 1
+    assert reader.length == length and reader.get_local(length - 1) == b"the head"
+    assert not reader.has(length - 2) and reader.contiguous_length == 0
+    reader.storage.store.commit()
+    assert reader.storage.load_bitfield().first_set(0) == length - 1
+
+
+def test_a_tree_longer_than_can_be_kept(writer: Core, reader: Core) -> None:
+    before = state(reader)
+    with pytest.raises(ProtocolError):
+        reader.verify_and_store([made_up(writer, MAX_LENGTH + 1, b"the head")])
+    assert state(reader) == before
