@@ -302,6 +302,8 @@ class Authority:
         await self.exchange.post_to_all("/tor/post/vote", document)
 
     def _make_vote(self, now: float) -> bytes:
+        consensus = self.cache.consensus("ns")
+        self._builder.consensus_params = consensus.params if consensus else {}
         vote = self._builder.build(self.round.when.valid_after, self.shared_random, now)
         return encode_vote(vote, self.keys.signing)
 
