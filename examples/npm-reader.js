@@ -1,10 +1,11 @@
 // An npm hyperdrive peer that reads a shared drive through a SOCKS proxy and the onion address.
 //
-//   pelure link show NAME --npm --json        # on the publisher's machine: what this program needs
-//   pelure proxy --auth-dir DIR               # a SOCKS proxy that has the link's discovery key
-//   node npm-reader.js SOCKS_PORT FIELDS_JSON
+//   pelure link show NAME --npm --json | tail -n 1 > FIELDS_FILE     # what this program needs
+//   pelure proxy --socks 127.0.0.1:SOCKS_PORT --auth-dir DIR         # has the link's discovery key
+//   node npm-reader.js SOCKS_PORT FIELDS_FILE
 //
-// FIELDS_JSON: {"address", "port", "drive_key", "encryption_key", "identity_seed"}, keys in hex.
+// FIELDS_FILE: {"address", "port", "drive_key", "encryption_key", "identity_seed", "auth_private"}, keys in
+// hex; the last is the content of DIR/NAME.auth_private. docs/private-link.md has it step by step.
 // Needs the packages of tests/interop/node/package.json.
 
 const fs = require('fs')
@@ -43,7 +44,7 @@ function socksConnect (socksPort, host, port) {
 }
 
 async function main () {
-  const fields = JSON.parse(process.argv[3])
+  const fields = JSON.parse(fs.readFileSync(process.argv[3]))
   const folder = fs.mkdtempSync(path.join(os.tmpdir(), 'npm-reader-'))
   const store = new Corestore(folder)
   const drive = new Hyperdrive(store, Buffer.from(fields.drive_key, 'hex'), {

@@ -22,8 +22,6 @@ from interop.sharing import Person, digests, make_folder
 from pelure.errors import AccessDenied
 from pelure.share.fetch import Fetched
 from pelure.share.link import PrivateLink
-from pelure.tor.onion.auth_files import AuthPrivate
-from pelure.tor.onion.client_auth import ClientAuthKey
 
 pytestmark = pytest.mark.timeout(420)
 
@@ -259,22 +257,20 @@ def test_in_the_background(publisher: Person, reader: Person, tmp_path: Path) ->
 @pytest.mark.npm
 def test_an_npm_peer_reads_a_share(publisher: Person, reader: Person, tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "folder", big=300_000, small=3)
-    command, links = publisher.share(folder, "--to", "peer")
+    command, _ = publisher.share(folder, "--to", "peer")
     with command:
         told = publisher.events("link", "show", "peer", "--npm")
         fields = next(event for event in told if event["event"] == "npm")
-        private = PrivateLink.decode(links["peer"]["link"])
+        (tmp_path / "peer.json").write_text(json.dumps(fields))
         auth = tmp_path / "auth"
         auth.mkdir()
-        (auth / "peer.auth_private").write_text(
-            AuthPrivate(private.onion_key, ClientAuthKey(private.discovery_secret)).encode()
-        )
+        (auth / "peer.auth_private").write_text(fields["auth_private"] + "\n")
         with reader.start("proxy", "--socks", "127.0.0.1:0", "--auth-dir", str(auth)) as proxy:
             port = proxy.wait("listening")["port"]
             proxy.wait("bootstrapped")
             root = Path(__file__).resolve().parents[2]
             done = subprocess.run(
-                ["node", str(root / "examples" / "npm-reader.js"), str(port), json.dumps(fields)],
+                ["node", str(root / "examples" / "npm-reader.js"), str(port), str(tmp_path / "peer.json")],
                 env={**os.environ, "NODE_PATH": str(root / "tests" / "interop" / "node" / "node_modules")},
                 capture_output=True,
                 text=True,

@@ -218,7 +218,13 @@ def link_show(
 
 
 def npm_fields(link: PrivateLink) -> dict[str, str | int]:
-    """What an npm peer needs to open the drive (docs/private-link.md); keys in hex."""
+    """What an npm peer needs to open the drive (docs/private-link.md); keys in hex.
+
+    ``auth_private`` is for the proxy: the content of its ``.auth_private`` file.
+    """
+    from pelure.tor.onion.auth_files import AuthPrivate
+    from pelure.tor.onion.client_auth import ClientAuthKey
+
     return {
         "address": link.address,
         "port": DEFAULT_PORT,
@@ -226,6 +232,7 @@ def npm_fields(link: PrivateLink) -> dict[str, str | int]:
         "encryption_key": link.content_key.hex(),
         "identity_seed": link.identity.seed.hex(),
         "discovery_secret": link.discovery_secret.hex(),
+        "auth_private": AuthPrivate(link.onion_key, ClientAuthKey(link.discovery_secret)).encode().strip(),
     }
 
 
