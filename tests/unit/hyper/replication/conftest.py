@@ -10,6 +10,7 @@ import pytest
 
 from pelure.hyper.core.corestore import Corestore
 
+from .scripted import Case
 from .support import Links
 
 
@@ -31,3 +32,8 @@ def stores(tmp_path: Path) -> Iterator[Callable[..., Corestore]]:
 async def link() -> AsyncIterator[Links]:
     async with AsyncExitStack() as stack:
         yield Links(stack)
+
+
+@pytest.fixture
+def case(stores: Callable[..., Corestore]) -> Case:
+    return Case(stores)

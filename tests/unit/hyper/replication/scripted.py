@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
 from hashlib import shake_256
 
 from pelure.hyper.core.corestore import Corestore
@@ -17,9 +17,10 @@ from pelure.hyper.wire.protomux import Channel, Mux
 from pelure.hyper.wire.secretstream import SecretStream
 from pelure.streams import ByteStream, memory_pipe
 
-from .support import within
+from .support import block, within
 
 SECONDS = 30.0
+BLOCKS = 40
 
 
 class ScriptedPeer:
@@ -117,3 +118,35 @@ async def scripted(
         finally:
             reading.cancel()
             await asyncio.gather(reading, return_exceptions=True)
+
+
+class Case:
+    """A writer with blocks, and the key of its core in a second store."""
+
+    def __init__(self, stores: Callable[[], Corestore]) -> None:
+        self.source = stores()
+        self.writer = self.source.get(name="core")
+        self.writer.append([block(index) for index in range(BLOCKS)])
+        self.store = stores()
+        self.reader = self.store.get(key=self.writer.key)
+
+    def answer(self, request: m.Request) -> m.Data:
+        answer = self.writer.proof(request)
+        assert answer is not None
+        return answer
+
+    def sync(self, length: int = BLOCKS) -> m.Sync:
+        return m.Sync(0, length, 0, has_manifest=True)
+
+    async def bring_up(self, peer: ScriptedPeer) -> None:
+        """Let the reader know the tree, and what the scripted peer claims to have."""
+        await within(peer.opened.wait())
+        await peer.send(self.sync())
+        await peer.send(self.answer(await peer.expect(m.Request)))
+        await peer.send(m.Sync(0, BLOCKS, BLOCKS, has_manifest=True), m.Range(0, BLOCKS))
+
+    async def from_an_honest_peer(self, stack: AsyncExitStack) -> None:
+        left, right = memory_pipe()
+        for stream, store, initiator in ((left, self.source, True), (right, self.store, False)):
+            identity = KeyPair.from_seed(bytes([initiator + 1]) * 32)
+            await stack.enter_async_context(Replication(stream, initiator, store, identity))

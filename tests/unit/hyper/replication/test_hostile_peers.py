@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
 from contextlib import AsyncExitStack
 
 import pytest
@@ -12,7 +11,6 @@ from hypothesis import strategies as st
 
 from pelure import streams
 from pelure.errors import CryptoError, PelureError, ProtocolError
-from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication import peer as peer_module
 from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
@@ -24,47 +22,8 @@ from pelure.hyper.wire.noise import KeyPair
 from pelure.hyper.wire.parts import BlockRequest, HashRequest, Node, SeekRequest, UpgradeRequest
 from pelure.streams import SocketStream, memory_pipe
 
-from .scripted import ScriptedPeer, scripted
+from .scripted import BLOCKS, Case, ScriptedPeer, scripted
 from .support import block, until, within
-
-BLOCKS = 40
-
-
-class Fixture:
-    """A writer with blocks, and the key of its core in a second store."""
-
-    def __init__(self, stores: Callable[[], Corestore]) -> None:
-        self.source = stores()
-        self.writer = self.source.get(name="core")
-        self.writer.append([block(index) for index in range(BLOCKS)])
-        self.store = stores()
-        self.reader = self.store.get(key=self.writer.key)
-
-    def answer(self, request: m.Request) -> m.Data:
-        answer = self.writer.proof(request)
-        assert answer is not None
-        return answer
-
-    def sync(self, length: int = BLOCKS) -> m.Sync:
-        return m.Sync(0, length, 0, has_manifest=True)
-
-    async def bring_up(self, peer: ScriptedPeer) -> None:
-        """Let the reader know the tree, and what the scripted peer claims to have."""
-        await within(peer.opened.wait())
-        await peer.send(self.sync())
-        await peer.send(self.answer(await peer.expect(m.Request)))
-        await peer.send(m.Sync(0, BLOCKS, BLOCKS, has_manifest=True), m.Range(0, BLOCKS))
-
-    async def from_an_honest_peer(self, stack: AsyncExitStack) -> None:
-        left, right = memory_pipe()
-        for stream, store, initiator in ((left, self.source, True), (right, self.store, False)):
-            identity = KeyPair.from_seed(bytes([initiator + 1]) * 32)
-            await stack.enter_async_context(Replication(stream, initiator, store, identity))
-
-
-@pytest.fixture
-def case(stores) -> Fixture:
-    return Fixture(stores)
 
 
 async def ended(replication: Replication, kind: type[Exception] = ProtocolError) -> None:
@@ -72,13 +31,13 @@ async def ended(replication: Replication, kind: type[Exception] = ProtocolError)
     assert isinstance(error, kind), error
 
 
-async def test_not_knowing_the_key(case: Fixture) -> None:
+async def test_not_knowing_the_key(case: Case) -> None:
     async with scripted(case.source, case.writer.key, secret=bytes(32)) as (replication, peer):
         await ended(replication, CryptoError)
         assert peer.received.empty()  # nothing was said about the core
 
 
-async def test_a_block_that_is_not_the_one(case: Fixture) -> None:
+async def test_a_block_that_is_not_the_one(case: Case) -> None:
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await case.bring_up(peer)
         reading = asyncio.ensure_future(case.reader.get(7))
@@ -93,7 +52,7 @@ async def test_a_block_that_is_not_the_one(case: Fixture) -> None:
 
 
 @pytest.mark.parametrize("what", ["hash", "size", "index", "missing", "extra"])
-async def test_a_proof_that_is_wrong(case: Fixture, what: str) -> None:
+async def test_a_proof_that_is_wrong(case: Case, what: str) -> None:
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await case.bring_up(peer)
         reading = asyncio.ensure_future(case.reader.get(7))
@@ -114,7 +73,7 @@ async def test_a_proof_that_is_wrong(case: Fixture, what: str) -> None:
 
 
 @pytest.mark.parametrize("what", ["signature", "no signature", "length", "nodes", "manifest"])
-async def test_an_upgrade_that_is_wrong(case: Fixture, what: str) -> None:
+async def test_an_upgrade_that_is_wrong(case: Case, what: str) -> None:
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         await peer.send(case.sync())
@@ -135,7 +94,7 @@ async def test_an_upgrade_that_is_wrong(case: Fixture, what: str) -> None:
     assert (case.reader.length, case.reader.manifest) == (0, None)
 
 
-async def test_a_whole_other_core_s_answers(case: Fixture, stores) -> None:
+async def test_a_whole_other_core_s_answers(case: Case, stores) -> None:
     other = stores().get(name="another")
     other.append([b"x"] * BLOCKS)
     async with scripted(case.store, case.writer.key) as (replication, peer):
@@ -146,7 +105,7 @@ async def test_a_whole_other_core_s_answers(case: Fixture, stores) -> None:
     assert case.reader.length == 0
 
 
-async def test_answers_that_were_not_asked_for_are_ignored(case: Fixture) -> None:
+async def test_answers_that_were_not_asked_for_are_ignored(case: Case) -> None:
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await case.bring_up(peer)
         unasked = case.answer(m.Request(99, 0, block=BlockRequest(3, 5)))
@@ -162,7 +121,7 @@ async def test_answers_that_were_not_asked_for_are_ignored(case: Fixture) -> Non
         assert replication.error is None
 
 
-async def test_answers_in_any_order_are_taken(case: Fixture) -> None:
+async def test_answers_in_any_order_are_taken(case: Case) -> None:
     """Requests rely on the tree nodes that earlier ones bring; answers that overtake them wait."""
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await case.bring_up(peer)
@@ -177,7 +136,7 @@ async def test_answers_in_any_order_are_taken(case: Fixture) -> None:
 
 
 async def test_blocks_refused_are_asked_of_others_with_the_nodes_they_would_have_brought(
-    case: Fixture,
+    case: Case,
 ) -> None:
     async with scripted(case.store, case.writer.key) as (_, peer), AsyncExitStack() as stack:
         await case.bring_up(peer)
@@ -191,7 +150,7 @@ async def test_blocks_refused_are_asked_of_others_with_the_nodes_they_would_have
     assert case.reader.contiguous_length == 8
 
 
-async def test_refusing_everything_announced(case: Fixture) -> None:
+async def test_refusing_everything_announced(case: Case) -> None:
     async with scripted(case.store, case.writer.key) as (_, peer), AsyncExitStack() as stack:
         await case.bring_up(peer)
         download = asyncio.ensure_future(case.reader.download([(0, BLOCKS)]))
@@ -211,7 +170,7 @@ async def test_refusing_everything_announced(case: Fixture) -> None:
 @pytest.mark.parametrize("fork", [0, 9])
 @pytest.mark.parametrize("answer", ["no data", "nothing in it"])
 async def test_claims_of_news_without_proof_keep_nobody_from_the_news(
-    case: Fixture, fork: int, answer: str
+    case: Case, fork: int, answer: str
 ) -> None:
     if fork:
         case.writer.truncate(BLOCKS // 2)
@@ -235,7 +194,7 @@ async def test_claims_of_news_without_proof_keep_nobody_from_the_news(
         refusing.cancel()
 
 
-async def test_asking_for_too_much_that_makes_no_sense(case: Fixture) -> None:
+async def test_asking_for_too_much_that_makes_no_sense(case: Case) -> None:
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         await peer.send(m.Sync(0, 0, 0))
@@ -246,7 +205,7 @@ async def test_asking_for_too_much_that_makes_no_sense(case: Fixture) -> None:
         await ended(replication)
 
 
-async def test_odd_requests_get_an_answer(case: Fixture) -> None:
+async def test_odd_requests_get_an_answer(case: Case) -> None:
     requests = [
         m.Request(1, 9, block=BlockRequest(0, 0)),
         m.Request(2, 0, block=BlockRequest(10**12, 0)),
@@ -265,7 +224,7 @@ async def test_odd_requests_get_an_answer(case: Fixture) -> None:
         assert replication.error is None
 
 
-async def test_a_flood_of_requests(case: Fixture, monkeypatch) -> None:
+async def test_a_flood_of_requests(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
@@ -324,7 +283,7 @@ async def until_stuck(replication: Replication) -> None:
         await asyncio.sleep(0.1)
 
 
-async def test_cancelled_requests_are_not_answered(case: Fixture) -> None:
+async def test_cancelled_requests_are_not_answered(case: Case) -> None:
     async with scripted(case.source, case.writer.key) as (_, peer):
         await within(peer.opened.wait())
         peer.channel.send(0, m.Sync(0, 0, 0).encode())
@@ -335,7 +294,7 @@ async def test_cancelled_requests_are_not_answered(case: Fixture) -> None:
         assert [(await peer.expect(m.Data)).request for _ in range(2)] == [1, 3]
 
 
-async def test_claims_beyond_reason_are_harmless(case: Fixture, monkeypatch) -> None:
+async def test_claims_beyond_reason_are_harmless(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(upgrades_module, "STALL_SECONDS", 0.1)
     monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.05)
     top = 2**53 - 1
@@ -357,14 +316,14 @@ async def test_claims_beyond_reason_are_harmless(case: Fixture, monkeypatch) -> 
         assert replication.error is None
 
 
-async def test_a_bitfield_longer_than_any_want(case: Fixture) -> None:
+async def test_a_bitfield_longer_than_any_want(case: Case) -> None:
     async with scripted(case.store, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         await peer.send(m.Bitfield(0, bytes(4 * 70_000)))
         await ended(replication)
 
 
-async def test_silence_instead_of_a_handshake(case: Fixture, monkeypatch) -> None:
+async def test_silence_instead_of_a_handshake(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(stream_module, "HANDSHAKE_SECONDS", 0.1)
     monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.02)
     left, _right = memory_pipe()
@@ -373,7 +332,7 @@ async def test_silence_instead_of_a_handshake(case: Fixture, monkeypatch) -> Non
             await within(replication.opened())
 
 
-async def test_silence_where_answers_are_due(case: Fixture, monkeypatch) -> None:
+async def test_silence_where_answers_are_due(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(stream_module, "DEAD_SECONDS", 0.2)
     monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.02)
     async with scripted(case.store, case.writer.key) as (replication, peer):
@@ -385,7 +344,7 @@ async def test_silence_where_answers_are_due(case: Fixture, monkeypatch) -> None
 
 @settings(deadline=None, max_examples=40, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(garbage=st.binary(min_size=1, max_size=200))
-async def test_garbage_instead_of_a_handshake(case: Fixture, garbage: bytes) -> None:
+async def test_garbage_instead_of_a_handshake(case: Case, garbage: bytes) -> None:
     left, right = memory_pipe()
     async with Replication(left, False, case.source, KeyPair.from_seed(bytes(32))) as replication:
         await right.write(garbage)
@@ -396,7 +355,7 @@ async def test_garbage_instead_of_a_handshake(case: Fixture, garbage: bytes) -> 
 
 @settings(deadline=None, max_examples=60, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(messages=st.lists(st.tuples(st.integers(0, 10), st.binary(max_size=60)), min_size=1, max_size=10))
-async def test_garbage_on_the_channel(case: Fixture, messages: list[tuple[int, bytes]]) -> None:
+async def test_garbage_on_the_channel(case: Case, messages: list[tuple[int, bytes]]) -> None:
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         for kind, body in messages:
@@ -411,7 +370,7 @@ async def test_garbage_on_the_channel(case: Fixture, messages: list[tuple[int, b
     assert case.writer.contiguous_length == case.writer.length == BLOCKS
 
 
-async def test_a_flood_of_requests_with_one_number(case: Fixture, monkeypatch) -> None:
+async def test_a_flood_of_requests_with_one_number(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
@@ -419,7 +378,7 @@ async def test_a_flood_of_requests_with_one_number(case: Fixture, monkeypatch) -
         await ended(replication)
 
 
-async def test_a_flood_of_questions_whose_answers_nobody_reads(case: Fixture, monkeypatch) -> None:
+async def test_a_flood_of_questions_whose_answers_nobody_reads(case: Case, monkeypatch) -> None:
     monkeypatch.setattr(protomux_module, "MAX_ANSWERS", 100)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
@@ -427,7 +386,7 @@ async def test_a_flood_of_questions_whose_answers_nobody_reads(case: Fixture, mo
         await ended(replication)
 
 
-async def test_many_requests_that_come_to_nothing_are_all_answered(case: Fixture) -> None:
+async def test_many_requests_that_come_to_nothing_are_all_answered(case: Case) -> None:
     async with scripted(case.source, case.writer.key) as (_, peer):
         await within(peer.opened.wait())
         count = 3 * stream_module.SERVED_AT_ONCE
@@ -437,7 +396,7 @@ async def test_many_requests_that_come_to_nothing_are_all_answered(case: Fixture
         assert (await peer.expect(m.Data)).request == count
 
 
-async def test_a_message_longer_than_is_taken(case: Fixture) -> None:
+async def test_a_message_longer_than_is_taken(case: Case) -> None:
     left, right = memory_pipe()
     identity = KeyPair.from_seed(bytes(32))
     async with Replication(left, False, case.source, identity, max_message=1000) as replication:

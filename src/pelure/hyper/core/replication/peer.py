@@ -81,7 +81,10 @@ class Peer:
         self.requests: dict[int, m.Request] = {}
         self.invalid_requests = 0
         self.unavailable = 0
-        self.since = self.heard = time.monotonic()
+        self.since = self.heard = self.answered_at = time.monotonic()
+        """When the channel began, when something came over it last, and when that was an answer."""
+        self.stalls = 0
+        """How often it kept others from being asked for what it was asked for, until its time was over."""
         self.synced_after = 0.0
         """Seconds from the beginning of the channel to its first sync."""
         self._next_id = 1
@@ -135,6 +138,13 @@ class Peer:
             and self.length_acked == self.core.length
             and not self.has_refused
         )
+
+    @property
+    def has_newer_fork(self) -> bool:
+        """Whether the peer says that it can prove a newer fork of the core."""
+        remote = self.remote
+        newer = self.synced and remote.fork > self.core.fork
+        return newer and remote.uploading and remote.length > 0 and not self.has_refused
 
     @property
     def may_have_news(self) -> bool:
@@ -338,7 +348,7 @@ class Peer:
         if data.request == 0:
             self.replicator.conflict_proof(self, data)
             return
-        flight = self.in_flight.pop(data.request, None)
+        flight = self._end_flight(data.request)
         if flight is None:
             return
         size = len(data.block.value) if data.block else 0
@@ -353,13 +363,20 @@ class Peer:
         if no_data.request == 0:
             self.replicator.conflict_proof(self, None)
             return
-        flight = self.in_flight.pop(no_data.request, None)
+        flight = self._end_flight(no_data.request)
         if flight is None:
             return
         if (block := flight.request.block) is not None:
             self.blocks.remove(block.index, block.index + 1)
             self._wants.discard(block.index - block.index % WANT_SPAN)
         self._refused(flight)
+
+    def _end_flight(self, request: int) -> InFlight | None:
+        """The request of this number, if it waited for an answer."""
+        flight = self.in_flight.pop(request, None)
+        if flight is not None:
+            self.answered_at = self.heard
+        return flight
 
     def _refused(self, flight: InFlight) -> None:
         """The peer does not give what it was asked for."""

@@ -8,6 +8,7 @@ from pelure.hyper.core.reorg import Reorg
 from pelure.hyper.core.replication.link import InFlight
 from pelure.hyper.core.replication.local import LocalCore
 from pelure.hyper.core.replication.peer import Peer
+from pelure.hyper.core.replication.upgrades import stalled
 from pelure.hyper.core.replication.wants import PRIORITY
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.parts import UpgradeRequest
@@ -24,13 +25,14 @@ class Reorgs:
 
     def request(self, peers: Sequence[Peer]) -> None:
         """Ask for the newest fork that ``peers`` tell of, unless one is followed now."""
-        able = [
-            peer
-            for peer in peers
-            if peer.synced and peer.remote.uploading and peer.remote.length and not peer.has_refused
-        ]
-        newest = max(able, key=lambda peer: peer.remote.fork, default=None)
-        if self._peer is not None or newest is None or newest.remote.fork <= self._core.fork:
+        if self._peer is not None:
+            if not any(stalled(self._peer, flight) for flight in self._asked):
+                return
+            self._peer.stalls += 1
+            self._forget()
+        able = [peer for peer in peers if peer.has_newer_fork]
+        newest = max(able, key=lambda peer: (-peer.stalls, peer.remote.fork), default=None)
+        if newest is None:
             return
         remote = newest.remote
         self._peer = newest

@@ -426,11 +426,13 @@ class Replicator:
         for index, claims in newest:
             if peer.room <= 0:
                 return
-            holder, flight = claims[0]
-            if len(claims) > 1 or holder is peer or index not in peer.blocks:
+            holder, flight = claims[-1]
+            if index not in peer.blocks or any(claimer is peer for claimer, _ in claims):
                 continue
-            slow = (holder.window.latency or 0) > 2 * own or now - flight.sent > max(4 * own, 0.2)
-            if slow and peer.may_serve(index):
+            first = len(claims) == 1
+            slow = first and (holder.window.latency or 0) > 2 * own
+            patience = 0 if slow else max(4 * own, 0.2 if first else STALL_SECONDS)
+            if now - flight.sent > patience and peer.may_serve(index):
                 self._claim(peer, index, flight.request.priority)
 
     # -- bookkeeping --

@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pelure.hyper.core.replication.link import InFlight
 from pelure.hyper.core.replication.local import LocalCore
 from pelure.hyper.core.replication.peer import Peer
-from pelure.hyper.core.replication.upgrades import slowness
+from pelure.hyper.core.replication.upgrades import slowness, stalled
 from pelure.hyper.core.replication.wants import PRIORITY, finish
 from pelure.hyper.wire.parts import HashRequest, SeekRequest
 
@@ -20,12 +20,15 @@ class _Seek:
 
     position: int
     future: asyncio.Future[None]
-    holder: tuple[Peer, InFlight] | None = None
+    asked: list[tuple[Peer, InFlight]] = field(default_factory=list)
     refused: set[Peer] = field(default_factory=set)
 
 
 class Seeks:
-    """Asks one peer at a time about each position; a peer that can't tell is not asked again."""
+    """Asks one peer about each position, and another one if it takes too long.
+
+    A peer that can't tell is not asked again.
+    """
 
     def __init__(self, core: LocalCore) -> None:
         self._core = core
@@ -44,9 +47,9 @@ class Seeks:
         return future
 
     def request(self, peers: Sequence[Peer]) -> None:
-        """Ask about each position that no peer is asked about now."""
+        """Ask about each position that no peer is about to answer."""
         for seek in list(self._seeks):
-            if seek.holder is None and not seek.future.done():
+            if not seek.future.done() and all(stalled(*asked) for asked in seek.asked):
                 self._request(seek, peers)
 
     def _request(self, seek: _Seek, peers: Sequence[Peer]) -> None:
@@ -60,25 +63,27 @@ class Seeks:
         for peer in sorted(peers, key=slowness):
             if peer in seek.refused or not peer.seeks or not peer.may_serve(found.end - 1):
                 continue
+            if any(peer is asked for asked, _ in seek.asked):
+                continue
             held = peer.blocks.next(found.start)
             if held is None or held >= found.end:
                 peer.want(found.start)
                 continue
             node = HashRequest(2 * held, depth)
-            seek.holder = (peer, peer.request(hash=node, seek=wanted, priority=PRIORITY))
+            seek.asked.append((peer, peer.request(hash=node, seek=wanted, priority=PRIORITY)))
             return
 
     def answered(self, peer: Peer, flight: InFlight) -> None:
         """Tree nodes came and were stored."""
         for seek in self._seeks:
-            if seek.holder == (peer, flight):
+            if (peer, flight) in seek.asked:
                 finish(seek.future)
 
     def refused(self, peer: Peer, flight: InFlight) -> None:
         """A request came to nothing."""
         for seek in self._seeks:
-            if seek.holder == (peer, flight):
-                seek.holder = None
+            if (peer, flight) in seek.asked:
+                seek.asked.remove((peer, flight))
                 seek.refused.add(peer)
 
     def try_again(self, peer: Peer) -> None:

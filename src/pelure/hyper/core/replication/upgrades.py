@@ -15,6 +15,11 @@ STALL_SECONDS = 10.0
 """A peer that answered nothing for so long no longer keeps others from being asked the same."""
 
 
+def stalled(peer: Peer, flight: InFlight) -> bool:
+    """Whether a peer has had its time for a request; what else it says than answers does not count."""
+    return time.monotonic() - max(flight.sent, peer.answered_at) > STALL_SECONDS
+
+
 def slowness(peer: Peer) -> float:
     """Seconds that a new request to ``peer`` will probably take."""
     latency = peer.window.latency
@@ -55,10 +60,12 @@ class Upgrades:
 
     def request(self, peers: Sequence[Peer]) -> None:
         """Ask one peer for proof of what it has beyond the length held here."""
-        if self._asked is not None and not _stalled(*self._asked):
-            return
+        if self._asked is not None:
+            if not stalled(*self._asked):
+                return
+            self._asked[0].stalls += 1
         core = self._core
-        for peer in sorted(peers, key=slowness):
+        for peer in sorted(peers, key=lambda peer: (peer.stalls, slowness(peer))):
             if peer.can_upgrade_us:
                 upgrade = UpgradeRequest(core.length, peer.remote.length - core.length)
                 manifest = core.needs_manifest and peer.remote.has_manifest
@@ -69,7 +76,3 @@ class Upgrades:
         """A request was answered, or came to nothing."""
         if self._asked is not None and self._asked[1] is flight:
             self._asked = None
-
-
-def _stalled(peer: Peer, flight: InFlight) -> bool:
-    return time.monotonic() - max(flight.sent, peer.heard) > STALL_SECONDS
