@@ -55,13 +55,15 @@ class LinkManager:
         on_create: OnCreate | None = None,
         on_link: OnLink | None = None,
         on_lost: OnLink | None = None,
+        admits: Callable[[str], bool] = lambda address: True,
         idle_seconds: float = IDLE_SECONDS,
         handshake_seconds: float = HANDSHAKE_SECONDS,
         max_half_open: int = MAX_HALF_OPEN,
         throttle: Throttle | None = None,
     ) -> None:
         """``identity``: a relay's, None for a client. ``on_create`` gets CREATE2 and CREATE_FAST cells;
-        ``on_link`` hears of each link once it is open, ``on_lost`` of each that was open and is not any more.
+        ``on_link`` hears of each link once it is open, ``on_lost`` of each that was open and is not any more;
+        ``admits``: whether somebody may connect from an address.
         ``throttle``: how many bytes a second all links together may read and write; None: no limit.
         """
         self._loop = asyncio.get_running_loop()
@@ -71,6 +73,7 @@ class LinkManager:
         self._identity = identity
         self._server_context = server_context(identity.tls) if identity else None
         self._on_create, self._on_link, self._on_lost = on_create, on_link, on_lost
+        self._admits = admits
         self._idle_seconds = idle_seconds
         self._handshake_seconds = handshake_seconds
         self._max_half_open = max_half_open
@@ -194,6 +197,8 @@ class LinkManager:
         """See :class:`~pelure.tor.net.link.LinkOwner`."""
         if link.initiator:
             return TlsConnection(self._client_context, self._scratch, random_hostname(os.urandom))
+        if not self._admits(link.address[0]):
+            raise LinkError("its address has too many connections")
         assert self._server_context is not None
         return TlsConnection(self._server_context, self._scratch)
 

@@ -16,12 +16,13 @@ from collections.abc import Callable, Coroutine
 from typing import Any, cast
 
 from pelure.errors import ProtocolError, StreamError
-from pelure.tor.cell.commands import EndReason, RelayCommand
+from pelure.tor.cell.commands import DestroyReason, EndReason, RelayCommand
 from pelure.tor.cell.relay_messages import Answer, Begin, Connected, End, Resolve, Resolved
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.stream import State, StreamEndpoint
 from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.relay.circuit import RelayCircuit
+from pelure.tor.relay.dos import Defence, StreamLimits
 from pelure.tor.relay.resolver import Address, Resolver
 
 log = logging.getLogger(__name__)
@@ -34,6 +35,7 @@ CONNECT_SECONDS = 20.0
 TTL_MIN, TTL_MAX = 300, 3600  # the TTLs an exit tells are clipped, so as to say little of its cache
 MAX_ANSWERS = 8
 MAX_ANSWERING = 1024  # RESOLVEs that wait for their answer, of all circuits
+_FAILED = (Answer(Answer.ERROR_TRANSIENT, b"", TTL_MIN),)
 LINGER_SECONDS = 30.0  # a destination may take so long to read what was sent before its stream ended
 
 _REASONS = {
@@ -68,6 +70,7 @@ class Exits:
         self.ipv6 = ipv6
         self.enabled = policy.summary(4).allows_some or (ipv6 and policy.summary(6).allows_some)
         self.buffer = memoryview(bytearray(READ_SIZE))
+        self.limits = StreamLimits()
         self.opened = 0
         self.connections: set[ExitStream] = set()
         self._is_reentry = is_reentry
@@ -87,6 +90,10 @@ class Exits:
         except ProtocolError:
             endpoint.end(EndReason.TORPROTOCOL)
             return None
+        if not self._within_limits(circuit):
+            if not circuit.closed:
+                endpoint.end(EndReason.MISC)  # clients would avoid an exit whose RESOURCELIMIT is reached
+            return None
         if len(self.connections) >= self._max_connections:
             endpoint.end(EndReason.RESOURCELIMIT)
             return None
@@ -105,12 +112,22 @@ class Exits:
         if not self.enabled or circuit.link.peer.rsa_id is None:
             event.stream.end(EndReason.EXITPOLICY)
             return
+        if not self._within_limits(circuit):
+            self._tell(circuit, event.stream, _FAILED)
+            return
         if self._answering >= MAX_ANSWERING:
             event.stream.end(EndReason.RESOURCELIMIT)
             return
         self._answering += 1
         task = self._start(self._answer(circuit, event.stream, name))
         task.add_done_callback(self._answered)
+
+    def _within_limits(self, circuit: RelayCircuit) -> bool:
+        """Whether the circuit may open another stream; it may also be closed for it."""
+        defence = self.limits.ask(circuit, asyncio.get_running_loop().time())
+        if defence is Defence.CLOSE_CIRCUIT:
+            circuit.close(DestroyReason.RESOURCELIMIT)
+        return defence is Defence.NONE
 
     def _answered(self, task: asyncio.Task[None]) -> None:
         self._answering -= 1
@@ -177,7 +194,11 @@ class Exits:
         try:
             answers = await self._look_up(name)
         except StreamError:
-            answers = (Answer(Answer.ERROR_TRANSIENT, b"", TTL_MIN),)
+            answers = _FAILED
+        self._tell(circuit, endpoint, answers)
+
+    @staticmethod
+    def _tell(circuit: RelayCircuit, endpoint: StreamEndpoint, answers: tuple[Answer, ...]) -> None:
         if circuit.closed or endpoint.state is State.ENDED:
             return
         circuit.end.send(RelayCommand.RESOLVED, endpoint.id, Resolved(answers).encode())

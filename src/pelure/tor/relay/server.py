@@ -17,7 +17,7 @@ from dataclasses import replace
 from typing import Any
 
 from pelure.errors import ProtocolError
-from pelure.tor.cell.commands import EndReason, RelayCommand
+from pelure.tor.cell.commands import DestroyReason, EndReason, RelayCommand
 from pelure.tor.cell.framing import Cell
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.handshakes import HopSecrets
@@ -37,6 +37,7 @@ from pelure.tor.relay.config import UNLIMITED, RelayConfig
 from pelure.tor.relay.creation import CircuitCreator
 from pelure.tor.relay.dirserver import Directory, DirStream, WriteDocument
 from pelure.tor.relay.dirupdate import CacheUpdater
+from pelure.tor.relay.dos import ClientLimits
 from pelure.tor.relay.exit import Exits
 from pelure.tor.relay.host import Stream
 from pelure.tor.relay.hsdir import DescriptorStore
@@ -93,6 +94,7 @@ class RelayServer:
         self.cache = cache if cache is not None else DirectoryCache()
         self.directory = Directory(self.cache, self.descriptors, authority)
         self.known = KnownRelays(self.cache, config.network.authorities)
+        self.clients = ClientLimits()
         self.bandwidth = BandwidthMeter()
         self.bandwidth.restore(self._folder.read_json(STATE_FILE), time.time())
         self.orport = config.orport
@@ -126,7 +128,9 @@ class RelayServer:
         self.links = LinkManager(
             self._identity,
             on_create=self._create_requested,
+            on_link=self._link_opened,
             on_lost=self._link_lost,
+            admits=lambda address: self.clients.may_connect(address, self._loop.time()),
             throttle=Throttle(config.bandwidth_rate, config.bandwidth_burst) if limited else None,
         )
         host, self.orport = await self.links.listen(config.bind, config.orport)
@@ -206,6 +210,9 @@ class RelayServer:
     def _create_requested(self, link: Link, cell: Cell) -> None:
         if not self.config.assume_reachable and self._may_connect(link.address[0].partition("%")[0]):
             self._reachability.create_came(link)
+        if link.peer.rsa_id is None and not self.clients.may_create(link.address[0], self._loop.time()):
+            link.destroy(cell.circ_id, DestroyReason.RESOURCELIMIT)
+            return
         self._creator.create_requested(link, cell)
 
     def has_room(self, link: Link) -> bool:
@@ -224,8 +231,15 @@ class RelayServer:
         self.circuits.discard(circuit)
         self.introductions.forget(circuit)
         self.rendezvous.forget(circuit)
+        self.exits.limits.forget(circuit)
+
+    def _link_opened(self, link: Link) -> None:
+        if link.peer.rsa_id is None:
+            self.clients.connected(link.address[0], self._loop.time())
 
     def _link_lost(self, link: Link) -> None:
+        if link.peer.rsa_id is None:
+            self.clients.disconnected(link.address[0], self._loop.time())
         self._creator.queue.forget(link)
         self._past_bytes[0] += link.bytes_read
         self._past_bytes[1] += link.bytes_written
@@ -285,6 +299,7 @@ class RelayServer:
         self.params = CircuitParams.from_consensus(consensus.params)
         self.known.update(consensus)
         self.introductions.params = self.rendezvous.params = consensus.params
+        self.clients.params = self.exits.limits.params = consensus.params
         self.descriptors.max_descriptor = consensus.param("HSV3MaxDescriptorSize", 50_000, 1)
         identity = self.keys.rsa.public.identity
         listed = next((router for router in consensus.routers if router.rsa_id == identity), None)
@@ -329,6 +344,7 @@ class RelayServer:
             read, written = self.traffic
             self.bandwidth.note(time.time(), read, written)
             self.rendezvous.expire(self._loop.time())
+            self.clients.expire(self._loop.time())
             self.descriptors.expire(time.time())
 
     async def _renew_keys(self) -> None:
