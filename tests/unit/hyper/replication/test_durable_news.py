@@ -8,8 +8,10 @@ from contextlib import contextmanager
 
 import pytest
 
+from pelure.errors import ProtocolError
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.replication import peer as peer_module
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.parts import HashRequest
 
@@ -114,3 +116,27 @@ async def test_all_is_told_once_all_is_on_the_disk(
             assert all(isinstance(one, m.Range) and one.length < BLOCKS for one in ranges)
         while (await within(peer.expect(m.Range))) != m.Range(0, BLOCKS):
             pass
+
+
+async def test_a_flood_of_questions_while_the_disk_is_slow(
+    cores: tuple[Corestore, Core, Corestore, Core], link: Links, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """One that is asked again waits once; too many different ones end the stream."""
+    monkeypatch.setattr(peer_module, "MAX_TELLING", 1)
+    source, writer, store, reader = cores
+    await link(source, store)
+    async with scripted(store, writer.key) as (replication, peer):
+        await within(peer.opened.wait())
+        with slow_disk(reader):
+            await within(asyncio.gather(*(reader.get(index) for index in (3, 35))))
+            await peer.send(m.Sync(0, BLOCKS, BLOCKS), *(m.Want(0, 32) for _ in range(100)))
+            await peer.send(m.Request(1, 0, hash=HashRequest(6, 0)))
+            assert await told(peer, m.Data) == []
+        await durable(reader)
+        await peer.send(m.Request(2, 0, hash=HashRequest(6, 0)))
+        news = await told(peer, m.Data)
+        assert [one for one in news if isinstance(one, m.Bitfield)] == [m.Bitfield(0, b"\x08\0\0\0")]
+        with slow_disk(reader):
+            await within(reader.get(4))
+            await peer.send(m.Want(0, 32), m.Want(32, 8))
+            assert isinstance(await within(replication.wait_closed()), ProtocolError)

@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from pelure import streams
 from pelure.errors import CryptoError, PelureError, ProtocolError
+from pelure.hyper.core.replication import answers as answers_module
 from pelure.hyper.core.replication import peer as peer_module
 from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
@@ -422,3 +423,27 @@ async def test_a_peer_that_says_nothing_keeps_nobody_waiting(stores, link, monke
         assert not await within(reader.update(wait=True))
         writer.append([block(1)])
         await within(reader.wait_length(2))
+
+
+async def test_answers_that_wait_for_others_have_a_bound(case: Case, monkeypatch) -> None:
+    """Each is as long as the peer likes, and what it waits for need never come."""
+    monkeypatch.setattr(answers_module, "MAX_HELD_BYTES", 250)
+    async with scripted(case.store, case.writer.key) as (replication, peer):
+        await case.bring_up(peer)
+        download = asyncio.ensure_future(case.reader.download([(0, 16)]))
+        requests = [await peer.expect(m.Request) for _ in range(16)]
+        for request in reversed(requests[1:]):
+            await peer.send(case.answer(request))
+        again = await peer.expect(m.Request)
+        held = case.reader.replicator.peers[0].held
+        assert 0 < sum(len(data.block.value) for _, data in held) <= 250
+        await peer.send(case.answer(requests[0]), case.answer(again))
+
+        async def answer() -> None:
+            while True:
+                await peer.send(case.answer(await peer.expect(m.Request)))
+
+        answering = asyncio.ensure_future(answer())
+        await within(download)
+        answering.cancel()
+        assert replication.error is None

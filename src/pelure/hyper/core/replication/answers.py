@@ -13,6 +13,9 @@ from pelure.hyper.core.replication.local import LocalCore
 from pelure.hyper.core.replication.peer import Peer
 from pelure.hyper.wire import messages as m
 
+MAX_HELD_BYTES = 64 * 1024 * 1024
+"""Blocks of one peer that wait for others; what comes beyond that is asked for again."""
+
 Answer = tuple[InFlight, m.Data]
 Drop = Callable[[Peer, InFlight], None]
 
@@ -23,9 +26,11 @@ def fitting(
     """Split ``answers`` into those to be verified now, in this order, and those to be looked at then.
 
     An upgrade ends the run, since it changes the length; one to a new fork goes alone. Answers that do not
-    fit the core's fork and length any more are given to ``drop``; others wait in ``peer.held``.
+    fit the core's fork and length any more are given to ``drop``; others wait in ``peer.held``, if there is
+    room.
     """
     fork, length = core.fork, core.length
+    room = MAX_HELD_BYTES - sum(_size(data) for _, data in peer.held)
     now: list[Answer] = []
     coming: set[int] = set()
     for at, (flight, data) in enumerate(answers):
@@ -36,13 +41,21 @@ def fitting(
             continue
         anchor = flight.anchor
         if anchor is not None and anchor not in coming and core.get_node(anchor) is None:
-            peer.held.append((flight, data))
+            room -= _size(data)
+            if room >= 0:
+                peer.held.append((flight, data))
+            else:
+                drop(peer, flight)
             continue
         now.append((flight, data))
         coming.update(flight.brings)
         if data.upgrade is not None:
             return now, answers[at + 1 :]
     return now, []
+
+
+def _size(data: m.Data) -> int:
+    return len(data.block.value) if data.block is not None else 0
 
 
 def release_held(core: LocalCore, peer: Peer, drop: Drop) -> list[Answer]:

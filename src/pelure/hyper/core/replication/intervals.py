@@ -76,11 +76,11 @@ class IntervalSet:
         """Replace what is known from ``start`` on by a bitfield (lowest bit of each byte first)."""
         bits = np.unpackbits(np.frombuffer(words, np.uint8), bitorder="little").astype(np.int8)
         self.remove(start, start + len(bits))
-        edges = np.flatnonzero(np.diff(bits, prepend=0, append=0)) + start
+        room = max(MAX_INTERVALS - len(self._starts), 0)
+        edges = np.flatnonzero(np.diff(bits, prepend=0, append=0))[: 2 * room + 4] + start
         starts, ends = edges[0::2].tolist(), edges[1::2].tolist()
         if not starts:
             return
-        room = max(MAX_INTERVALS - len(self._starts), 0)
         at = bisect_left(self._starts, start)
         # The first and the last run may touch a neighbour; the ones between can't.
         self._starts[at:at] = starts[1:-1][:room]

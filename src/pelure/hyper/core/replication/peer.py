@@ -37,6 +37,8 @@ _BATCHED_BYTES = 4096
 Larger ones are not, since npm holds back its answers until it has them for all batches that came meanwhile,
 and then this side and that one only take turns.
 """
+MAX_TELLING = 64
+"""Spans that a peer asks about at once, until the disk has what is held of them: each answer takes memory."""
 MAX_INVALID_REQUESTS = 64
 MAX_UNAVAILABLE = 64
 """Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
@@ -91,6 +93,8 @@ class Peer:
         self._sync_due = False
         self._news = IntervalSet()
         self._wants: set[int] = set()
+        self._telling: set[tuple[int, int | None]] = set()
+        """Forks and spans that the peer will be told of once the disk has them; no span: all from 0 on."""
         self._sent_extension = self._received_extension = ""
         handshake = m.Handshake(capability(self.core.key, link.handshake_hash, link.initiator))
         self.channel: Channel = link.mux.open((m.PROTOCOL, self.core.discovery_key), handshake.encode(), self)
@@ -309,7 +313,26 @@ class Peer:
                 self.send(m.Range(0, still))
 
         if held > 0:
-            self.core.when_durable(tell)
+            self._tell_once_durable(None, tell)
+
+    def _tell_once_durable(self, span: int | None, tell: Callable[[], None]) -> None:
+        """Have ``tell`` called once what is held now would outlast a crash.
+
+        Not if an earlier call for the same span waits: blocks that came since are announced anyway. Raises
+        ``ProtocolError`` if too many wait.
+        """
+        about = (self.core.fork, span)
+        if about in self._telling:
+            return
+        if len(self._telling) >= MAX_TELLING:
+            raise ProtocolError("the other side floods this one with questions about what is held here")
+        self._telling.add(about)
+
+        def tell_now() -> None:
+            self._telling.discard(about)
+            tell()
+
+        self.core.when_durable(tell_now)
 
     def on_message(self, kind: int, body: Reader) -> None:
         self.heard = time.monotonic()
@@ -403,7 +426,7 @@ class Peer:
             if core.fork == fork:
                 self.send(m.Bitfield(start, _both(held, core.bitfield.words(start, end - start))))
 
-        core.when_durable(tell)
+        self._tell_once_durable(start, tell)
 
     def _on_unwant(self, unwant: m.Unwant) -> None:
         """Every change is announced to every peer, so there is nothing to take back."""
