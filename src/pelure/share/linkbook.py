@@ -171,13 +171,13 @@ class LinkBook:
                         entry.note,
                     ),
                 )
+            self._do("COMMIT")
         except sqlite3.IntegrityError:
             self._roll_back()
             raise self._name_is_taken(entry.name) from None
         except BaseException:
             self._roll_back()
             raise
-        self._do("COMMIT")
 
     @staticmethod
     def _name_is_taken(name: str) -> ConfigError:

@@ -1,5 +1,6 @@
 """The link book: adding, finding, revoking, exporting."""
 
+import sqlite3
 import stat
 import time
 from dataclasses import replace
@@ -76,6 +77,29 @@ def test_what_others_changed_meanwhile_stays(book: LinkBook) -> None:
     assert (alice.expires, alice.note, alice.tags) == (4e9, "sister", ("family",))
 
 
+def test_a_name_is_checked_when_it_is_changed(book: LinkBook) -> None:
+    book.add([entry("alice")])
+    with pytest.raises(ConfigError):
+        book.change(book.find("alice"), name="a\x1b[2Jb")
+    book.change(book.find("alice"), name=" carol ")
+    assert [e.name for e in book.entries()] == ["carol"]
+
+
+def test_when_a_link_was_used_last(book: LinkBook) -> None:
+    book.add([entry("alice"), entry("bob")])
+    book.used(book.find("alice").id, now=77.0)
+    assert [e.last_use for e in book.entries()] == [77.0, None]
+    before = time.time()
+    book.used(book.find("bob").id)
+    assert before <= (book.find("bob").last_use or 0) <= time.time()
+
+
+def test_a_share_is_forgotten_with_its_links(book: LinkBook) -> None:
+    book.add([entry("alice"), entry("alice", share="s2"), entry("bob", share="")])
+    book.forget_share("s1")
+    assert [e.share for e in book.entries()] == ["s2", ""]
+
+
 def test_a_name_that_is_taken(book: LinkBook) -> None:
     book.add([entry("alice"), entry("bob", secret=b"t" * 16)])
     with pytest.raises(ConfigError, match="named «alice» already"):
@@ -104,6 +128,12 @@ def test_received_links_are_forgotten_not_revoked(book: LinkBook, tmp_path: Path
 def test_states_and_search(book: LinkBook) -> None:
     book.add([entry("alice", expires=10.0, tags=("family",)), entry("bob", note="From Work")])
     assert [e.state(now=11) for e in book.entries()] == ["expired", "live"]
+    assert [entry("a", expires=10.0).state(now) for now in (9.9, 10.0, None)] == [
+        "live",
+        "expired",
+        "expired",
+    ]
+    assert entry("a", expires=4e9).state() == "live"
     assert [e.name for e in book.live("s1", now=11)] == ["bob"]
     assert [e.name for e in book.search("FAMILY ali")] == ["alice"]
     assert [e.name for e in book.search("work")] == ["bob"]
@@ -139,6 +169,29 @@ def test_imported_links_of_one_long_name_get_names_of_their_own(book: LinkBook, 
     with LinkBook(tmp_path / "other.sqlite") as other:
         assert import_received(other, export_book(book, secrets=True)) == 3
         assert {e.name for e in other.entries("")} == {name, f"{name[:70]} (2)", f"{name[:70]} (3)"}
+
+
+def test_an_import_takes_each_link_once_and_names_of_forgotten_ones_again(
+    book: LinkBook, tmp_path: Path
+) -> None:
+    book.add([entry("alice"), entry("alice", share="s2")])  # one link, twice
+    with LinkBook(tmp_path / "other.sqlite") as other:
+        other.add([entry("alice", share="", secret=b"t" * 16, revoked=1.0)])
+        assert import_received(other, export_book(book, secrets=True)) == 1
+        assert [(e.name, e.revoked) for e in other.entries("")] == [("alice", 1.0), ("alice", None)]
+
+
+def test_another_process_that_reads_for_long_ends_no_later_change(book: LinkBook, tmp_path: Path) -> None:
+    """What could not be written then is not left half done: the next change is made as ever."""
+    book._db.execute("PRAGMA busy_timeout = 1")
+    other = sqlite3.connect(tmp_path / "book" / "links.sqlite", isolation_level=None)
+    other.execute("BEGIN")
+    other.execute("SELECT * FROM links").fetchall()
+    with pytest.raises(ConfigError, match="locked"):
+        book.add([entry("alice")])
+    other.close()
+    book.add([entry("bob")])
+    assert [e.name for e in book.entries()] == ["bob"]
 
 
 def test_damaged_book(tmp_path: Path) -> None:
