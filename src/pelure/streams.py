@@ -137,27 +137,3 @@ def memory_pipe(capacity: int = 4 * READ_SIZE) -> tuple[MemoryStream, MemoryStre
     """Return the two ends of an in-memory duplex pipe holding ``capacity`` bytes each way."""
     forward, backward = _Half(capacity), _Half(capacity)
     return MemoryStream(backward, forward), MemoryStream(forward, backward)
-
-
-async def splice(one: ByteStream, other: ByteStream) -> None:
-    """Copy bytes both ways until both halves have ended, then close both streams.
-
-    An error on either side closes both; it is not raised, because neither peer could act on it.
-    """
-
-    async def copy(source: ByteStream, sink: ByteStream) -> None:
-        while data := await source.read():
-            await sink.write(data)
-        await sink.write_eof()
-
-    tasks = [asyncio.ensure_future(copy(one, other)), asyncio.ensure_future(copy(other, one))]
-    try:
-        await asyncio.gather(*tasks)
-    except Exception:
-        pass  # one side broke: nothing to tell the other but that it is over
-    finally:
-        for task in tasks:
-            task.cancel()
-        await asyncio.gather(*tasks, return_exceptions=True)
-        await one.close()
-        await other.close()

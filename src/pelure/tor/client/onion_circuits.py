@@ -61,6 +61,15 @@ class OnionCircuits:
         self._used[circuit] = self._loop.time()
         return circuit, served
 
+    def joined(self, address: str, isolation: Hashable) -> Circuit | None:
+        """The open circuit to ``address`` that :meth:`get` would give at once, None if there is none."""
+        task = self._tasks.get((address, isolation))
+        if task is None or not task.done() or _is_over(task):
+            return None
+        circuit = task.result()
+        self._used[circuit] = self._loop.time()
+        return circuit
+
     def circuits(self) -> dict[str, list[Circuit]]:
         """The open circuits by address, for ``netstat``."""
         found: dict[str, list[Circuit]] = {}

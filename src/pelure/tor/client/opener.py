@@ -64,6 +64,13 @@ class StreamOpener:
         self._reject_internal = reject_internal
         self._accepted: WeakKeyDictionary[Circuit, dict[int, float]] = WeakKeyDictionary()
 
+    def ready(self, host: str, port: int, isolation: Hashable) -> Circuit | None:
+        """The circuit to an onion service that accepted a stream to ``port`` lately, if there is one."""
+        if not is_onion(host):
+            return None
+        circuit = self._onions.joined(canonical(host), isolation)
+        return circuit if circuit is not None and self._is_trusted(circuit, port) else None
+
     async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> CircuitStream:
         """Open a stream; ``early`` is sent along without waiting for the other side's yes.
 
@@ -115,12 +122,15 @@ class StreamOpener:
 
     async def _open_port(self, circuit: Circuit, port: int, early: bytes) -> CircuitStream:
         stream = circuit.open("", port)
-        accepted = self._accepted.setdefault(circuit, {})
-        if monotonic() - accepted.get(port, -TRUST_SECONDS) < TRUST_SECONDS:
+        if self._is_trusted(circuit, port):
             return await _begin(stream, early, wait=False)
         await _begin(stream, early)
-        accepted[port] = monotonic()
+        self._accepted.setdefault(circuit, {})[port] = monotonic()
         return stream
+
+    def _is_trusted(self, circuit: Circuit, port: int) -> bool:
+        accepted = self._accepted.get(circuit)
+        return accepted is not None and monotonic() - accepted.get(port, -TRUST_SECONDS) < TRUST_SECONDS
 
     # ---- exits ----
 

@@ -9,23 +9,31 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Hashable
-from typing import Protocol
+from typing import Protocol, cast
 
 from pelure.errors import PelureError
-from pelure.streams import READ_SIZE, ByteStream, SocketStream, splice
-from pelure.tor.client.socks import Command, ProxyError, ProxyParser, Request, reply_code
+from pelure.streams import READ_SIZE
+from pelure.tor.client.socks import Command, ProxyError, ProxyParser, Reply, Request, reply_code
+from pelure.tor.net.circuit_stream import CircuitStream
+from pelure.tor.net.origin import Circuit
+from pelure.tor.net.spliced_socket import SplicedSocket
 
 log = logging.getLogger(__name__)
 
 REQUEST_SECONDS = 60.0
 OPEN_SECONDS = 180.0
-READ_AHEAD = 4 * READ_SIZE
+READ_AHEAD = 8 * READ_SIZE
+"""A client whose stream is not open yet may send so many bytes ahead."""
 
 
 class Opener(Protocol):
     """What opens the streams and looks up names (``pelure.tor.client.opener``)."""
 
-    async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> ByteStream:
+    def ready(self, host: str, port: int, isolation: Hashable) -> Circuit | None:
+        """See ``StreamOpener.ready``."""
+        ...
+
+    async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> CircuitStream:
         """See ``StreamOpener.open``."""
         ...
 
@@ -43,14 +51,17 @@ class ProxyServer:
 
     def __init__(self, opener: Opener, *, isolate_destinations: bool = False) -> None:
         """``isolate_destinations``: streams to different hosts or ports never share a circuit either."""
-        self._opener = opener
-        self._isolate_destinations = isolate_destinations
+        self.opener = opener
+        self.isolate_destinations = isolate_destinations
+        self.asking: set[ProxyClient] = set()
+        """The clients whose streams are not open yet."""
+        self.open: set[SplicedSocket] = set()
+        """Those whose streams are."""
         self._servers: list[asyncio.Server] = []
-        self._connections: set[asyncio.Task[None]] = set()
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
         """Listen at ``host``:``port`` (0: any free port); returns where. Raises ``OSError``."""
-        server = await asyncio.start_server(self._accept, host, port, limit=READ_AHEAD)
+        server = await asyncio.get_running_loop().create_server(lambda: ProxyClient(self), host, port)
         self._servers.append(server)
         name = server.sockets[0].getsockname()
         return name[0], name[1]
@@ -58,131 +69,159 @@ class ProxyServer:
     @property
     def connections(self) -> int:
         """How many clients are connected."""
-        return len(self._connections)
+        return len(self.asking) + len(self.open)
 
     async def close(self) -> None:
         """Stop listening and drop every client; idempotent."""
         for server in self._servers:
             server.close()
-        for task in self._connections:
-            task.cancel()
-        await asyncio.gather(*self._connections, return_exceptions=True)
+        for spliced in list(self.open):
+            spliced.close()
+        tasks = [client.drop() for client in list(self.asking)]
+        await asyncio.gather(*(task for task in tasks if task is not None), return_exceptions=True)
 
-    def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        task = asyncio.ensure_future(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+class ProxyClient(asyncio.Protocol):
+    """A connected program, until its stream is open and a :class:`SplicedSocket` takes its place."""
+
+    def __init__(self, server: ProxyServer) -> None:
+        self._server = server
+        self._opener = server.opener
+        self._loop = asyncio.get_running_loop()
+        self._transport: asyncio.Transport | None = None
+        self._parser = ProxyParser()
+        self._early = b""
+        self._ahead = bytearray()
+        self._paused = False
+        self._read_all = False
+        self._work: asyncio.Task[None] | None = None
+        self._patience: asyncio.TimerHandle | None = None
+
+    def drop(self) -> asyncio.Task[None] | None:
+        """Drop the connection; returns what is then still coming to its end."""
+        if self._transport is not None:
+            self._transport.abort()
+        if self._work is not None:
+            self._work.cancel()
+        return self._work
+
+    # ---- asyncio protocol ----
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)  # uvloop's is no subclass
+        self._transport.set_write_buffer_limits(high=0)  # makes uvloop write at once
+        self._server.asking.add(self)
+        self._patience = self._loop.call_later(REQUEST_SECONDS, self.drop)
+
+    def data_received(self, data: bytes) -> None:
+        transport = self._transport
+        if transport is None:
+            return
+        if self._parser.request is not None:
+            self._ahead += data
+            if len(self._ahead) > READ_AHEAD and not self._paused:
+                self._paused = True
+                transport.pause_reading()
+            return
         try:
-            await self._converse(reader, writer)
-        except (PelureError, OSError, TimeoutError) as error:
-            log.info("a proxy client was dropped: %s", error)
-        except Exception:
-            log.exception("bug: serving a proxy client")
-        finally:
-            writer.close()
-
-    async def _converse(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        parser = ProxyParser()
-        try:
-            request = await self._read_request(parser, reader, writer)
+            answer = self._parser.feed(data)
         except ProxyError as error:
             log.warning("a program used the proxy wrongly: %s", error)
-            writer.write(error.answer)
-            await writer.drain()
+            transport.write(error.answer)
+            transport.close()
             return
+        if answer:
+            transport.write(answer)
+        if self._parser.request is not None:
+            self._requested(self._parser.request, transport)
+
+    def eof_received(self) -> bool:
+        self._read_all = True
+        request = self._parser.request
         if request is None:
-            return
-        isolation = self._isolation(request, writer)
+            return False
+        # Whoever wants a stream and has said nothing on it went away; others wait for an answer.
+        return request.command is not Command.CONNECT or bool(self._early or self._ahead)
+
+    def connection_lost(self, error: Exception | None) -> None:
+        self._leave()
+        if self._work is not None:
+            self._work.cancel()
+
+    def _leave(self) -> None:
+        self._transport = None
+        self._server.asking.discard(self)
+        if self._patience is not None:
+            self._patience.cancel()
+
+    # ---- requests ----
+
+    def _requested(self, request: Request, transport: asyncio.Transport) -> None:
+        if self._patience is not None:
+            self._patience.cancel()
+        isolation = self._isolation(request, transport)
+        self._early = self._parser.take_rest()
         if request.command is Command.CONNECT:
-            await self._connect(request, isolation, parser.take_rest(), reader, writer)
-        else:
-            await self._resolve(request, isolation, writer)
+            circuit = self._opener.ready(request.host, request.port, isolation)
+            if circuit is not None:
+                transport.write(request.accept())  # first: the program goes on while the stream is opened
+                self._open_at_once(circuit, request.port, transport)
+                return
+        self._work = self._loop.create_task(self._serve(request, isolation))
 
-    async def _read_request(
-        self, parser: ProxyParser, reader: asyncio.StreamReader, writer: asyncio.StreamWriter
-    ) -> Request | None:
-        """The client's request; None if it went away before it made one."""
-        async with asyncio.timeout(REQUEST_SECONDS):
-            while parser.request is None:
-                data = await reader.read(READ_SIZE)
-                if not data:
-                    return None
-                writer.write(parser.feed(data))
-        return parser.request
-
-    def _isolation(self, request: Request, writer: asyncio.StreamWriter) -> Hashable:
-        peer = writer.get_extra_info("peername")
-        destination = (request.host, request.port) if self._isolate_destinations else None
+    def _isolation(self, request: Request, transport: asyncio.Transport) -> Hashable:
+        peer = transport.get_extra_info("peername")
+        destination = (request.host, request.port) if self._server.isolate_destinations else None
         return ("proxy", peer[0] if peer else "", request.credentials, destination)
 
-    async def _resolve(self, request: Request, isolation: Hashable, writer: asyncio.StreamWriter) -> None:
-        reverse = request.command is Command.RESOLVE_PTR
-        look_up = self._opener.reverse if reverse else self._opener.resolve
+    def _open_at_once(self, circuit: Circuit, port: int, transport: asyncio.Transport) -> None:
+        try:
+            stream = circuit.open("", port)
+        except PelureError as error:
+            log.info("a stream could not be opened: %s", error)
+            transport.close()
+        else:
+            self._splice(stream, self._early)
+
+    async def _serve(self, request: Request, isolation: Hashable) -> None:
         try:
             async with asyncio.timeout(OPEN_SECONDS):
-                answers = await look_up(request.host, isolation)
-            writer.write(request.accept(answers[0]))
+                answer, stream = await self._answer(request, isolation)
         except (PelureError, TimeoutError) as error:
-            writer.write(request.refuse(reply_code(error)))
-        await writer.drain()
+            log.info("a proxy client can't be served: %s", error or "it took too long")
+            answer, stream = request.refuse(reply_code(error)), None
+        except Exception:
+            log.exception("bug: serving a proxy client")
+            answer, stream = request.refuse(Reply.GENERAL_FAILURE), None
+        if self._transport is not None:
+            self._transport.write(answer)
+        if stream is not None:
+            self._splice(stream, b"")
+        elif self._transport is not None:
+            self._transport.close()
 
-    async def _connect(
-        self,
-        request: Request,
-        isolation: Hashable,
-        early: bytes,
-        reader: asyncio.StreamReader,
-        writer: asyncio.StreamWriter,
-    ) -> None:
-        opening = asyncio.ensure_future(self._opener.open(request.host, request.port, isolation, early))
-        ahead = asyncio.ensure_future(reader.read(READ_SIZE))
-        stream: ByteStream | None = None
-        try:
-            await asyncio.wait({opening, ahead}, timeout=OPEN_SECONDS, return_when=asyncio.FIRST_COMPLETED)
-            if not opening.done() and ahead.done() and ahead.result():
-                await asyncio.wait({opening}, timeout=OPEN_SECONDS)
-            if not opening.done():
-                if not ahead.done():
-                    writer.write(request.refuse(reply_code(TimeoutError())))
-                return
-            try:
-                stream = opening.result()
-            except PelureError as error:
-                log.info("a stream could not be opened: %s", error)
-                writer.write(request.refuse(reply_code(error)))
-                await writer.drain()
-                return
-            writer.write(request.accept())
-            await splice(_ReadAhead(reader, writer, ahead), stream)
-        finally:
-            await _give_up(opening, ahead, stream)
+    async def _answer(self, request: Request, isolation: Hashable) -> tuple[bytes, CircuitStream | None]:
+        """What to say to the client if it works, and its stream if it asked for one."""
+        if request.command is Command.CONNECT:
+            stream = await self._opener.open(request.host, request.port, isolation, self._early)
+            return request.accept(), stream
+        reverse = request.command is Command.RESOLVE_PTR
+        look_up = self._opener.reverse if reverse else self._opener.resolve
+        return request.accept((await look_up(request.host, isolation))[0]), None
 
-
-class _ReadAhead(SocketStream):
-    """A client's connection on which one read was begun already."""
-
-    def __init__(
-        self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter, ahead: asyncio.Future[bytes]
-    ) -> None:
-        super().__init__(reader, writer)
-        self._ahead: asyncio.Future[bytes] | None = ahead
-
-    async def read(self, limit: int = READ_SIZE) -> bytes:
-        if self._ahead is not None:
-            ahead, self._ahead = self._ahead, None
-            return await ahead
-        return await super().read(limit)
-
-
-async def _give_up(
-    opening: asyncio.Future[ByteStream], ahead: asyncio.Future[bytes], stream: ByteStream | None
-) -> None:
-    """Leave nothing behind: neither an attempt nor a stream that came too late, nor a read."""
-    for future in (opening, ahead):
-        if not future.done():
-            future.cancel()
-    await asyncio.gather(opening, ahead, return_exceptions=True)
-    if stream is None and not opening.cancelled() and opening.exception() is None:
-        await opening.result().close()
+    def _splice(self, stream: CircuitStream, early: bytes) -> None:
+        """Hand the connection over; ``early`` was not sent yet, and comes before what was read ahead."""
+        transport = self._transport
+        if transport is None:
+            stream.close_soon()
+            return
+        self._leave()
+        spliced = SplicedSocket(stream, self._server.open)
+        transport.set_protocol(spliced)
+        spliced.connection_made(transport)
+        if self._paused:
+            transport.resume_reading()
+        if early or self._ahead:
+            spliced.data_received(early + self._ahead)
+        if self._read_all and not spliced.eof_received():
+            transport.close()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 from pelure.errors import PelureError, StreamError
 from pelure.streams import READ_SIZE
@@ -17,6 +17,16 @@ PENDING_HIGH = 256 * 1024
 """Bytes written and not yet sent at which ``write`` waits."""
 LINGER_SECONDS = 5.0
 """A stream that was opened here and half closed is ended when nothing came for so long."""
+
+
+class StreamUser(Protocol):
+    """Who is called with what happens on a stream, in place of tasks that wait in ``read`` and ``write``."""
+
+    def readable(self) -> None:
+        """Something came that can be taken, or the stream is over."""
+
+    def writable(self) -> None:
+        """Little is left to be sent."""
 
 
 class CircuitStream:
@@ -33,6 +43,7 @@ class CircuitStream:
         """What it was opened to, for ``netstat``; empty for accepted ones."""
         self.bytes_read = 0
         self.bytes_written = 0
+        self.user: StreamUser | None = None
         self._accepted = accepted
         self._error: PelureError | None = None
         self._connected: asyncio.Future[bytes] | None = None
@@ -57,10 +68,7 @@ class CircuitStream:
                 return b""
             self._readable = self._readable or asyncio.get_running_loop().create_future()
             await asyncio.shield(self._readable)
-        data = self.endpoint.read(limit)
-        self.bytes_read += len(data)
-        self.circuit.flush()
-        return data
+        return self.take(limit)
 
     async def write(self, data: bytes | bytearray | memoryview) -> None:
         """Send ``data``; returns when most of it has left. Raises ``StreamError``, ``CircuitError``.
@@ -84,7 +92,30 @@ class CircuitStream:
         await self._drain(0)
 
     async def write_eof(self) -> None:
-        """No more will be written. See the class for when the other side hears of it."""
+        """:meth:`finish`."""
+        self.finish()
+
+    async def close(self) -> None:
+        """End the stream; what was written still goes out, what comes is dropped. Idempotent."""
+        self.close_soon()
+
+    # ---- more, for callers that can't wait ----
+
+    def take(self, limit: int) -> bytes:
+        """Up to ``limit`` bytes of what has come, perhaps none."""
+        data = self.endpoint.read(limit)
+        self.bytes_read += len(data)
+        self.circuit.flush()
+        return data
+
+    def send(self, data: bytes) -> None:
+        """Send ``data`` as soon as windows allow, nowhere after the end; :attr:`user` hears when it left."""
+        self.endpoint.write(data)
+        self.bytes_written += len(data)
+        self.circuit.pump()
+
+    def finish(self) -> None:
+        """No more will be written. See the class for when the other side hears of it. Idempotent."""
         if self.endpoint.state is State.ENDED or self._finished:
             return
         self._finished = True
@@ -94,14 +125,18 @@ class CircuitStream:
         else:
             self._linger_on()
 
-    async def close(self) -> None:
-        """End the stream; what was written still goes out, what comes is dropped. Idempotent."""
-        self.close_soon()
+    @property
+    def is_over(self) -> bool:
+        """Whether it has ended, by whichever side: nothing comes any more."""
+        return self.endpoint.state is State.ENDED
 
-    # ---- more ----
+    @property
+    def failed(self) -> bool:
+        """Whether it broke."""
+        return self._error is not None
 
     def close_soon(self, reason: EndReason = EndReason.DONE) -> None:
-        """:meth:`close` for callers that can't wait, with another END reason if need be."""
+        """:meth:`close`, with another END reason if need be."""
         if self._linger is not None:
             self._linger.cancel()
         self._discarding = self._finished = True
@@ -110,9 +145,10 @@ class CircuitStream:
         self._after_end()
 
     def accept(self, connected: bytes = b"") -> None:
-        """Answer a stream that came in with CONNECTED (``connected``: its body)."""
-        self.endpoint.accept(connected)
-        self.circuit.flush()
+        """Answer a stream that came in, unless it is over, with CONNECTED (``connected``: its body)."""
+        if not self.is_over:
+            self.endpoint.accept(connected)
+            self.circuit.flush()
 
     def refuse(self, reason: EndReason) -> None:
         """Answer a stream that came in with END."""
@@ -169,16 +205,20 @@ class CircuitStream:
         """There is something to read."""
         if self._discarding:
             self.endpoint.read(self.endpoint.buffered)
-        readable, self._readable = self._readable, None
-        if readable is not None and not readable.done():
-            readable.set_result(None)
+        elif self.user is not None:
+            self.user.readable()
+        else:
+            self._wake_reader()
 
     def on_room(self) -> None:
         """Data left: a writer may go on, or an END has left behind it."""
         if self.endpoint.state is State.ENDED:
             self._after_end()
-        elif self._writable is not None and self.endpoint.pending <= PENDING_HIGH // 2:
-            self._wake_writer()
+        elif self.endpoint.pending <= PENDING_HIGH // 2:
+            if self.user is not None:
+                self.user.writable()
+            else:
+                self._wake_writer()
 
     def on_end(self, reason: int) -> None:
         """END came."""
@@ -202,10 +242,15 @@ class CircuitStream:
         """Let everybody who waits look again."""
         if self.endpoint.state is State.ENDED and self._linger is not None:
             self._linger.cancel()
+        if self.user is not None:
+            self.user.readable()
+        self._wake_reader()
+        self._wake_writer()
+
+    def _wake_reader(self) -> None:
         readable, self._readable = self._readable, None
         if readable is not None and not readable.done():
             readable.set_result(None)
-        self._wake_writer()
 
     def _wake_writer(self) -> None:
         writable, self._writable = self._writable, None

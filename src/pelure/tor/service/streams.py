@@ -7,13 +7,13 @@ import logging
 from collections.abc import Mapping
 
 from pelure.errors import ProtocolError
-from pelure.streams import splice
 from pelure.tor.cell.commands import EndReason, RelayCommand
 from pelure.tor.cell.relay_messages import Begin
 from pelure.tor.circuit.events import Incoming
 from pelure.tor.net.circuit_stream import CircuitStream
+from pelure.tor.net.spliced_socket import SplicedSocket
 from pelure.tor.service.events import OnEvent, StreamBegun
-from pelure.tor.service.targets import IncomingInfo, Target, TcpTarget, UnixTarget
+from pelure.tor.service.targets import Accept, Dial, IncomingInfo, Target, TcpTarget, UnixTarget
 
 log = logging.getLogger(__name__)
 
@@ -32,6 +32,8 @@ class StreamAcceptor:
         self._max_open = max_open
         self._emit = emit
         self._tasks: set[asyncio.Task[None]] = set()
+        self._connecting: set[asyncio.Task[None]] = set()
+        self._sockets: set[SplicedSocket] = set()
 
     def incoming(self, stream: CircuitStream, request: Incoming) -> None:
         """Accept or refuse a stream that a client opened; never raises."""
@@ -50,9 +52,12 @@ class StreamAcceptor:
         elif self.max_streams and len(stream.circuit.streams) > self.max_streams:
             log.info("A client opened more than %d streams at once", self.max_streams)
             stream.refuse(EndReason.RESOURCELIMIT)
-        elif len(self._tasks) >= self._max_open:
+        elif len(self._tasks) + len(self._sockets) >= self._max_open:
             log.info("Clients have %d streams open, as many as may be; one is refused", self._max_open)
             stream.refuse(EndReason.RESOURCELIMIT)
+        elif isinstance(target, TcpTarget | UnixTarget):
+            self._forward(stream, target)
+            self._emit(StreamBegun(stream.circuit.id, port))
         else:
             task = asyncio.create_task(self._serve(stream, target, IncomingInfo(port, stream.circuit.id)))
             self._tasks.add(task)
@@ -60,29 +65,57 @@ class StreamAcceptor:
 
     async def close(self) -> None:
         """End every stream."""
-        for task in list(self._tasks):
+        tasks = [*self._tasks, *self._connecting]
+        for task in tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
+        await asyncio.gather(*tasks, return_exceptions=True)
+        for spliced in list(self._sockets):
+            spliced.close()
 
-    async def _serve(self, stream: CircuitStream, target: Target, info: IncomingInfo) -> None:
+    async def _serve(self, stream: CircuitStream, target: Accept, info: IncomingInfo) -> None:
         self._emit(StreamBegun(info.circuit, info.port))
         try:
-            if isinstance(target, TcpTarget | UnixTarget):
-                await self._forward(stream, target)
-            else:
-                stream.accept()
-                await target(stream, info)
+            stream.accept()
+            await target(stream, info)
         except Exception:
             log.exception("Serving a stream to port %d failed", info.port)
         finally:
             await stream.close()
 
-    async def _forward(self, stream: CircuitStream, target: TcpTarget | UnixTarget) -> None:
+    # ---- sockets ----
+
+    def _forward(self, stream: CircuitStream, target: TcpTarget | UnixTarget) -> None:
+        """Connect to ``target``; the client hears at once where a near one has answered already."""
         try:
-            local = await target.connect()
+            dial = target.dial()
         except OSError as error:
-            log.warning("The onion service can't connect to %s: %s", target, error or type(error).__name__)
-            stream.refuse(EndReason.CONNECTREFUSED)
+            _refuse(stream, target, error)
             return
-        stream.accept()
-        await splice(stream, local)
+        if dial.connected:
+            stream.accept()
+        spliced = SplicedSocket(stream, self._sockets)
+        task = asyncio.create_task(self._connect(stream, target, dial, spliced))
+        self._connecting.add(task)
+        task.add_done_callback(self._connecting.discard)
+
+    async def _connect(
+        self, stream: CircuitStream, target: TcpTarget | UnixTarget, dial: Dial, spliced: SplicedSocket
+    ) -> None:
+        try:
+            if not dial.connected:
+                await dial.connect()
+                stream.accept()
+            await dial.hand_over(spliced)
+        except OSError as error:
+            _refuse(stream, target, error)
+            spliced.close()
+        except BaseException:
+            spliced.close()
+            raise
+        finally:
+            dial.close()
+
+
+def _refuse(stream: CircuitStream, target: TcpTarget | UnixTarget, error: OSError) -> None:
+    log.warning("The onion service can't connect to %s: %s", target, error or type(error).__name__)
+    stream.refuse(EndReason.CONNECTREFUSED)

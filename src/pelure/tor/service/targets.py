@@ -6,30 +6,91 @@ The syntax is that of C tor's ``HiddenServicePort`` and of ``pelure onion serve 
 from __future__ import annotations
 
 import asyncio
+import errno
 import ipaddress
+import os
+import socket
 from collections.abc import Awaitable, Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pelure.errors import ConfigError
-from pelure.streams import READ_SIZE, ByteStream, SocketStream
+from pelure.streams import ByteStream
 
 CONNECT_SECONDS = 20.0
-READ_AHEAD = READ_SIZE
-"""The target is near, the circuit slow: more than its next cells need not wait here, for each stream."""
+_LOCALHOST = ("127.0.0.1", "::1")
+_UNDER_WAY = frozenset({errno.EINPROGRESS, errno.EALREADY})
+_THERE = frozenset({0, errno.EISCONN})
+
+
+class Dial:
+    """A connection to a server, begun without waiting; ``connected``: a near one has answered already."""
+
+    def __init__(self, family: socket.AddressFamily, address: tuple[str, int] | str) -> None:
+        """Begin it. Raises ``OSError`` if it failed at once."""
+        self.socket = socket.socket(family, socket.SOCK_STREAM)
+        self.handed_over = False
+        self._address = address
+        self.socket.setblocking(False)
+        try:
+            self.connected = self._try()
+        except OSError:
+            self.socket.close()
+            raise
+
+    def _try(self) -> bool:
+        code = self.socket.connect_ex(self._address)
+        if code in _UNDER_WAY:
+            code = self.socket.connect_ex(self._address)  # on loopback the answer has come in between
+        if code not in _THERE and code not in _UNDER_WAY:
+            raise OSError(code, os.strerror(code))
+        return code in _THERE
+
+    async def connect(self) -> None:
+        """Wait until it is there. Raises ``OSError`` (``TimeoutError`` after 20 s)."""
+        if self.connected:
+            return
+        try:
+            async with asyncio.timeout(CONNECT_SECONDS):
+                await asyncio.get_running_loop().sock_connect(self.socket, self._address)
+        except OSError as error:
+            if error.errno != errno.EISCONN:  # it came in the meantime
+                raise
+        self.connected = True
+
+    async def hand_over(self, protocol: asyncio.Protocol) -> None:
+        """Let ``protocol`` have the connection, which is there. Raises ``OSError``."""
+        loop, sock = asyncio.get_running_loop(), self.socket
+        if sock.family == socket.AF_UNIX:
+            await loop.create_unix_connection(lambda: protocol, sock=sock)
+        else:
+            await loop.create_connection(lambda: protocol, sock=sock)
+        self.handed_over = True
+
+    def close(self) -> None:
+        """Drop the connection, unless it was handed over."""
+        if not self.handed_over:
+            self.socket.close()
 
 
 @dataclass(frozen=True)
 class TcpTarget:
-    """A TCP server on this machine or in its network."""
+    """A TCP server on this machine or in its network; ``host`` is an IP address or ``localhost``."""
 
     host: str
     port: int
 
-    async def connect(self) -> ByteStream:
-        """Connect. Raises ``OSError`` (``TimeoutError`` after 20 s)."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            return await SocketStream.connect(self.host, self.port, read_ahead=READ_AHEAD)
+    def dial(self) -> Dial:
+        """Begin to connect. Raises ``OSError``."""
+        if self.host != "localhost":
+            return self._dial(self.host)
+        try:
+            return self._dial(_LOCALHOST[0])
+        except OSError:
+            return self._dial(_LOCALHOST[1])
+
+    def _dial(self, address: str) -> Dial:
+        return Dial(socket.AF_INET6 if ":" in address else socket.AF_INET, (address, self.port))
 
 
 @dataclass(frozen=True)
@@ -38,11 +99,9 @@ class UnixTarget:
 
     path: Path
 
-    async def connect(self) -> ByteStream:
-        """Connect. Raises ``OSError`` (``TimeoutError`` after 20 s)."""
-        async with asyncio.timeout(CONNECT_SECONDS):
-            reader, writer = await asyncio.open_unix_connection(str(self.path), limit=READ_AHEAD)
-            return SocketStream(reader, writer)
+    def dial(self) -> Dial:
+        """Connect. Raises ``OSError``."""
+        return Dial(socket.AF_UNIX, str(self.path))
 
 
 @dataclass(frozen=True)

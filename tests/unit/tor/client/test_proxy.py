@@ -5,27 +5,34 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Hashable
 from contextlib import asynccontextmanager
+from typing import cast
 
 import pytest
 
 from pelure.errors import OnionServiceError, PelureError, StreamError
-from pelure.streams import ByteStream, MemoryStream, memory_pipe
 from pelure.tor.cell.commands import EndReason
-from pelure.tor.client.proxy import ProxyServer
+from pelure.tor.client.proxy import READ_AHEAD, ProxyServer
+from pelure.tor.net.circuit_stream import CircuitStream
+from pelure.tor.net.origin import Circuit
+from unit.tor.net.stream_pair import Side, pair, sides, until
 
 PATIENCE = 30
 
 
 class FakeOpener:
-    """Hands out one end of a memory pipe for each stream and keeps the other."""
+    """Hands out streams and keeps their other sides; ``joined`` is what it takes for ready."""
 
     def __init__(self) -> None:
         self.error: PelureError | None = None
         self.hold: asyncio.Event | None = None
-        self.opened: asyncio.Queue[tuple[str, int, Hashable, bytes, MemoryStream]] = asyncio.Queue()
+        self.opened: asyncio.Queue[tuple[str, int, Hashable, bytes, CircuitStream]] = asyncio.Queue()
         self.cancelled = asyncio.Event()
+        self.joined: Side | None = None
 
-    async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> ByteStream:
+    def ready(self, host: str, port: int, isolation: Hashable) -> Circuit | None:
+        return cast("Circuit | None", self.joined)
+
+    async def open(self, host: str, port: int, isolation: Hashable, early: bytes = b"") -> CircuitStream:
         if self.hold is not None:
             try:
                 await self.hold.wait()
@@ -34,7 +41,7 @@ class FakeOpener:
                 raise
         if self.error is not None:
             raise self.error
-        near, far = memory_pipe()
+        near, far = await pair()
         self.opened.put_nowait((host, port, isolation, early, far))
         return near
 
@@ -167,4 +174,50 @@ async def test_closing_ends_open_streams() -> None:
             far = (await opener.opened.get())[4]
         assert await far.read() == b""
         assert await reader.read() == b""
+        writer.close()
+
+
+async def test_a_stream_to_a_port_that_said_yes_is_not_waited_for() -> None:
+    async with asyncio.timeout(PATIENCE), proxied() as (opener, server, address):
+        opener.joined, far = sides()
+        reader, writer = await dial(address, socks() + b"early")
+        assert await reader.readexactly(12) == b"\5\0" + OK
+        await until(lambda: far.incoming)
+        stream, _ = far.incoming[0]
+        assert await stream.read() == b"early"
+        writer.write(b"more")
+        assert await stream.read() == b"more"
+        assert server.connections == 1
+        stream.refuse(EndReason.CONNECTREFUSED)
+        assert await reader.read() == b""
+        await until(lambda: not server.connections)
+        writer.close()
+
+
+async def test_what_comes_before_the_stream_is_open() -> None:
+    async with asyncio.timeout(PATIENCE), proxied() as (opener, _, address):
+        opener.hold = asyncio.Event()
+        reader, writer = await dial(address, socks())
+        assert await reader.readexactly(2) == b"\5\0"
+        said = bytes(READ_AHEAD) + b"the end"
+        writer.write(said)
+        writer.write_eof()
+        await asyncio.sleep(0.01)
+        opener.hold.set()
+        far = (await opener.opened.get())[4]
+        heard = b""
+        while len(heard) < len(said):
+            heard += await far.read()
+        assert heard == said
+        await far.write(b"answer")
+        far.close_soon()
+        assert await reader.read() == OK + b"answer"
+        writer.close()
+
+
+async def test_a_client_that_closes_its_half_of_a_look_up_is_answered() -> None:
+    async with asyncio.timeout(PATIENCE), proxied() as (_, _, address):
+        reader, writer = await dial(address, b"\5\1\0\5\xf0\0\3\x01a\0\0")
+        writer.write_eof()
+        assert await reader.read() == b"\5\0" + b"\5\0\0\1\xc0\0\2\x09\0\0"
         writer.close()

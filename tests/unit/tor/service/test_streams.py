@@ -4,74 +4,60 @@ from __future__ import annotations
 
 import asyncio
 from pathlib import Path
-from types import SimpleNamespace
-from typing import cast
 
 import pytest
 
-from pelure.streams import ByteStream, MemoryStream, memory_pipe
+from pelure.errors import StreamError
+from pelure.streams import ByteStream
 from pelure.tor.cell.commands import EndReason, RelayCommand
-from pelure.tor.cell.relay_messages import Begin
 from pelure.tor.circuit.events import Incoming
+from pelure.tor.net import circuit_stream
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.service.events import ServiceEvent, StreamBegun
 from pelure.tor.service.streams import StreamAcceptor
-from pelure.tor.service.targets import IncomingInfo, TcpTarget, UnixTarget
+from pelure.tor.service.targets import Dial, IncomingInfo, Target, TcpTarget, UnixTarget
+from unit.tor.net.stream_pair import Side, sides, until
 
 SECONDS = 30.0
 
 
-class FakeStream:
-    """A ``CircuitStream`` as the acceptor sees it; ``client`` is the other end."""
+class Opened:
+    """A stream that a client opened, ``client``, once the acceptor has decided about it."""
 
-    def __init__(self, circuit: SimpleNamespace) -> None:
-        self.circuit = circuit
-        self.client, self._here = memory_pipe()
-        self.decided = asyncio.Event()
+    def __init__(self, client: CircuitStream) -> None:
+        self.client = client
         self.accepted = False
-        self.reason: EndReason | None = None
-        circuit.streams.append(self)
+        self.reason: int | None = None
 
-    def accept(self, connected: bytes = b"") -> None:
-        self.accepted = True
-        self.decided.set()
-
-    def refuse(self, reason: EndReason) -> None:
-        self.reason = reason
-        self.decided.set()
-
-    async def read(self, limit: int = 65536) -> bytes:
-        return await self._here.read(limit)
-
-    async def write(self, data: bytes | bytearray | memoryview) -> None:
-        await self._here.write(data)
-
-    async def write_eof(self) -> None:
-        await self._here.write_eof()
-
-    async def close(self) -> None:
-        await self._here.close()
+    async def decided(self) -> None:
+        try:
+            await self.client.connected(SECONDS)
+            self.accepted = True
+        except StreamError as error:
+            self.reason = error.reason
 
 
-def new_circuit(number: int = 7) -> SimpleNamespace:
-    return SimpleNamespace(id=number, streams=[])
+Ends = tuple[Side, Side]
 
 
 async def open_stream(
     acceptor: StreamAcceptor,
     port: int = 80,
     *,
-    circuit: SimpleNamespace | None = None,
+    circuit: Ends | None = None,
     command: int = RelayCommand.BEGIN,
     data: bytes | None = None,
-) -> FakeStream:
-    stream = FakeStream(circuit or new_circuit())
-    body = Begin("", port).encode() if data is None else data
-    request = Incoming(cast("object", None), command, body)  # type: ignore[arg-type]
-    acceptor.incoming(cast(CircuitStream, stream), request)
-    async with asyncio.timeout(SECONDS):
-        await stream.decided.wait()
-    return stream
+) -> Opened:
+    near, far = circuit or sides()
+    client = near.open("", port)
+    before = len(far.incoming)
+    await until(lambda: len(far.incoming) > before)
+    stream, request = far.incoming[-1]
+    body = request.data if data is None else data
+    acceptor.incoming(stream, Incoming(request.stream, command, body))
+    opened = Opened(client)
+    await opened.decided()
+    return opened
 
 
 async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -81,7 +67,7 @@ async def echo(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> No
     writer.close()
 
 
-async def check_echo(client: MemoryStream) -> None:
+async def check_echo(client: CircuitStream) -> None:
     async with asyncio.timeout(SECONDS):
         await client.write(b"hello")
         assert await client.read() == b"hello"
@@ -89,12 +75,13 @@ async def check_echo(client: MemoryStream) -> None:
         assert await client.read() == b""
 
 
-async def test_tcp_and_unix_targets(tmp_path: Path) -> None:
+async def test_tcp_and_unix_targets(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(circuit_stream, "LINGER_SECONDS", 0.05)
     tcp = await asyncio.start_server(echo, "127.0.0.1", 0)
     unix = await asyncio.start_unix_server(echo, str(tmp_path / "socket"))
     events: list[ServiceEvent] = []
-    ports = {
-        80: TcpTarget("127.0.0.1", tcp.sockets[0].getsockname()[1]),
+    ports: dict[int, Target] = {
+        80: TcpTarget("localhost", tcp.sockets[0].getsockname()[1]),
         22: UnixTarget(tmp_path / "socket"),
     }
     acceptor = StreamAcceptor(ports, 0, events.append)
@@ -106,6 +93,46 @@ async def test_tcp_and_unix_targets(tmp_path: Path) -> None:
     await acceptor.close()
     tcp.close()
     unix.close()
+
+
+async def test_a_target_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that is not near is waited for, and given up when the client leaves or nobody answers."""
+    monkeypatch.setattr(circuit_stream, "LINGER_SECONDS", 0.05)
+    monkeypatch.setattr(Dial, "_try", lambda self: False)
+    server = await asyncio.start_server(echo, "127.0.0.1", 0)
+    port = server.sockets[0].getsockname()[1]
+    acceptor = StreamAcceptor({80: TcpTarget("127.0.0.1", port)}, 0, lambda event: None)
+    stream = await open_stream(acceptor)
+    assert stream.accepted
+    await check_echo(stream.client)
+    near, far = sides()
+    client = near.open("", 80)
+    await until(lambda: far.incoming)
+    client.close_soon()
+    await until(lambda: not far.streams or far.streams[0].is_over)
+    acceptor.incoming(*far.incoming[0])
+    await until(lambda: not acceptor._connecting and not acceptor._sockets)
+    server.close()
+    assert (await open_stream(acceptor)).reason == EndReason.CONNECTREFUSED
+    await acceptor.close()
+
+
+async def test_close_gives_up_what_is_being_connected(monkeypatch: pytest.MonkeyPatch) -> None:
+    async def never(dial: Dial) -> None:
+        await asyncio.Event().wait()
+
+    monkeypatch.setattr(Dial, "_try", lambda self: False)
+    monkeypatch.setattr(Dial, "connect", never)
+    acceptor = StreamAcceptor({80: TcpTarget("127.0.0.1", 1)}, 0, lambda event: None, max_open=1)
+    near, far = sides()
+    client = near.open("", 80)
+    await until(lambda: far.incoming)
+    acceptor.incoming(*far.incoming[0])
+    assert (await open_stream(acceptor)).reason == EndReason.RESOURCELIMIT
+    await acceptor.close()
+    with pytest.raises(StreamError):
+        await client.connected(SECONDS)
+    assert not acceptor._sockets
 
 
 async def test_a_callback_gets_the_stream_and_who_it_is() -> None:
@@ -150,7 +177,7 @@ async def test_streams_of_one_circuit_are_limited() -> None:
         await stream.read()
 
     acceptor = StreamAcceptor({80: hold}, 2, lambda event: None)
-    circuit, other = new_circuit(), new_circuit(8)
+    circuit, other = sides(), sides(8)
     assert (await open_stream(acceptor, circuit=circuit)).accepted
     assert (await open_stream(acceptor, circuit=circuit)).accepted
     assert (await open_stream(acceptor, circuit=circuit)).reason == EndReason.RESOURCELIMIT
@@ -166,7 +193,7 @@ async def test_streams_of_all_circuits_are_limited() -> None:
         await released.wait()
 
     acceptor = StreamAcceptor({80: hold}, 0, lambda event: None, max_open=2)
-    held = [await open_stream(acceptor, circuit=new_circuit(number)) for number in range(3)]
+    held = [await open_stream(acceptor, circuit=sides(number)) for number in range(3)]
     assert [stream.reason for stream in held] == [None, None, EndReason.RESOURCELIMIT]
     released.set()
     async with asyncio.timeout(SECONDS):
