@@ -15,11 +15,6 @@ class ByteRange:
     start: int
     end: int
 
-    @property
-    def length(self) -> int:
-        """Number of bytes."""
-        return self.end - self.start
-
 
 class RangeNotSatisfiable(ValueError):
     """The range lies outside the file: answer 416."""

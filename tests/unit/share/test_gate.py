@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
@@ -36,7 +37,8 @@ class World:
         self.store = Corestore(folder / "store")
         self.drive = Drive(self.store)
         self.events: list[tuple[str, dict[str, object]]] = []
-        self.gate = Gate(Contents(self.drive), KeyPair.generate(os.urandom), FairUpload(), self.note)
+        self.upload = FairUpload()
+        self.gate = Gate(Contents(self.drive), KeyPair.generate(os.urandom), self.upload, self.note)
         self.hung_up: list[int] = []
         self.gate.hang_up = self.hung_up.append
         self.tasks: list[asyncio.Task[None]] = []
@@ -338,6 +340,36 @@ async def test_who_failed_on_a_circuit_is_hung_up_on_whatever_else_is_begun_ther
             await within(replication.accepted())
     await world.until(lambda: world.hung_up == [1])
     await silent.close()
+
+
+async def test_who_was_let_in_and_leaves_takes_no_handshake_along(
+    world: World, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(gate_module, "HANG_UP_SECONDS", 0.01)
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    begun = world.knock(1)
+    async with world.reader(alice, 1) as (_, replication):
+        await within(replication.accepted())
+    await world.until(lambda: world.waiting() == 1)
+    await asyncio.sleep(0.02)  # it ends after the time that was set before
+    assert not world.hung_up
+    await begun.close()
+    await world.until(lambda: world.hung_up == [1])
+
+
+async def test_who_comes_again_is_told_of_anew(world: World) -> None:
+    alice = KeyPair.generate(os.urandom)
+    world.gate.admit(1, "alice", alice.public)
+    for _ in range(2):
+        async with world.reader(alice, number=1) as (drive, _):
+            await fetch_all(drive)
+        await world.until(lambda: world.events[-1][0] == "disconnected")
+    first, second = (fields["sent"] for event, fields in world.events if event == "disconnected")
+    assert second < first  # all was there already
+    told = [(fields["sent"], fields["complete"]) for event, fields in world.events if event == "transfer"]
+    assert all(one != after for one, after in itertools.pairwise(told))
+    assert world.upload.streams == 0
 
 
 async def test_one_link_may_not_open_streams_without_end(world: World) -> None:
