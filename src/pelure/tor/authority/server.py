@@ -88,6 +88,7 @@ class Authority:
                 with contextlib.suppress(DirectoryError):
                     self.cache.set_consensus(parse_consensus(text))
         self.shared_random = self.state.load_shared_random(now, self.interval(now))
+        self.shared_random.keep_only(self._names)
         config = self.config
         self._builder = VoteBuilder(
             source=DirSource(

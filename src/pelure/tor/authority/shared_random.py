@@ -147,7 +147,7 @@ class SharedRandomState:
         if valid_after <= self.valid_after:
             return False
         phase = phase_of(valid_after, interval)
-        if phase is Phase.COMMIT and (self.phase is Phase.REVEAL or self._expired(valid_after)):
+        if phase is Phase.COMMIT and valid_after >= self.valid_until > 0:
             self._new_run(valid_after)
         if phase is Phase.COMMIT and not self.commits:
             self.commits[identity] = Commit.generate(identity, valid_after, rng(32))
@@ -156,9 +156,6 @@ class SharedRandomState:
         self.valid_until = run_end(valid_after, interval)
         return True
 
-    def _expired(self, valid_after: int) -> bool:
-        return bool(self.valid_until) and valid_after >= self.valid_until
-
     def _new_run(self, valid_after: int) -> None:
         # After a gap of a whole run or more the known values are from no recent run; start from nothing.
         if self.phase is Phase.REVEAL and valid_after <= self.valid_until:
@@ -166,6 +163,10 @@ class SharedRandomState:
             self.current = compute(self.commits.values(), self.previous)
             self.fresh = True
         self.commits.clear()
+
+    def keep_only(self, authorities: Collection[bytes]) -> None:
+        """Drop the commitments of who is no authority any more: others will not count them either."""
+        self.commits = {who: one for who, one in self.commits.items() if who in authorities}
 
     def receive(
         self, commits: Iterable[SharedRandomCommit], voter: bytes, authorities: Collection[bytes]

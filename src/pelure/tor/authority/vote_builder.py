@@ -199,7 +199,7 @@ def _opens_a_slash_8(policy: ExitPolicy, port: int) -> bool:
             first = int(network.network_address) >> 24
             if not rule.accepts:
                 # Any rejected part makes a /8 less than whole; the private ones are no loss.
-                rejected.update(range(first, first + max(1 << (8 - min(network.prefixlen, 8)), 1)))
+                rejected.update(range(first, first + (1 << (8 - min(network.prefixlen, 8)))))
             elif network.prefixlen <= 8 and _any_left(
                 range(first, first + (1 << (8 - network.prefixlen))), rejected
             ):

@@ -29,15 +29,14 @@ MAX_PARAMETER = 2**31 - 1
 class IntroductionPoints:
     """The services that chose this relay, by authentication key."""
 
-    def __init__(self, params: Mapping[str, int] | None = None) -> None:
-        """``params``: consensus parameters."""
-        self.params: Mapping[str, int] = params or {}
+    def __init__(self) -> None:
+        self.params: Mapping[str, int] = {}
+        """Consensus parameters."""
         self._circuits: dict[bytes, RelayCircuit] = {}
         self._keys: dict[RelayCircuit, bytes] = {}
         self._limits: dict[RelayCircuit, Bucket] = {}
         self._introduced: set[RelayCircuit] = set()
         self.relayed = 0
-        self.refused = 0
 
     def __len__(self) -> int:
         return len(self._circuits)
@@ -65,15 +64,11 @@ class IntroductionPoints:
         burst = self.params.get("HiddenServiceEnableIntroDoSBurstPerSec", DEFAULT_BURST)
         if extension is not None:
             wanted = DosParameters.decode(extension)
-            asked_rate, asked_burst = wanted.rate, wanted.burst
-            if (
-                asked_rate is not None
-                and asked_burst is not None
-                and max(asked_rate, asked_burst) <= MAX_PARAMETER
-                and asked_burst >= asked_rate
-            ):
-                rate, burst = asked_rate, asked_burst
-                enabled = rate > 0 and burst > 0  # zero switches the limit off
+            if wanted.rate is not None and wanted.burst is not None:
+                if 0 in (wanted.rate, wanted.burst):
+                    return None
+                if wanted.rate <= wanted.burst <= MAX_PARAMETER:
+                    rate, burst, enabled = wanted.rate, wanted.burst, True
         return Bucket(rate, burst, now) if enabled else None
 
     def introduce(self, circuit: RelayCircuit, data: bytes, now: float) -> None:
@@ -89,8 +84,6 @@ class IntroductionPoints:
         status = self._relay(data, now)
         if status is IntroduceStatus.SUCCESS:
             self.relayed += 1
-        else:
-            self.refused += 1
         circuit.send(RelayCommand.INTRODUCE_ACK, IntroduceAck(status).encode())
 
     def _relay(self, data: bytes, now: float) -> IntroduceStatus:
@@ -112,5 +105,5 @@ class IntroductionPoints:
         self._introduced.discard(circuit)
         self._limits.pop(circuit, None)
         key = self._keys.pop(circuit, None)
-        if key is not None and self._circuits.get(key) is circuit:
+        if key is not None:
             del self._circuits[key]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import hashlib
 from collections.abc import Callable
 
@@ -48,6 +49,47 @@ def test_value_of_three_reveals(monkeypatch: pytest.MonkeyPatch) -> None:
     value = compute(commits, SharedRandomValue(1, b"Z" * 32))
     assert value.value.hex().upper() == "2A9B1D6237DAB312A40F575DA85C147663E7ED3F80E9555395F15B515C74253D"
     assert value.reveals == 3
+
+
+def test_value_without_a_previous_one() -> None:
+    commits = [Commit.generate(bytes([n]) * 20, START, bytes([n]) * 32) for n in (1, 2)]
+    assert compute(commits, None) == compute(commits[::-1], SharedRandomValue(0, bytes(32)))
+    hidden = Commit(bytes([3]) * 20, commits[0].commit)
+    assert compute([*commits, hidden], None) == compute(commits, None)
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["2", "sha3-256"],
+        ["1", "sha256"],
+        ["1", "sha3-256", "00" * 19],
+        ["1", "sha3-256", "x" * 40],
+        ["1", "sha3-256", "00" * 20, "AAAA"],
+        ["1", "sha3-256", "00" * 20, "", "AAAA"],
+        ["1", "sha3-256", "00" * 20, "trailing"],
+    ],
+)
+def test_commitments_that_are_not_read(words: list[str]) -> None:
+    made = Commit.generate(bytes(20), START, bytes(32))
+    good = ["1", "sha3-256", "00" * 20, made.commit, made.reveal]
+    assert Commit.parse(good) == made and Commit.parse(good[:4]) == Commit(bytes(20), made.commit)
+    with pytest.raises(DirectoryError):
+        Commit.parse([word or good[index] for index, word in enumerate(words)] + good[len(words) :])
+    with pytest.raises(DirectoryError):
+        Commit.parse(good[:3])
+    with pytest.raises(DirectoryError):
+        Commit.parse([*good[:3], made.commit + "*"])
+
+
+def test_a_reveal_of_another_time_is_none() -> None:
+    """It has the digest that was committed to, but the time of another run."""
+    reveal = Commit.generate(bytes(20), START + 1, bytes(32)).reveal
+    digest = hashlib.sha3_256(reveal.encode()).digest()
+    commit = base64.b64encode(START.to_bytes(8, "big") + digest).decode()
+    assert not Commit(bytes(20), commit, reveal).reveal_matches()
+    same_time = base64.b64encode((START + 1).to_bytes(8, "big") + digest).decode()
+    assert Commit(bytes(20), same_time, reveal).reveal_matches()
 
 
 def test_phases_of_a_run() -> None:
@@ -113,8 +155,13 @@ def test_what_is_ignored() -> None:
     assert not state.receive([SharedRandomCommit(other, made.commit, unlike.reveal)], other, known), (
         "a false reveal"
     )
+    assert not state.receive([hidden], other, known), "no reveal"
     assert state.receive([theirs], other, known)
     assert not state.receive([theirs], other, known), "a known reveal"
+    late = Commit.generate(stranger, START, bytes(32))
+    revealed = SharedRandomCommit(stranger, late.commit, late.reveal)
+    assert not state.receive([revealed], stranger, (*known, stranger)), "no commitment in time"
+    assert set(state.commits) == {me, other}
 
 
 def test_a_late_start_takes_part_from_the_next_run() -> None:
@@ -126,6 +173,38 @@ def test_a_late_start_takes_part_from_the_next_run() -> None:
     state.prepare(START + RUN, INTERVAL, me, rng_of("me"))
     assert state.current is not None and state.current.reveals == 0
     assert list(state.commits) == [me]
+
+
+def test_a_run_without_a_reveal_phase_computes_nothing() -> None:
+    """Whoever sleeps from the commit phase to the next run must not make up a value of its own."""
+    me = bytes(20)
+    known = SharedRandomValue(3, b"c" * 32)
+    state = SharedRandomState(current=known)
+    state.prepare(START + INTERVAL, INTERVAL, me, rng_of("me"))
+    before = dict(state.commits)
+    state.prepare(START + RUN, INTERVAL, me, rng_of("later"))
+    assert state.current == known and not state.fresh
+    assert list(state.commits) == [me] and state.commits != before, "another run needs another commitment"
+
+
+def test_who_is_no_authority_any_more_does_not_count() -> None:
+    me, other = bytes(20), bytes([1]) * 20
+    state = SharedRandomState()
+    state.prepare(START, INTERVAL, me, rng_of("me"))
+    mine = state.commits[me]
+    state.commits[other] = Commit.generate(other, START, bytes(32))
+    state.keep_only([me])
+    assert state.commits == {me: mine}
+
+
+def test_the_consensus_has_the_last_word() -> None:
+    state = SharedRandomState()
+    state.prepare(START + 15 * INTERVAL, INTERVAL, bytes(20), rng_of("me"))
+    state.prepare(START + RUN, INTERVAL, bytes(20), rng_of("me"))
+    assert state.fresh
+    previous, current = SharedRandomValue(1, b"p" * 32), SharedRandomValue(2, b"c" * 32)
+    state.accept_consensus(previous, current)
+    assert (state.previous, state.current, state.fresh) == (previous, current, False)
 
 
 def test_a_gap_of_a_whole_run_computes_nothing() -> None:

@@ -12,6 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelure.errors import DirectoryError
+from pelure.tor.authority import voting
 from pelure.tor.authority.descriptors import Descriptors
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.history import History
@@ -123,6 +124,17 @@ def test_measured_bandwidths_are_voted(
     assert entries[relays[0].rsa_id].measured is None, "it is an authority's, which shall carry no traffic"
 
 
+def test_advertised_bandwidths_are_not_believed_where_enough_is_measured(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    options = replace(FlagOptions.for_testing(), min_measured_to_ignore_advertised=1, fast_guarantee=0)
+    made = builder(authority_keys[0], relays, options)
+    made.measured = {relay.rsa_id: 1 for relay in relays[:2]}
+    vote = made.build(WHEN.valid_after, SharedRandomState(), NOW)
+    fast = {entry.rsa_id for entry in vote.entries if "Fast" in entry.flags}
+    assert fast == {relay.rsa_id for relay in relays[:2]}
+
+
 def test_relays_that_share_an_ipv6_address_are_sybils(
     authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
 ) -> None:
@@ -145,7 +157,7 @@ def test_the_consensus_bounds_what_is_fast(
 def test_versions_of_platforms() -> None:
     assert version_of_platform("Tor 0.4.9.11 on Linux") == "Tor 0.4.9.11"
     assert version_of_platform("Tor 0.4.9.1-alpha (rabcdef) on Linux") == "Tor 0.4.9.1-alpha (rabcdef)"
-    assert version_of_platform("other 1.0 on Linux") is None
+    assert version_of_platform("other 1.0 on Linux") is version_of_platform("Tor 0.4.9.11") is None
 
 
 @pytest.mark.parametrize(
@@ -159,6 +171,11 @@ def test_versions_of_platforms() -> None:
         (["accept 18.1.0.0/16:*", "reject *:*"], False),
         (["accept 10.0.0.0/8:*", "reject *:*"], False),
         (["reject 18.0.0.1:*", "accept 18.0.0.0/8:*", "reject *:*"], False),
+        (["reject 18.0.0.0/8:*", "accept 19.0.0.0/8:*", "reject *:*"], True),
+        (["reject 16.0.0.0/6:*", "accept 19.0.0.0/8:*", "reject *:*"], False),
+        (["reject 16.0.0.0/6:*", "accept 20.0.0.0/8:*", "reject *:*"], True),
+        (["accept *6:*", "reject *:*"], False),
+        (["reject *6:*", "accept *:*"], True),
     ],
 )
 def test_general_exits(lines: list[str], exits: bool) -> None:
@@ -230,6 +247,73 @@ def test_which_votes_are_refused(
         take(rounds[2], damaged, NOW, posted=True)
 
 
+def test_the_newest_vote_of_an_authority_counts(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    one, keys = rounds[0], authority_keys[1]
+    assert keys.identity in one.missing_votes and len(one.missing_votes) == 3
+
+    def vote(published: int, contact: str = "nobody") -> bytes:
+        made = parse_vote(ballot(keys, relays))
+        source = replace(made.source, contact=contact)
+        return encode_vote(replace(made, published=published, source=source), keys.signing)
+
+    assert take(one, vote(int(NOW)), NOW, posted=True)
+    for published, contact in ((int(NOW) - 1, "nobody"), (int(NOW), "somebody")):
+        with pytest.raises(DirectoryError, match="newer vote"):
+            take(one, vote(published, contact), NOW, posted=True)
+    assert take(one, vote(int(NOW) + 1), NOW, posted=True)
+    assert one.votes[keys.identity].published == NOW + 1
+    assert keys.identity not in one.missing_votes and len(one.missing_votes) == 2
+
+
+def test_votes_that_come_after_the_consensus_or_with_an_old_certificate_do_not_count(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    one, late = rounds[0], ballot(authority_keys[2], relays)
+    exchange_votes(rounds[:1], [ballot(keys, relays) for keys in authority_keys[:2]])
+    with pytest.raises(DirectoryError, match="certificate"):
+        take(one, late, authority_keys[2].certificate.expires + 1, posted=False)
+    assert take(one, ballot(authority_keys[1], relays), WHEN.fetch_votes_at, posted=True) is False
+    one.adopt(one.compute(srv_is_fresh=False))
+    with pytest.raises(DirectoryError, match="too late"):
+        take(one, late, NOW, posted=False)
+
+
+def test_a_consensus_needs_votes_on_who_is_running(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    for number, keys in enumerate(authority_keys):
+        made = parse_vote(ballot(keys, relays))
+        flags = tuple(flag for flag in made.known_flags if flag != "Running")
+        entries = [replace(entry, flags=entry.flags - {"Running"}) for entry in made.entries]
+        silent = encode_vote(replace(made, known_flags=flags, entries=entries), keys.signing)
+        assert take(rounds[0], silent, NOW, posted=True)
+        if number:  # one authority that tells is enough for the others' consensus
+            assert take(rounds[1], silent, NOW, posted=True)
+    with pytest.raises(DirectoryError, match="running"):
+        rounds[0].compute(srv_is_fresh=False)
+    assert take(rounds[1], ballot(authority_keys[0], relays), NOW, posted=True)
+    rounds[1].compute(srv_is_fresh=False)
+
+
+def test_half_of_the_authorities_are_not_enough(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    names = {keys.identity: "one" for keys in authority_keys} | {bytes(20): "absent"}
+    rounds = [VotingRound(WHEN, names, keys) for keys in authority_keys]
+    votes = [ballot(keys, relays) for keys in authority_keys]
+    exchange_votes(rounds, votes[:2])
+    with pytest.raises(DirectoryError, match="only 2 of 4"):
+        rounds[0].compute(srv_is_fresh=False)
+    exchange_votes(rounds, votes[2:])
+    signatures = [one.adopt(one.compute(srv_is_fresh=False)) for one in rounds]
+    rounds[0].add_signatures(signatures[1])
+    assert rounds[0].publish() == {}
+    rounds[0].add_signatures(signatures[2])
+    assert set(rounds[0].publish()) == {"ns", "microdesc"}
+
+
 def test_a_vote_that_can_not_count_is_refused_before_its_entries_are_read(
     rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
 ) -> None:
@@ -255,6 +339,34 @@ def test_signatures_on_another_consensus(
     rounds[0].adopt(rounds[0].compute(srv_is_fresh=False))
     with pytest.raises(DirectoryError, match="another consensus"):
         rounds[0].add_signatures(rounds[1].adopt(rounds[1].compute(srv_is_fresh=False)))
+
+
+def test_signatures_on_a_consensus_of_other_times(
+    rounds: list[VotingRound], authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    exchange_votes(rounds, [ballot(keys, relays) for keys in authority_keys])
+    one, other = rounds[:2]
+    one.adopt(one.compute(srv_is_fresh=False))
+    computed = other.compute(srv_is_fresh=False)
+    start, fresh, end = computed.times
+    for times in ((start - 10, fresh, end), (start, fresh + 1, end), (start, fresh, end + 1)):
+        with pytest.raises(DirectoryError, match="other times"):
+            one.add_signatures(other.adopt(replace(computed, times=times)))
+    assert one.add_signatures(other.adopt(computed)) == 2
+
+
+def test_signatures_that_come_early_are_kept_in_bounded_number(
+    rounds: list[VotingRound],
+    authority_keys: list[AuthorityKeys],
+    relays: Sequence[MadeRelay],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(voting, "MAX_QUEUED_SIGNATURES", 1)
+    exchange_votes(rounds, [ballot(keys, relays) for keys in authority_keys])
+    for one in rounds[1:]:
+        rounds[0].add_signatures(one.adopt(one.compute(srv_is_fresh=False)))
+    rounds[0].adopt(rounds[0].compute(srv_is_fresh=False))
+    assert all(len(one.signatures) == 2 for one in rounds[0].pending.values())
 
 
 def test_votes_served_together_are_split(

@@ -26,6 +26,7 @@ from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.net import dir_http
 from pelure.tor.net.origin import Circuit
 from pelure.tor.relay.circuit import RelayCircuit
+from pelure.tor.relay.introduction import IntroductionPoints
 
 from .support import EchoServer, Relays, until
 
@@ -220,6 +221,46 @@ async def test_an_introduction_reaches_the_service() -> None:
         message = await service.expect(RelayCommand.INTRODUCE2, timeout=SECONDS)
         assert message.data.endswith(b"sealed")
         assert await introduce(relays, bytes(32), 1, 0, 2) == IntroduceStatus.UNKNOWN_ID
+        assert relays.servers[2].introductions.relayed == 1
+
+
+async def test_a_circuit_that_introduced_is_no_introduction_point() -> None:
+    async with Relays(2) as relays:
+        circuit = await relays.circuit(0, 1)
+        circuit.send(RelayCommand.INTRODUCE1, Introduce1(bytes(32), (), b"sealed").encode())
+        await circuit.expect(RelayCommand.INTRODUCE_ACK, timeout=SECONDS)
+        message = EstablishIntro.create(Ed25519KeyPair.generate(os.urandom), circuit.kh())
+        circuit.send(RelayCommand.ESTABLISH_INTRO, message.encode())
+        await circuit.closed.wait()
+        assert circuit.error is not None and circuit.error.reason == DestroyReason.PROTOCOL
+
+
+@pytest.mark.parametrize(
+    ("rate", "burst", "by_consensus", "limit"),
+    [
+        (5, 10, False, (5, 10)),
+        (5, 5, True, (5, 5)),
+        (2**31 - 1, 2**31 - 1, False, (2**31 - 1, 2**31 - 1)),
+        (0, 10, True, None),
+        (5, 0, True, None),
+        (0, 0, True, None),
+        # What makes no sense is ignored:
+        (5, 4, True, (25, 200)),
+        (5, 2**31, True, (25, 200)),
+        (2**31, 2**31, False, None),
+        (None, 10, True, (25, 200)),
+        (5, None, True, (25, 200)),
+        (None, None, False, None),
+    ],
+)
+def test_what_a_service_may_ask_for(
+    rate: int | None, burst: int | None, by_consensus: bool, limit: tuple[int, int] | None
+) -> None:
+    points = IntroductionPoints()
+    if by_consensus:
+        points.params = {"HiddenServiceEnableIntroDoSDefense": 1}
+    found = points._limit(DosParameters(rate, burst).extension().body, 0.0)
+    assert (found and (found.rate, found.burst)) == limit
 
 
 @pytest.mark.parametrize("asks", ["the service", "the consensus"])
