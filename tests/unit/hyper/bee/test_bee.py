@@ -5,8 +5,6 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
-from collections.abc import Iterator
-from pathlib import Path
 
 import pytest
 from hypothesis import given, settings
@@ -19,13 +17,6 @@ from pelure.hyper.bee.messages import Block, Header, encode_block
 from pelure.hyper.bee.walk import Range
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.tree import NotAvailable
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Corestore]:
-    store = Corestore(tmp_path / "store")
-    yield store
-    store.close()
 
 
 @pytest.fixture

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -18,13 +17,6 @@ from pelure.hyper.bee.messages import Header
 from pelure.hyper.core.corestore import Corestore
 
 CASES = json.loads((Path(__file__).parents[3] / "vectors" / "hyper" / "bee.json").read_text())["cases"]
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Corestore]:
-    store = Corestore(tmp_path / "store")
-    yield store
-    store.close()
 
 
 def mixed(seed: int, count: int, keys: int, batched: bool = False) -> list[Any]:

@@ -6,7 +6,6 @@ The vectors are made by tests/interop/node/make_core_vectors.js.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -46,13 +45,6 @@ def block(i: int) -> bytes:
 
 def unhex(text: str | None) -> bytes:
     return bytes.fromhex(text or "")
-
-
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Corestore]:
-    store = Corestore(tmp_path / "store")
-    yield store
-    store.close()
 
 
 def writer(store: Corestore, count: int, **options: Any) -> Core:

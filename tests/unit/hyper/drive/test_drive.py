@@ -26,13 +26,6 @@ T = TypeVar("T")
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Corestore]:
-    store = Corestore(tmp_path / "store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def other(tmp_path: Path) -> Iterator[Corestore]:
     other = Corestore(tmp_path / "other")
     yield other
@@ -259,3 +252,20 @@ def test_entries_from_anyone(value: object) -> None:
             assert entry.same_as(DriveEntry.decode(Entry(2, b"/x", entry.encode())))
         except ProtocolError:
             pass
+
+
+async def test_versions_inside_a_batch_are_none(tmp_path: Path) -> None:
+    """A part of the tree stands in the place of its root there, or nothing."""
+    store = Corestore(tmp_path / "store")
+    drive = Drive(store)
+    batch = drive.batch()
+    for number in range(30):
+        await batch.put(f"/{number:02}", b"")
+    await batch.flush()
+    await drive.put("/last", b"")
+    assert [version for version in range(1, 33) if drive.bee.is_whole(version)] == [1, 31, 32]
+    with pytest.raises(DriveError, match="middle"):
+        await drive.truncate(20)
+    await drive.truncate(31)
+    assert len([entry async for entry in drive.list()]) == 30
+    store.close()

@@ -24,13 +24,6 @@ def local(tmp_path: Path) -> Iterator[LocalDrive]:
     local.close()
 
 
-@pytest.fixture
-def store(tmp_path: Path) -> Iterator[Corestore]:
-    store = Corestore(tmp_path / "store")
-    yield store
-    store.close()
-
-
 async def test_like_a_drive(local: LocalDrive) -> None:
     await local.put("/a", b"content")
     await local.put("b/run", b"#!", executable=True)

@@ -16,13 +16,6 @@ from pelure.hyper.drive.mirror import AnyDrive, Mirror, MirrorOptions
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[Corestore]:
-    store = Corestore(tmp_path / "store")
-    yield store
-    store.close()
-
-
-@pytest.fixture
 def folder(tmp_path: Path) -> Iterator[LocalDrive]:
     root = tmp_path / "folder"
     (root / "docs").mkdir(parents=True)
