@@ -106,13 +106,16 @@ def xsalsa20_from_secretbox(message: bytes, nonce: bytes, key: bytes) -> bytes:
 def _bind(library: ctypes.CDLL) -> XSalsa20:
     function = library.crypto_stream_xsalsa20_xor
     text = ctypes.c_char_p
-    function.argtypes = (text, text, ctypes.c_ulonglong, text, text)
+    function.argtypes = (ctypes.c_void_p, text, ctypes.c_ulonglong, text, text)
     function.restype = ctypes.c_int
 
     def stream(message: bytes, nonce: bytes, key: bytes) -> bytes:
-        out = ctypes.create_string_buffer(len(message) or 1)
-        function(out, message, len(message), nonce, key)
-        return out.raw[: len(message)]
+        if not message:
+            return b""
+        out = bytearray(len(message))
+        # By its first byte: an array of ctypes would make a new type for each length that messages have.
+        function(ctypes.addressof(ctypes.c_char.from_buffer(out)), message, len(message), nonce, key)
+        return bytes(out)
 
     return stream
 
