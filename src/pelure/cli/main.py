@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib
 import os
+import resource
 import sys
 import traceback
 from pathlib import Path
@@ -120,8 +121,9 @@ def global_options(
         typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit."),
     ] = False,
 ) -> None:
-    """Keep the global options for the command that follows."""
+    """Keep the global options for the command that follows, from which nobody else may learn any key."""
     os.umask(0o077)
+    resource.setrlimit(resource.RLIMIT_CORE, (0, resource.getrlimit(resource.RLIMIT_CORE)[1]))
     set_up_logging(verbose)
     folder = state or Path(platformdirs.user_data_dir("pelure"))
     context.obj = Settings(network=network, state=folder.expanduser().absolute(), verbose=verbose)

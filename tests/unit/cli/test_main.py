@@ -70,6 +70,18 @@ def test_it_says_its_version(capsys: pytest.CaptureFixture[str]) -> None:
     assert capsys.readouterr().out == f"pelure {importlib.metadata.version('pelure')}\n"
 
 
+def test_no_other_user_and_no_core_file_gets_a_key() -> None:
+    program = (
+        "import os, resource\n"
+        "resource.setrlimit(resource.RLIMIT_CORE, resource.getrlimit(resource.RLIMIT_CORE)[1:] * 2)\n"
+        "from pelure.cli.main import app\n"
+        "app(['links', '--help'], standalone_mode=False)\n"
+        "print(oct(os.umask(0)), resource.getrlimit(resource.RLIMIT_CORE)[0])\n"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert done.stdout.splitlines()[-1] == "0o77 0"
+
+
 def test_nothing_is_said_of_an_interruption_while_it_starts() -> None:
     program = (
         "import signal, sys, types\n"
