@@ -38,6 +38,7 @@ log = logging.getLogger(__name__)
 
 CELL_LEN = 514
 HEADER_LEN = 5
+STREAM_BYTES = 2048  # memory that a stream takes in which nothing waits
 MAX_EARLY = 8  # RELAY_EARLY cells in a circuit's life (tor-spec 5.6)
 RELAY = int(CellCommand.RELAY)
 RELAY_EARLY = int(CellCommand.RELAY_EARLY)
@@ -227,8 +228,8 @@ class RelayCircuit:
 
     @property
     def stream_bytes(self) -> int:
-        """Bytes that wait in the circuit's streams at this relay."""
-        return sum(stream.waiting for stream in self.streams.values())
+        """What the circuit's streams at this relay take: the bytes that wait in them, and they themselves."""
+        return sum(stream.waiting for stream in self.streams.values()) + STREAM_BYTES * len(self.streams)
 
     def send(self, command: int, data: bytes = b"") -> None:
         """Send one message of this relay's to the origin."""

@@ -52,6 +52,7 @@ from pelure.tor.relay.resolver import Resolver
 log = logging.getLogger(__name__)
 
 MEMORY_CHECK_SECONDS = 0.2
+MEMORY_CHECK_PAUSE = 20  # the checks shall take no more than a twentieth of the time
 HOUSEKEEPING_SECONDS = 1.0
 KEYS_CHECK_SECONDS = 3600.0
 LINK_KEYS_MARGIN_SECONDS = 6 * 3600.0
@@ -334,9 +335,11 @@ class RelayServer:
 
     async def _watch_memory(self) -> None:
         while True:
-            await asyncio.sleep(MEMORY_CHECK_SECONDS)
+            started = self._loop.time()
             limit = self.config.memory_limit
             memory.relieve(self.links.links, self.circuits, self.descriptors, limit, time.time())
+            taken = self._loop.time() - started  # it grows with the number of streams
+            await asyncio.sleep(max(MEMORY_CHECK_SECONDS, MEMORY_CHECK_PAUSE * taken))
 
     async def _keep_house(self) -> None:
         while True:

@@ -17,6 +17,7 @@ from pelure.tor.authority.descriptors import Descriptors
 from pelure.tor.authority.flags import FlagOptions
 from pelure.tor.authority.history import History
 from pelure.tor.authority.keys import AuthorityKeys
+from pelure.tor.authority.relay_list import RelayList
 from pelure.tor.authority.schedule import Round, VotingTimes, next_round
 from pelure.tor.authority.shared_random import SharedRandomState
 from pelure.tor.authority.vote_builder import VoteBuilder, is_general_exit, version_of_platform
@@ -154,6 +155,75 @@ def test_the_consensus_bounds_what_is_fast(
     assert " fast-speed=0 " in made.build(WHEN.valid_after, SharedRandomState(), NOW).flag_thresholds
 
 
+def test_what_is_known_of_a_relay(authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]) -> None:
+    made = builder(authority_keys[0], relays)
+    relay = relays[1]
+    router = made.descriptors.routers[relay.rsa_id]
+    now = NOW + 100
+    made.history.note(relay.rsa_id, True, NOW + 40)
+    one = made._candidate(router, now)
+    assert (one.age, one.uptime, one.real_uptime) == (100, 3600, 3700)
+    assert (one.observed_uptime, one.mtbf, one.time_known) == (60, 60, 60)
+    assert (one.bandwidth, one.measured, one.running, one.authority) == (2000, False, True, False)
+    assert made._candidate(made.descriptors.routers[relays[0].rsa_id], now).authority
+    made.running = lambda rsa_id: rsa_id != relay.rsa_id
+    made.measured = {relay.rsa_id: 7}
+    one = made._candidate(router, now)
+    assert (one.bandwidth, one.measured, one.running) == (7, True, False)
+    made.running = lambda rsa_id: True
+    asleep = made._candidate(replace(router, hibernating=True), now)
+    assert asleep.hibernating and not asleep.running, "a relay that says so is not there for anybody"
+
+
+def test_claimed_uptime_counts_until_it_could_have_been_observed(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], relays, replace(FlagOptions(), min_uptime_hsdir=1000))
+    router = made.descriptors.routers[relays[1].rsa_id]
+    made.history.note(router.rsa_id, True, NOW)
+    assert made._candidate(router, NOW + 1100).observed_uptime == 4700
+    assert made._candidate(router, NOW + 1101).observed_uptime == 1101
+
+
+def test_bandwidths_are_voted_within_bounds(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], relays)
+    router = made.descriptors.routers[relays[0].rsa_id]
+
+    def bandwidth(observed: int) -> int:
+        return made._bandwidth(replace(router, bandwidth=(1 << 30, 1 << 30, observed)))
+
+    assert [bandwidth(observed) for observed in (0, 30_000, 1 << 30)] == [20_000, 30_000, 10_000_000]
+    made.flags = FlagOptions()
+    assert bandwidth(0) == 0, "only relays of a testing network are trusted in advance"
+
+
+def test_flags_are_voted_on_only_where_relays_are_marked(authority_keys: list[AuthorityKeys]) -> None:
+    made = builder(authority_keys[0], ())
+    marked = frozenset({bytes(20)})
+    for marks, expected in (
+        (RelayList(), set()),
+        (RelayList(rejected=marked), set()),
+        (RelayList(bad_exits=marked), {"BadExit"}),
+        (RelayList(middle_only=marked), {"BadExit", "MiddleOnly"}),
+    ):
+        made.marks = marks
+        flags = made.build(WHEN.valid_after, SharedRandomState(), NOW).known_flags
+        assert set(flags) & {"BadExit", "MiddleOnly"} == expected and list(flags) == sorted(flags)
+
+
+def test_microdescriptors_are_those_of_the_last_vote(
+    authority_keys: list[AuthorityKeys], relays: Sequence[MadeRelay]
+) -> None:
+    made = builder(authority_keys[0], relays)
+    made.build(WHEN.valid_after, SharedRandomState(), NOW)
+    everything = dict(made.microdescriptors)
+    del made.descriptors.routers[relays[0].rsa_id]
+    made.build(WHEN.valid_after, SharedRandomState(), NOW)
+    assert made.microdescriptors.items() < everything.items()
+
+
 def test_versions_of_platforms() -> None:
     assert version_of_platform("Tor 0.4.9.11 on Linux") == "Tor 0.4.9.11"
     assert version_of_platform("Tor 0.4.9.1-alpha (rabcdef) on Linux") == "Tor 0.4.9.1-alpha (rabcdef)"
@@ -170,6 +240,10 @@ def test_versions_of_platforms() -> None:
         (["accept 18.0.0.0/8:*", "reject *:*"], True),
         (["accept 18.1.0.0/16:*", "reject *:*"], False),
         (["accept 10.0.0.0/8:*", "reject *:*"], False),
+        (["accept 127.0.0.0/8:*", "accept 0.0.0.0/8:*", "reject *:*"], False),
+        (["accept 1.0.0.0/8:*", "reject *:*"], True),
+        (["accept 254.0.0.0/8:*", "reject *:*"], True),
+        (["accept 18.0.0.0/8:81-442", "accept *:80", "reject *:*"], False),
         (["reject 18.0.0.1:*", "accept 18.0.0.0/8:*", "reject *:*"], False),
         (["reject 18.0.0.0/8:*", "accept 19.0.0.0/8:*", "reject *:*"], True),
         (["reject 16.0.0.0/6:*", "accept 19.0.0.0/8:*", "reject *:*"], False),

@@ -567,6 +567,20 @@ async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them(
         source.close()
 
 
+async def test_streams_in_which_nothing_waits_take_memory_too() -> None:
+    async with attacked() as (relays, _, _):
+        server = relays.servers[1]
+        greedy, modest = await relays.circuit(0, 1), await relays.circuit(0, 1)
+        for _ in range(200):
+            greedy.open_dir()
+        modest.open_dir()
+        await until(lambda: max(one.stream_bytes for one in server.circuits) >= 200 * 2048)
+        await until(lambda: sum(bool(one.streams) for one in server.circuits) == 2)
+        memory.relieve(server.links.links, server.circuits, server.descriptors, 300_000, 0.0)
+        assert await closed_for(greedy) == DestroyReason.RESOURCELIMIT
+        assert not modest.closed.is_set()
+
+
 async def test_a_background_job_that_fails_is_begun_anew(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
