@@ -79,7 +79,7 @@ def create(
 def ls(
     context: typer.Context,
     key: Key,
-    folder: Annotated[str, typer.Argument(help="A folder in the drive.")] = "/",
+    folder: Annotated[str, typer.Argument(metavar="[FOLDER]", help="A folder in the drive.")] = "/",
     store: Store = None,
     version: Version = None,
     secret: Secret = None,
@@ -147,7 +147,7 @@ def get(
     context: typer.Context,
     key: Key,
     file: FileInDrive,
-    out: Annotated[Path, typer.Argument(help="The file to write.", dir_okay=False)],
+    out: Annotated[Path, typer.Argument(metavar="FILE", help="The file to write.", dir_okay=False)],
     store: Store = None,
     version: Version = None,
     secret: Secret = None,
@@ -177,7 +177,9 @@ def get(
 def put(
     context: typer.Context,
     key: Key,
-    source: Annotated[Path, typer.Argument(help="The file to copy.", exists=True, dir_okay=False)],
+    source: Annotated[
+        Path, typer.Argument(metavar="FILE", help="The file to copy.", exists=True, dir_okay=False)
+    ],
     file: FileInDrive,
     store: Store = None,
     secret: Secret = None,
@@ -230,6 +232,8 @@ def log(
 ) -> None:
     """Show what was put and deleted, the newest first; the numbers are versions.
 
+    What was put at once, as by an import, is all in one version.
+
     Example: `pelure drive log own --limit 20`
     """
     settings, path = settings_of(context), store_folder(context, store)
@@ -237,8 +241,8 @@ def log(
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
             count = 0
-            async for event in open_drive(cores, key, secret=secret).db.history(reverse=True, wait=False):
-                name, version = event.entry.key.decode(errors="replace"), event.entry.seq + 1
+            async for version, event in open_drive(cores, key, secret=secret).db.log(wait=False):
+                name = event.entry.key.decode(errors="replace")
                 what = "delete" if event.deleted else "put"
                 text = f"{version:>8}  {what:6}  {printable(name)}"
                 output.event("log", text, version=version, op=what, path=name)
@@ -253,8 +257,10 @@ def log(
 def diff(
     context: typer.Context,
     key: Key,
-    old: Annotated[int, typer.Argument(help="The older version.", min=1)],
-    new: Annotated[int | None, typer.Argument(help="The newer version (default: newest).", min=1)] = None,
+    old: Annotated[int, typer.Argument(metavar="OLD", help="The older version.", min=1)],
+    new: Annotated[
+        int | None, typer.Argument(metavar="[NEW]", help="The newer version (default: newest).", min=1)
+    ] = None,
     store: Store = None,
     secret: Secret = None,
     as_json: Json = False,
@@ -267,7 +273,9 @@ def diff(
 
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
-            async for found in open_drive(cores, key, new, secret).diff(old, wait=False):
+            newer = open_drive(cores, key, new, secret)
+            newer.check_whole(old)
+            async for found in newer.diff(old, wait=False):
                 what = "remove" if found.left is None else "add" if found.right is None else "change"
                 text = f"{what:8} {printable(found.path)}"
                 output.event("changed", text, op=what, path=found.path)
@@ -288,10 +296,16 @@ def info(
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
             fields = _describe(cores, open_drive(cores, key, secret=secret))
-            lines = [f"{name.replace('_', ' '):>16}: {value}" for name, value in fields.items()]
+            lines = [f"{name.replace('_', ' '):>20}: {_readable(value)}" for name, value in fields.items()]
             output.event("info", "\n".join(lines), **fields)
 
     run(work(), settings)
+
+
+def _readable(value: object) -> str:
+    if isinstance(value, bool) or value is None:
+        return {True: "yes", False: "no", None: "not known"}[value]
+    return ", ".join(map(printable, value)) or "none" if isinstance(value, list) else str(value)
 
 
 def _describe(cores: Corestore, shown: Drive) -> dict[str, object]:

@@ -27,8 +27,10 @@ from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror, MirrorOptions
 from pelure.web.listing import readable_size
 
-Folder = Annotated[Path, typer.Argument(help="A folder on this machine.", file_okay=False)]
-ExistingFolder = Annotated[Path, typer.Argument(help="A folder.", exists=True, file_okay=False)]
+Folder = Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder on this machine.", file_okay=False)]
+ExistingFolder = Annotated[
+    Path, typer.Argument(metavar="FOLDER", help="A folder.", exists=True, file_okay=False)
+]
 Copy = Annotated[bool, typer.Option("--copy", help="Store the content, too; else it stays in your files.")]
 DryRun = Annotated[bool, typer.Option("--dry-run", "-n", help="Only tell what would be done.")]
 ByHash = Annotated[bool, typer.Option("--hash", help="Read files even if size and time are unchanged.")]
@@ -104,7 +106,7 @@ def export(
 def checkout(
     context: typer.Context,
     key: Key,
-    version: Annotated[int, typer.Argument(min=1, help="The version.")],
+    version: Annotated[int, typer.Argument(metavar="VERSION", min=1, help="The version.")],
     folder: Folder,
     store: Store = None,
     secret: Secret = None,

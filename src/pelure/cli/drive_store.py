@@ -25,7 +25,9 @@ FOLDER = "drives"
 
 Store = Annotated[Path | None, typer.Option("--store", help="Folder of the drives.", file_okay=False)]
 Json = Annotated[bool, typer.Option("--json", help="One event a line.")]
-Key = Annotated[str, typer.Argument(help="The drive's key (hexadecimal or z-base-32), or `own`.")]
+Key = Annotated[
+    str, typer.Argument(metavar="KEY", help="The drive's key (hexadecimal or z-base-32), or `own`.")
+]
 Version = Annotated[int | None, typer.Option("--version", min=1, help="An older version of the drive.")]
 Secret = Annotated[
     str | None,
@@ -84,6 +86,7 @@ def open_drive(store: Corestore, key: str, version: int | None = None, secret: s
         return drive
     if version > drive.version:
         raise DriveError(f"the drive has {drive.version} versions here, and no version {version}")
+    drive.check_whole(version)
     return drive.checkout(version)
 
 

@@ -72,10 +72,14 @@ def test_import_look_change_and_go_back(run: Run, folder: Path, tmp_path: Path) 
     run("put", key, str(tmp_path / "new"), "/put")
     run("rm", "own", "a.txt")
     assert names(run("diff", key, "4")) == [("remove", "/a.txt"), ("add", "/put")]
-    assert [(event["op"], event["path"]) for event in run("log", key)][:2] == [
-        ("delete", "/a.txt"),
-        ("put", "/put"),
+    assert [(event["version"], event["op"], event["path"]) for event in run("log", key)] == [
+        (6, "delete", "/a.txt"),
+        (5, "put", "/put"),
+        *((4, "put", path) for path in ("/sub/run", "/sub/big", "/a.txt")),
     ]
+    run("diff", key, "3", status=1)
+    run("checkout", key, "2", str(tmp_path / "none"), status=1)
+    assert not (tmp_path / "none").exists()
     run("get", key, "/a.txt", str(tmp_path / "old"), "--version", "4")
     assert (tmp_path / "old").read_text() == "a"
     out = tmp_path / "out"

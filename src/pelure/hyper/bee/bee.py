@@ -15,6 +15,7 @@ from pelure.errors import DriveError, ProtocolError
 from pelure.hyper.bee.blocks import BlockCache, BlocksMissing
 from pelure.hyper.bee.editor import Editor
 from pelure.hyper.bee.messages import Block, Header
+from pelure.hyper.bee.versions import WholeVersions
 from pelure.hyper.bee.walk import DiffCursor, Range, RangeCursor, lookup
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.tree import NotAvailable
@@ -23,6 +24,7 @@ _T = TypeVar("_T")
 _STEPS_WITHOUT_PAUSE = 256
 _KEPT_EDITS = 32_768
 _FETCH_AHEAD = 64
+_LONGEST_BATCH = 50_000
 _EVERYTHING = Range()
 
 
@@ -193,6 +195,27 @@ class Bee:
                 await asyncio.sleep(0)
             if block.key.startswith(self._prefix):
                 yield Event(self._entry(block), block.is_deletion)
+
+    async def log(self, *, wait: bool = True) -> AsyncIterator[tuple[int, Event]]:
+        """What was put and deleted, the newest first, with the first whole version that each is in."""
+        view = self.snapshot()
+        whole, everything = WholeVersions(self._shared.blocks), view._view(b"", view._version, view._fork)
+        async for event in everything.history(reverse=True, wait=wait):
+            block = self._shared.blocks.get(event.entry.seq)
+            version = whole.of(block)
+            if block.key.startswith(self._prefix):
+                yield version, Event(self._entry(block), event.deleted)
+
+    def is_whole(self, version: int) -> bool:
+        """Whether ``version`` is not in the middle of a batch, as far as the blocks held here tell."""
+        blocks, end = self._shared.blocks, min(self.core.length, version + _LONGEST_BATCH)
+        whole, found = WholeVersions(blocks), version
+        try:
+            for seq in reversed(range(max(version - 1, 1), end)):
+                found = whole.of(blocks.get(seq))
+        except BlocksMissing:
+            return True
+        return found == version or version == 1
 
     async def diff(
         self, version: int, bounds: Range = _EVERYTHING, *, wait: bool = True

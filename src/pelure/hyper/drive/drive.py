@@ -364,6 +364,14 @@ class Drive:
         view._setup(self.bee.checkout(version), self.main)
         return view
 
+    def check_whole(self, version: int) -> None:
+        """Raises ``DriveError`` for a version in the middle of a batch, where the tree has no root."""
+        if not self.bee.is_whole(version):
+            raise DriveError(
+                f"version {version} is in the middle of changes that were made at once; "
+                "pelure drive log tells the versions there are"
+            )
+
     async def diff(
         self, version: int, folder: str = "/", *, wait: bool = True
     ) -> AsyncIterator[DriveDifference]:
@@ -397,6 +405,7 @@ class Drive:
         self._check_writable()
         if not 1 <= version <= self.core.length:
             raise DriveError(f"the drive has no version {version} to go back to")
+        self.check_whole(version)
         length = await self.blobs_length(version) if blobs is None else blobs
         content = await self.blobs()
         async with content.lock:
