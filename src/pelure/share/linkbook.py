@@ -264,9 +264,13 @@ class LinkBook:
         """Delete a link that was received."""
         self._do("DELETE FROM links WHERE id=?", (entry.id,))
 
-    def used(self, entry_id: int, now: float | None = None) -> None:
-        """Note that a link was used just now."""
-        self._do("UPDATE links SET last_use=? WHERE id=?", (time.time() if now is None else now, entry_id))
+    def used(self, entry_ids: Iterable[int], now: float | None = None) -> None:
+        """Note that links were used just now."""
+        ids = json.dumps(list(entry_ids))
+        self._do(
+            "UPDATE links SET last_use=? WHERE id IN (SELECT value FROM json_each(?))",
+            (time.time() if now is None else now, ids),
+        )
 
     def forget_share(self, share: str) -> None:
         """Delete every entry of ``share``."""

@@ -38,6 +38,8 @@ log = logging.getLogger(__name__)
 MakePage = Callable[[Drive, str], ASGIApp]
 """Makes the web page of a drive with a title."""
 BOOK_CHECK_SECONDS = 30.0
+USE_SECONDS = 1.0
+"""Links that are used within so long are noted in the book together: each writing waits for the disk."""
 
 
 class Publication:
@@ -65,6 +67,8 @@ class Publication:
         self._page: AppServer | None = None
         self._groups: RendezvousGroups | None = None
         self._tasks: list[asyncio.Task[Any]] = []
+        self._used: set[int] = set()
+        """Links whose use is still to be noted."""
         self.completed = asyncio.Event()
         self.given_up = asyncio.Event()
         """Set when it comes to light that the drive can't be trusted any more: nobody is served then."""
@@ -201,6 +205,7 @@ class Publication:
         await asyncio.gather(*self._tasks, return_exceptions=True)
         if self._groups is not None:
             await self._groups.close()
+        self._note_use()
         if self._page is not None:
             await self._page.close()
         self._store.close()
@@ -220,10 +225,21 @@ class Publication:
 
     def _tell(self, event: str, **fields: Any) -> None:
         if event == "connected":
-            self._book.used(fields["link_id"])
+            if not self._used:
+                asyncio.get_running_loop().call_later(USE_SECONDS, self._note_use)
+            self._used.add(fields["link_id"])
         if event == "transfer" and fields["complete"]:
             self.completed.set()
         self._on_event(event, share=self.record.id, **fields)
+
+    def _note_use(self) -> None:
+        """Write down which links were used; readers are served also if that can't be done."""
+        used, self._used = self._used, set()
+        if used:
+            try:
+                self._book.used(used)
+            except ConfigError as error:
+                log.warning("When links were used last could not be noted: %s", error)
 
     async def _follow(self) -> None:
         await self._importer.follow(self._changed)

@@ -86,11 +86,11 @@ def test_a_name_is_checked_when_it_is_changed(book: LinkBook) -> None:
 
 
 def test_when_a_link_was_used_last(book: LinkBook) -> None:
-    book.add([entry("alice"), entry("bob")])
-    book.used(book.find("alice").id, now=77.0)
-    assert [e.last_use for e in book.entries()] == [77.0, None]
+    book.add([entry("alice"), entry("bob"), entry("carol")])
+    book.used([book.find(name).id for name in ("alice", "carol")], now=77.0)
+    assert [e.last_use for e in book.entries()] == [77.0, None, 77.0]
     before = time.time()
-    book.used(book.find("bob").id)
+    book.used([book.find("bob").id])
     assert before <= (book.find("bob").last_use or 0) <= time.time()
 
 

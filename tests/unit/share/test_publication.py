@@ -14,7 +14,7 @@ from starlette.applications import Starlette
 from pelure.errors import ConfigError
 from pelure.share import publication as module
 from pelure.share.fairness import FairUpload
-from pelure.share.linkbook import LinkBook
+from pelure.share.linkbook import Entry, LinkBook
 from pelure.share.publication import Publication
 from pelure.share.record import ShareRecord
 from pelure.tor.service.keys import ServiceKeys
@@ -74,6 +74,11 @@ class Share:
         await asyncio.sleep(0)  # as a real one does, which computes how many clients fit
         self.services.append(FakeService(keys))
         return self.services[-1]
+
+    def connect(self, entry: Entry) -> None:
+        """Somebody came with this link."""
+        (group,) = self.publication.groups()
+        group.gate._on_event("connected", link_id=entry.id, name=entry.name, streams=1)
 
     def let_in(self) -> set[str]:
         """The names of the links that the gates let in."""
@@ -152,3 +157,49 @@ async def test_a_time_that_is_over_is_no_expiry(share: Share, until: float) -> N
     with pytest.raises(ConfigError, match="over already"):
         await share.publication.renew(alice, until)
     assert share.book.find("alice") == alice
+
+
+async def test_links_used_at_the_same_time_are_noted_together(
+    share: Share, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A thousand readers at the door are not to make the share wait for the disk a thousand times."""
+    monkeypatch.setattr(module, "USE_SECONDS", 0.0)
+    entries = share.publication.mint(["alice", "bob", "carol"])
+    await share.publication.grant(entries)
+    written: list[set[int]] = []
+    noted = asyncio.Event()
+
+    def used(entry_ids: set[int], now: float | None = None) -> None:
+        written.append(entry_ids)
+        noted.set()
+
+    monkeypatch.setattr(share.book, "used", used)
+    for entry in [*entries[:2], *entries[:2]]:
+        share.connect(entry)
+    await noted.wait()
+    assert written == [{entry.id for entry in entries[:2]}]
+
+
+async def test_the_last_use_is_noted_when_a_share_ends(share: Share) -> None:
+    (alice,) = share.publication.mint(["alice"])
+    await share.publication.grant([alice])
+    share.connect(alice)
+    await share.publication.close()
+    assert share.book.find("alice").last_use is not None
+
+
+async def test_readers_are_served_while_the_book_can_not_be_written(
+    share: Share, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The disk is full, say."""
+    (alice,) = share.publication.mint(["alice"])
+    await share.publication.grant([alice])
+
+    def used(entry_ids: set[int], now: float | None = None) -> None:
+        raise ConfigError("the link book can't be used: full")
+
+    monkeypatch.setattr(share.book, "used", used)
+    share.connect(alice)
+    await share.publication.close()
+    assert ("connected", "alice") in share.told
+    assert "could not be noted" in caplog.text
