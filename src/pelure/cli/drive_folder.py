@@ -12,6 +12,7 @@ from pelure.cli.drive_store import (
     OWN,
     Json,
     Key,
+    Overwrite,
     Secret,
     Store,
     Version,
@@ -86,6 +87,7 @@ def export(
     store: Store = None,
     version: Version = None,
     secret: Secret = None,
+    overwrite: Overwrite = False,
     dry_run: DryRun = False,
     as_json: Json = False,
 ) -> None:
@@ -98,7 +100,8 @@ def export(
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
             source = open_drive(cores, key, version, secret)
-            await write_out(source, folder, output, MirrorOptions(delete=False, dry_run=dry_run))
+            options = MirrorOptions(delete=False, keep=not overwrite, dry_run=dry_run)
+            await write_out(source, folder, output, options)
 
     run(work(), settings)
 
@@ -110,9 +113,12 @@ def checkout(
     folder: Folder,
     store: Store = None,
     secret: Secret = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Make a folder like an older version of a drive; files that came from newer ones are deleted.
+
+    Files of yours stay, and so do those that you have changed.
 
     Example: `pelure drive checkout own 3 ~/as-it-was`
     """
@@ -120,7 +126,8 @@ def checkout(
 
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
-            await write_out(open_drive(cores, key, version, secret), folder, output, MirrorOptions())
+            source = open_drive(cores, key, version, secret)
+            await write_out(source, folder, output, MirrorOptions(keep=not overwrite))
 
     run(work(), settings)
 
@@ -134,6 +141,7 @@ def sync(
     watching: Annotated[bool, typer.Option("--watch", help="Go on for ever.")] = False,
     tcp: Annotated[str | None, typer.Option(metavar="HOST:PORT", help="With --watch, a peer.")] = None,
     keep: Annotated[bool, typer.Option("--keep", help="Delete nothing.")] = False,
+    overwrite: Overwrite = False,
     copy: Copy = False,
     dry_run: DryRun = False,
     by_hash: ByHash = False,
@@ -141,6 +149,8 @@ def sync(
     as_json: Json = False,
 ) -> None:
     """Keep a folder and a drive alike: deletions and renames, too. Without --pull the folder leads.
+
+    With --pull files of yours stay, and so do those that you have changed.
 
     Example: `pelure drive sync ~/Photos --watch`
     """
@@ -152,7 +162,12 @@ def sync(
             drive.core.check_usable()
             local = LocalDrive(folder, create=pull)
             options = MirrorOptions(
-                delete=not keep, dry_run=dry_run, by_hash=by_hash, link=not copy, progress=done.progress
+                delete=not keep,
+                keep=not overwrite,
+                dry_run=dry_run,
+                by_hash=by_hash,
+                link=not copy,
+                progress=done.progress,
             )
             if not watching:
                 source, target = (drive, local) if pull else (local, drive)

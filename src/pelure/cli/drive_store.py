@@ -38,6 +38,9 @@ Secret = Annotated[
         "standard input, `@FILE` from a file: other users of this machine don't see it there.",
     ),
 ]
+Overwrite = Annotated[
+    bool, typer.Option("--overwrite", help="Replace files of yours that are in the way; else they stay.")
+]
 OWN = "own"
 
 

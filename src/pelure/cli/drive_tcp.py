@@ -16,7 +16,17 @@ from typing import Annotated, Any
 import typer
 
 from pelure.cli.drive_mirror import PROGRESS_SECONDS, write_out
-from pelure.cli.drive_store import Json, Key, Secret, Store, open_drive, opened_store, store_folder, tell_step
+from pelure.cli.drive_store import (
+    Json,
+    Key,
+    Overwrite,
+    Secret,
+    Store,
+    open_drive,
+    opened_store,
+    store_folder,
+    tell_step,
+)
 from pelure.cli.output import Output
 from pelure.cli.run import run, settings_of
 from pelure.errors import ConfigError, ConflictError, DriveError
@@ -24,7 +34,7 @@ from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.mirror import MirrorOptions, Step
-from pelure.streams import SocketStream
+from pelure.streams import SocketStream, listening
 
 _RETRY_SECONDS = 1.0
 _FRUITLESS_TRIES = 5
@@ -61,7 +71,8 @@ def serve(
             served = [drive.core] if blobs is None else [drive.core, blobs.core]
             for core in served:
                 core.check_usable()
-            server = await asyncio.start_server(_acceptor(cores, output), host, port)
+            with listening(host, port):
+                server = await asyncio.start_server(_acceptor(cores, output), host, port)
             async with server:
                 host, port = server.sockets[0].getsockname()[:2]
                 text = f"serving {drive.key.hex()} on {host}:{port}"
@@ -99,6 +110,7 @@ def replicate(
     out: Annotated[Path, typer.Option("--out", help="The folder to write.", file_okay=False)],
     store: Store = None,
     secret: Secret = None,
+    overwrite: Overwrite = False,
     as_json: Json = False,
 ) -> None:
     """Fetch a drive from a peer over plain TCP and write its files. Interrupted, it goes on where it was.
@@ -111,7 +123,7 @@ def replicate(
         with opened_store(path) as cores, Output(as_json) as output:
             drive = open_drive(cores, key, secret=secret)
             await _fetch(cores, drive, tcp, output)
-            await write_out(drive.checkout(drive.version), out, output, MirrorOptions())
+            await write_out(drive.checkout(drive.version), out, output, MirrorOptions(keep=not overwrite))
 
     run(work(), settings)
 

@@ -246,3 +246,24 @@ async def read_drive(source: Path, target: Path, key: bytes) -> None:
         await drive.download()
     one.close()
     other.close()
+
+
+@pytest.mark.parametrize("command", ["export", "checkout", "sync"])
+def test_files_of_ones_own_stay(command: str, run: Run, folder: Path, tmp_path: Path) -> None:
+    run("import", str(folder))
+    out = tmp_path / "out"
+    out.mkdir()
+    (out / "a.txt").write_text("mine")
+    arguments = {
+        "export": ["export", "own", str(out)],
+        "checkout": ["checkout", "own", "4", str(out)],
+        "sync": ["sync", str(out), "--pull"],
+    }[command]
+    events = run(*arguments, status=1)
+    assert [event["path"] for event in events if event["event"] == "problem"] == ["/a.txt"]
+    assert (out / "a.txt").read_text() == "mine" and (out / "sub" / "run").exists()
+    (out / "sub" / "run").write_text("changed")
+    run(*arguments, status=1)
+    assert (out / "sub" / "run").read_text() == "changed"
+    run(*arguments, "--overwrite")
+    assert (out / "a.txt").read_text() == "a" and (out / "sub" / "run").read_text() == "#!"
