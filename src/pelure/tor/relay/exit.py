@@ -99,7 +99,7 @@ class Exits:
             return None
         stream = ExitStream(self, circuit, endpoint)
         self.connections.add(stream)
-        self._start(self._connect(stream, target))
+        stream.attempt = self._start(self._connect(stream, target))
         return stream
 
     def resolve(self, circuit: RelayCircuit, event: ev.Incoming) -> None:
@@ -245,6 +245,7 @@ class ExitStream(asyncio.BufferedProtocol):
     def __init__(self, exits: Exits, circuit: RelayCircuit, endpoint: StreamEndpoint) -> None:
         self.address = ""
         self.connected = False
+        self.attempt: asyncio.Task[None] | None = None
         self._exits = exits
         self._circuit = circuit
         self._endpoint = endpoint
@@ -281,6 +282,8 @@ class ExitStream(asyncio.BufferedProtocol):
             self._transport.close()
             if self._transport.get_write_buffer_size():
                 asyncio.get_running_loop().call_later(LINGER_SECONDS, self._transport.abort)
+        elif self.attempt is not None:
+            self.attempt.cancel()
 
     def refuse(self, reason: EndReason, extra: bytes = b"") -> None:
         """The destination can't be had."""

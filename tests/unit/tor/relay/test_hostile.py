@@ -567,6 +567,25 @@ async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them(
         source.close()
 
 
+async def test_a_stream_that_ends_while_it_is_being_connected_holds_no_connection() -> None:
+    answered = threading.Event()
+
+    def slow(name: str) -> list[Address]:
+        answered.wait(SECONDS)
+        return [ipaddress.ip_address("127.0.0.1")]
+
+    async with attacked() as (relays, _, _):
+        exits = relays.servers[2].exits
+        exits.resolver = Resolver(slow)
+        circuit = await relays.circuit()
+        opening = asyncio.ensure_future(circuit.begin("one.invalid", 80))
+        await until(lambda: exits.connections)
+        opening.cancel()
+        await until(lambda: not exits.connections)
+        assert not circuit.closed.is_set()
+        answered.set()
+
+
 async def test_streams_in_which_nothing_waits_take_memory_too() -> None:
     async with attacked() as (relays, _, _):
         server = relays.servers[1]
