@@ -7,12 +7,32 @@ knows the other. :func:`memory_pipe` is for tests, :class:`SocketStream` for TCP
 from __future__ import annotations
 
 import asyncio
+import os
 from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Protocol
+
+from pelure.errors import ConfigError
 
 READ_SIZE = 65536
 LINGER_SECONDS = 5.0
 """How long a closed socket may take to send what was written before; then that is given up."""
+
+
+def place(host: str, port: int) -> str:
+    """``host``:``port``, an IPv6 address in brackets."""
+    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"
+
+
+@contextmanager
+def listening(host: str, port: int) -> Iterator[None]:
+    """Raises ``ConfigError``, which says where and why, for the ``OSError`` of who can't listen there."""
+    try:
+        yield
+    except OSError as error:  # whose words are asyncio's; of a name that is unknown the number is no errno
+        reason = os.strerror(error.errno) if error.errno and error.errno > 0 else error.strerror
+        raise ConfigError(f"can't listen at {place(host, port)}: {reason}") from error
 
 
 class ByteStream(Protocol):

@@ -57,10 +57,10 @@ async def _examine(settings: Settings, as_json: bool) -> None:
             output.progress("bootstrap", fraction, 1.0, step=what)
             failures += what.startswith(TRYING_AGAIN)
             if failures >= MAX_FAILURES:
-                raise DirectoryError(
-                    f"the network can't be used: {what.removeprefix(TRYING_AGAIN)}; perhaps a firewall or "
-                    "a login page answers in its place"
-                )
+                reason = what.removeprefix(TRYING_AGAIN)
+                if "clock" not in reason:
+                    reason += "; perhaps a firewall or a login page answers in its place"
+                raise DirectoryError(f"the network can't be used: {reason}")
 
         reached = await _reach(settings, output)
         started = time.monotonic()

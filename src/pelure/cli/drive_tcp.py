@@ -142,9 +142,11 @@ async def _fetch(cores: Corestore, drive: Drive, tcp: str, output: Output) -> No
             blobs = drive.local_blobs()
             now = drive.version + (blobs.core.bitfield.count(0, blobs.core.length) if blobs else 0)
             fruitless, held = (fruitless + 1 if now == held else 0), now
+            reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else str(error)
             if fruitless >= _FRUITLESS_TRIES:
-                reason = os.strerror(error.errno) if isinstance(error, OSError) and error.errno else error
                 raise DriveError(f"{tcp}: {reason}") from error
+            if output.is_news(reason):
+                output.aside("unreachable", f"{tcp}: {reason}. Trying again …", reason=reason)
             await asyncio.sleep(_RETRY_SECONDS)
 
 

@@ -13,7 +13,7 @@ import typer
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import announce_network, session
-from pelure.errors import ConfigError
+from pelure.streams import place
 
 log = logging.getLogger(__name__)
 
@@ -69,11 +69,8 @@ async def _serve(
             if auth_dir is not None:
                 tor.load_client_keys(auth_dir)
             for host, port in addresses:
-                try:
-                    at = await tor.serve_proxy(host, port, isolate_destinations=isolate_destinations)
-                except OSError as error:
-                    raise ConfigError(f"can't listen at {host}:{port}: {error.strerror}") from error
-                text = f"SOCKS5 and HTTP CONNECT at {at[0]}:{at[1]}."
+                at = await tor.serve_proxy(host, port, isolate_destinations=isolate_destinations)
+                text = f"SOCKS5 and HTTP CONNECT at {place(*at)}."
                 output.event("listening", text, host=at[0], port=at[1])
                 if not ipaddress.ip_address(at[0]).is_loopback:
                     log.warning("whoever can reach %s can use this proxy", at[0])

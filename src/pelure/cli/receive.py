@@ -30,6 +30,7 @@ from pelure.share.reader import CIRCUITS, RemoteDrive, check_date, open_remote
 from pelure.share.received import cache_folder, find_link, folder_name, remember
 from pelure.share.record import SHARES_NAME, find_own, publisher_folder
 from pelure.share.trust import newest
+from pelure.streams import listening
 from pelure.web.listing import readable_size
 
 if TYPE_CHECKING:
@@ -381,10 +382,8 @@ def open_page(
                 base = f"/{secrets.token_urlsafe(24)}/"
                 listener = socket.socket(socket.AF_INET, socket.SOCK_STREAM)
                 listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-                try:
+                with listening("127.0.0.1", port):
                     listener.bind(("127.0.0.1", port))
-                except OSError as error:
-                    raise ConfigError(f"can't listen at 127.0.0.1:{port}: {error.strerror}") from error
                 server = AppServer(DrivePage(remote.drive, private.title or "share", base).app(), listener)
                 await server.start()
                 url = f"http://127.0.0.1:{listener.getsockname()[1]}{base}"

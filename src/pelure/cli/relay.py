@@ -11,6 +11,7 @@ import typer
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.errors import ConfigError
+from pelure.streams import place
 from pelure.tor.client.state import load_network
 from pelure.tor.directory.network import torrc_options
 from pelure.tor.relay.config import RelayConfig
@@ -111,11 +112,11 @@ async def _serve(
 def _sentence(name: str, fields: dict[str, Any]) -> str | None:
     """What a person reads of an event."""
     if name == "listening":
-        return f"Relay {fields['fingerprint']} listens on {_endpoint(fields)}."
+        return f"Relay {fields['fingerprint']} listens on {place(fields['address'], fields['port'])}."
     if name == "reachable":
-        return f"Others reach this relay at {_endpoint(fields)}."
+        return f"Others reach this relay at {place(fields['address'], fields['port'])}."
     if name == "unreachable":
-        return f"Nobody reaches this relay at {_endpoint(fields)}: {fields['hint']}"
+        return f"Nobody reaches this relay at {place(fields['address'], fields['port'])}: {fields['hint']}"
     if name == "published":
         return f"Authority {fields['authority']} has the descriptor."
     if name == "consensus":
@@ -128,8 +129,3 @@ def _sentence(name: str, fields: dict[str, Any]) -> str | None:
             f"{fields['relayed_cells']} cells relayed, {fields['bytes_written'] >> 20} MiB written."
         )
     return None
-
-
-def _endpoint(fields: dict[str, Any]) -> str:
-    host, port = fields["address"], fields["port"]
-    return f"[{host}]:{port}" if ":" in host else f"{host}:{port}"

@@ -139,7 +139,7 @@ class Tor:
     ) -> tuple[str, int]:
         """Serve SOCKS5 and HTTP CONNECT at ``host``:``port`` (0: any free port); returns where.
 
-        Raises ``OSError``.
+        Raises ``ConfigError``.
         """
         proxy = ProxyServer(self.client.streams, isolate_destinations=isolate_destinations)
         self._proxies.append(proxy)

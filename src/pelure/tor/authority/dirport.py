@@ -8,6 +8,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from pelure.errors import ProtocolError
+from pelure.streams import listening
 from pelure.tor.directory.http import DirReply, DirRequest, parse_request
 
 MAX_UPLOAD = 64 << 20
@@ -32,8 +33,9 @@ class DirPort:
         self._buffered = 0
 
     async def start(self) -> None:
-        """Begin to listen. Raises ``OSError``."""
-        self._server = await asyncio.start_server(self._accept, self.host, self.port)
+        """Begin to listen. Raises ``ConfigError``."""
+        with listening(self.host, self.port):
+            self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]
 
     async def close(self) -> None:

@@ -115,7 +115,7 @@ class Authority:
     # -- life
 
     async def start(self) -> None:
-        """Listen on the DirPort and begin to take part in voting. Raises ``OSError``."""
+        """Listen on the DirPort and begin to take part in voting. Raises ``ConfigError``."""
         await self.dir_port.start()
         self._tasks.append(asyncio.ensure_future(self._vote_forever()))
         if self.config.probe is not None:

@@ -133,7 +133,7 @@ class Ed25519Cert:
         if self.cert_type != cert_type:
             raise CryptoError(f"a certificate of type {self.cert_type} where type {cert_type} belongs")
         if now is not None and now >= self.expires:
-            raise CryptoError(f"a certificate of type {cert_type} has expired")
+            raise CryptoError(f"a certificate of type {cert_type} has expired; is the clock right?")
         key = self.signing_key if signer is None else signer
         if key is None:
             raise CryptoError("a certificate does not carry the key that signed it")
@@ -202,7 +202,7 @@ class RsaCrossCert:
     def verify(self, signer: RsaPublicKey, now: float) -> None:
         """Check expiry and signature; raises ``CryptoError``."""
         if now >= self.expires:
-            raise CryptoError("a cross-certificate has expired")
+            raise CryptoError("a cross-certificate has expired; is the clock right?")
         signer.verify(self.signature, self._digest(self.ed25519_key, self.expires))
 
 

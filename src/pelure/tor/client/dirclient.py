@@ -97,7 +97,7 @@ class DirectoryClient:
         report = progress or (lambda fraction, what: None)
         report(0.0, "reading the cached directory")
         await self._load()
-        attempt = 0
+        attempt, told = 0, ""
         while True:
             try:
                 await self._update(report)
@@ -111,7 +111,9 @@ class DirectoryClient:
                     log.warning("the cached directory is used, for it can't be renewed: %s", error)
                     report(1.0, "the cached directory is used")
                     return self.netdir
-                log.warning("the directory could not be fetched yet: %s", error)
+                if str(error) != told:
+                    told = str(error)
+                    log.warning("the directory could not be fetched yet: %s", error)
                 report(0.05, f"{TRYING_AGAIN}{error}")
             attempt += 1
             await asyncio.sleep(retry_pause(attempt, testing=self.network.testing, rng=os.urandom))

@@ -12,7 +12,7 @@ from collections.abc import Hashable
 from typing import Protocol, cast
 
 from pelure.errors import PelureError
-from pelure.streams import READ_SIZE
+from pelure.streams import READ_SIZE, listening
 from pelure.tor.client.socks import Command, ProxyError, ProxyParser, Reply, Request, reply_code
 from pelure.tor.net.circuit_stream import CircuitStream
 from pelure.tor.net.origin import Circuit
@@ -60,8 +60,9 @@ class ProxyServer:
         self._servers: list[asyncio.Server] = []
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Listen at ``host``:``port`` (0: any free port); returns where. Raises ``OSError``."""
-        server = await asyncio.get_running_loop().create_server(lambda: ProxyClient(self), host, port)
+        """Listen at ``host``:``port`` (0: any free port); returns where. Raises ``ConfigError``."""
+        with listening(host, port):
+            server = await asyncio.get_running_loop().create_server(lambda: ProxyClient(self), host, port)
         self._servers.append(server)
         name = server.sockets[0].getsockname()
         return name[0], name[1]

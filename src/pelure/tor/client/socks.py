@@ -22,6 +22,7 @@ MAX_HTTP_HEAD = 8192
 
 _NO_AUTH, _USERPASS, _NO_METHOD = 0x00, 0x02, 0xFF
 _IPV4, _HOSTNAME, _IPV6 = 0x01, 0x03, 0x04
+_SOCKS4, _SOCKS4_REJECTED = 0x04, bytes([0, 0x5B, *bytes(6)])
 _UNSPECIFIED = bytes([_IPV4, 0, 0, 0, 0])
 _NAME = re.compile(r"[a-z0-9._-]{1,253}")
 
@@ -230,6 +231,8 @@ class ProxyParser:
         """A request line ``CONNECT host:port HTTP/1.x`` and header fields (RFC 9110 section 9.3.6)."""
         if self.request is not None:
             return
+        if self._buffer[0] == _SOCKS4:
+            raise ProxyError("SOCKS4 is not spoken: use SOCKS5, with host names (socks5h)", _SOCKS4_REJECTED)
         if not self._buffer[:1].isalpha():
             raise ProxyError("neither SOCKS5 nor HTTP: use SOCKS5, with host names (socks5h)")
         head, blank, _ = self._buffer.partition(b"\r\n\r\n")

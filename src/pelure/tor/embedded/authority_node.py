@@ -44,7 +44,7 @@ class AuthorityNode:
         self.authority.on_consensus.append(self._consensus_changed)
 
     async def start(self) -> None:
-        """Listen on both ports and begin to vote. Raises ``OSError``."""
+        """Listen on both ports and begin to vote. Raises ``ConfigError``."""
         await self.relay.start()
         await self.authority.start()
 

@@ -103,7 +103,7 @@ class Worker:
                 self._nodes.append(RelayServer(config))
 
     async def start(self) -> None:
-        """Start all nodes. Raises ``OSError``."""
+        """Start all nodes. Raises ``ConfigError``."""
         await asyncio.gather(*(node.start() for node in self._nodes))
 
     async def close(self) -> None:

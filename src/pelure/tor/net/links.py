@@ -16,6 +16,7 @@ import time
 from collections.abc import Callable
 
 from pelure.errors import LinkError
+from pelure.streams import listening
 from pelure.tor.cell.framing import Cell
 from pelure.tor.cell.linkspec import RelayIds
 from pelure.tor.directory.relay import Relay
@@ -172,8 +173,9 @@ class LinkManager:
     # ---- listening ----
 
     async def listen(self, host: str, port: int) -> tuple[str, int]:
-        """Take links at ``host``:``port`` (0: any free port); returns where. Raises ``OSError``."""
-        server = await self._loop.create_server(self._incoming, host, port, backlog=BACKLOG)
+        """Take links at ``host``:``port`` (0: any free port); returns where. Raises ``ConfigError``."""
+        with listening(host, port):
+            server = await self._loop.create_server(self._incoming, host, port, backlog=BACKLOG)
         self._servers.append(server)
         name = server.sockets[0].getsockname()
         return name[0], name[1]

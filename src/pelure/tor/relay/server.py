@@ -112,7 +112,7 @@ class RelayServer:
     # ---- life ----
 
     async def start(self) -> None:
-        """Listen, and begin to publish and to keep up with the network. Raises ``OSError``."""
+        """Listen, and begin to publish and to keep up with the network. Raises ``ConfigError``."""
         config = self.config
         self._loop = asyncio.get_running_loop()
         self._started = self._loop.time()

@@ -104,8 +104,9 @@ def test_refused_greetings() -> None:
     with pytest.raises(ProxyError) as caught:
         ProxyParser().feed(AUTH_GREETING + b"\2\1u\1p")
     assert caught.value.answer == b"\5\2\1\1"
-    with pytest.raises(ProxyError):
+    with pytest.raises(ProxyError, match="SOCKS5") as caught:
         ProxyParser().feed(b"\4\1\0\x50\1\2\3\4\0")
+    assert caught.value.answer == b"\0\x5b" + bytes(6), "rejected, as SOCKS4 says it"
 
 
 def test_http_connect() -> None:
