@@ -19,12 +19,13 @@ from pelure.hyper.core.hashing import blake2b_256, name_space
 from pelure.hyper.core.manifest import Manifest, single_signer
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.core.signer import KeyPair
-from pelure.hyper.core.storage import Store
+from pelure.hyper.core.storage import PRIMARY_KEY_NAME, Store
 from pelure.hyper.wire import noise
 from pelure.hyper.wire.capability import discovery_key
 from pelure.streams import ByteStream
 
 _KEY_DERIVATION = name_space("corestore", 0)
+_DIGEST_KEY = b"digest of the primary key"
 
 
 class Corestore:
@@ -42,10 +43,19 @@ class Corestore:
         self._cores: dict[bytes, Core] = {}
         self._opened: list[Callable[[Core], None]] = []
         try:
-            self._primary_key = _load_primary_key(self.path / "primary-key", primary_key)
+            self._primary_key = _load_primary_key(self.path / PRIMARY_KEY_NAME, primary_key)
+            self._check_primary_key()
         except BaseException:
             self.store.close()
             raise
+
+    def _check_primary_key(self) -> None:
+        """Raises ``DriveError`` for another key than the store was made with: its cores would be others."""
+        digest = blake2b_256(self._primary_key)
+        if self.store.get(_DIGEST_KEY) is None:
+            self.store.put(_DIGEST_KEY, digest)
+        elif self.store.get(_DIGEST_KEY) != digest:
+            raise DriveError(f"the primary key in {str(self.path)!r} is damaged: restore it from a copy")
 
     def namespace(self, name: str | bytes) -> Corestore:
         """The same cores, with names in the name space ``name`` of this one."""

@@ -28,6 +28,9 @@ from pelure.hyper.core.blockfile import BlockFile, sync_folder
 from pelure.hyper.core.journal import Changes, Journal, encode
 from pelure.hyper.core.linked import OpenFiles
 
+PRIMARY_KEY_NAME = "primary-key"
+"""The file that a corestore keeps its primary key in, in the same folder."""
+
 _MAP_SIZE = 1 << 40
 _SOON_BYTES = 8 << 20
 _SOON_DELAY = 0.2
@@ -78,28 +81,37 @@ class Store:
             self._journal = Journal(path / "journal")
             undo.callback(self._journal.close)
             self._reader = self._env.begin()
-            self._generation = int.from_bytes(self._committed().get(_GENERATION_KEY) or b"", "little")
+            self._generation = int.from_bytes(self.get(_GENERATION_KEY) or b"", "little")
             self._recover()
             undo.pop_all()
 
     def _recover(self) -> None:
-        """Take over what the journal holds; a new store gets its format."""
-        for changes in self._journal.read(self._generation):
-            self._journaled.update(changes)
+        """Take over what the journal holds; a new store gets its format.
+
+        That goes to the database at once, so that a store without one is known to have lost it: its journal
+        alone, or nothing, would take its cores back to what they once were, and give them two histories.
+        """
         found = self.get(_FORMAT_KEY)
         if found is None:
-            self.put(_FORMAT_KEY, _FORMAT)
-            self.commit()
+            if (self.path / PRIMARY_KEY_NAME).exists():
+                raise DriveError(f"the store {str(self.path)!r} lost its database: restore it from a copy")
+            self._writing = {_FORMAT_KEY: _FORMAT}
+            self._write()
             sync_folder(self.path)
         elif found != _FORMAT:
             raise DriveError(f"{str(self.path)!r} was written by another version of pelure")
+        for changes in self._journal.read(self._generation):
+            self._journaled.update(changes)
 
     def get(self, key: bytes) -> bytes | None:
         """The value of ``key``, committed or not."""
         for changes in (self._pending, self._writing, self._journaled):
             if key in changes:
                 return changes[key]
-        return self._committed().get(key)
+        try:
+            return self._committed().get(key)
+        except lmdb.Error as error:
+            raise _damaged(self.path, error) from error
 
     def _committed(self) -> lmdb.Transaction[bytes]:
         if self.closed:
@@ -144,11 +156,14 @@ class Store:
         return sorted(found)
 
     def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        with self._committed().cursor() as cursor:
-            more = cursor.set_range(start)
-            while more and (key := cursor.key()) < end:
-                yield key, cursor.value()
-                more = cursor.next()
+        try:
+            with self._committed().cursor() as cursor:
+                more = cursor.set_range(start)
+                while more and (key := cursor.key()) < end:
+                    yield key, cursor.value()
+                    more = cursor.next()
+        except lmdb.Error as error:
+            raise _damaged(self.path, error) from error
 
     def get_numbered(self, prefix: bytes, start: int, end: int) -> dict[int, bytes]:
         """The values of ``prefix`` + number (8 bytes) for ``start`` to ``end`` (exclusive), in one go."""
@@ -405,4 +420,8 @@ def _open_environment(path: Path) -> lmdb.Environment:
     try:
         return lmdb.open(str(folder), map_size=_MAP_SIZE, mode=0o600, readahead=False)
     except lmdb.Error as error:
-        raise DriveError(f"the store {str(path)!r} is damaged: {error}") from error
+        raise _damaged(path, error) from error
+
+
+def _damaged(path: Path, error: lmdb.Error) -> DriveError:
+    return DriveError(f"the store {str(path)!r} is damaged: {error}")

@@ -120,6 +120,50 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     (tmp_path / "primary-key").write_bytes(b"short")
 
 
+def test_a_damaged_page_of_the_database_is_an_error_of_ours(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    store.get(name="core").append([bytes([number]) * 100 for number in range(200)])
+    store.close()
+    file = tmp_path / "db" / "data.mdb"
+    meta = 2 * os.sysconf("SC_PAGESIZE")
+    file.write_bytes(file.read_bytes()[:meta] + bytes(file.stat().st_size - meta))
+    for _ in range(2):
+        with pytest.raises(DriveError, match="damaged"):
+            Corestore(tmp_path)
+
+
+def test_a_primary_key_that_changed_is_noticed(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    key = store.get(name="core").key
+    store.close()
+    file = tmp_path / "primary-key"
+    right = file.read_bytes()
+    file.write_bytes(bytes([right[0] ^ 1]) + right[1:])
+    for _ in range(2):
+        with pytest.raises(DriveError, match="damaged"):
+            Corestore(tmp_path)
+    file.write_bytes(right)
+    store = Corestore(tmp_path)
+    assert store.get(name="core").key == key
+    store.close()
+
+
+def test_a_store_that_lost_its_database_does_not_begin_anew(tmp_path: Path) -> None:
+    """A core of the same keys would get a second history."""
+    store = Corestore(tmp_path)
+    store.get(name="core").append([b"x"])
+    store.close()
+    (tmp_path / "db" / "data.mdb").rename(tmp_path / "kept")
+    (tmp_path / "db" / "lock.mdb").unlink()
+    for _ in range(2):
+        with pytest.raises(DriveError, match="lost its database"):
+            Corestore(tmp_path)
+    (tmp_path / "kept").rename(tmp_path / "db" / "data.mdb")
+    store = Corestore(tmp_path)
+    assert store.get(name="core").length == 1
+    store.close()
+
+
 def test_clearing_and_purging_give_space_back(tmp_path: Path) -> None:
     store = Corestore(tmp_path)
     core = store.get(name="core")
