@@ -27,12 +27,12 @@ from pelure.cli.drive_store import (
 )
 from pelure.cli.output import Output
 from pelure.cli.run import run, settings_of
+from pelure.cli.terminal import shown
 from pelure.cli.whole_file import whole_file
 from pelure.errors import DriveError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
-from pelure.share.link import printable
 from pelure.web.listing import readable_size
 
 drive = typer.Typer(help="Folders with history, replicated between machines.", no_args_is_help=True)
@@ -94,11 +94,11 @@ def ls(
 
     async def work() -> None:
         with opened_store(path) as cores, Output(as_json) as output:
-            shown = open_drive(cores, key, version, secret)
+            listed = open_drive(cores, key, version, secret)
             found = False
-            async for entry in shown.list(folder, recursive=recursive, wait=False):
+            async for entry in listed.list(folder, recursive=recursive, wait=False):
                 found = True
-                size = await shown.size(entry, wait=False)
+                size = await listed.size(entry, wait=False)
                 output.event("entry", _line(entry, size, folder, recursive), **entry_fields(entry, size))
             if not found and folder.strip("/"):
                 raise DriveError(f"there is no folder {folder!r} in the drive")
@@ -110,10 +110,10 @@ def _line(entry: DriveEntry, size: int, folder: str, recursive: bool) -> str:
     name = entry.path
     below = entry.path.strip("/")[len(folder.strip("/")) :].lstrip("/")
     if not recursive and "/" in below:
-        return f"{'folder':>12}  {printable(below.partition('/')[0])}/"
-    link = f" -> {printable(entry.linkname)}" if entry.linkname is not None else ""
+        return f"{'folder':>12}  {shown(below.partition('/')[0])}/"
+    link = f" -> {shown(entry.linkname)}" if entry.linkname is not None else ""
     mark = "*" if entry.executable else ""
-    return f"{readable_size(size):>12}  {printable(name if recursive else below)}{mark}{link}"
+    return f"{readable_size(size):>12}  {shown(name if recursive else below)}{mark}{link}"
 
 
 @drive.command("cat")
@@ -244,7 +244,7 @@ def log(
             async for version, event in open_drive(cores, key, secret=secret).db.log(wait=False):
                 name = event.entry.key.decode(errors="replace")
                 what = "delete" if event.deleted else "put"
-                text = f"{version:>8}  {what:6}  {printable(name)}"
+                text = f"{version:>8}  {what:6}  {shown(name)}"
                 output.event("log", text, version=version, op=what, path=name)
                 count += 1
                 if count == limit:
@@ -277,7 +277,7 @@ def diff(
             newer.check_whole(old)
             async for found in newer.diff(old, wait=False):
                 what = "remove" if found.left is None else "add" if found.right is None else "change"
-                text = f"{what:8} {printable(found.path)}"
+                text = f"{what:8} {shown(found.path)}"
                 output.event("changed", text, op=what, path=found.path)
 
     run(work(), settings)
@@ -305,20 +305,20 @@ def info(
 def _readable(value: object) -> str:
     if isinstance(value, bool) or value is None:
         return {True: "yes", False: "no", None: "not known"}[value]
-    return ", ".join(map(printable, value)) or "none" if isinstance(value, list) else str(value)
+    return ", ".join(map(shown, value)) or "none" if isinstance(value, list) else str(value)
 
 
-def _describe(cores: Corestore, shown: Drive) -> dict[str, object]:
-    blobs = shown.local_blobs()
+def _describe(cores: Corestore, drive: Drive) -> dict[str, object]:
+    blobs = drive.local_blobs()
     content = blobs.core if blobs is not None else None
     fields: dict[str, object] = {
-        "key": shown.key.hex(),
+        "key": drive.key.hex(),
         "content_key": content.key.hex() if content is not None else None,
-        "version": shown.version,
-        "fork": shown.core.fork,
-        "writable": shown.writable,
-        "encrypted": shown.encryption_key is not None,
-        "conflict": shown.core.conflict is not None or (content is not None and content.conflict is not None),
+        "version": drive.version,
+        "fork": drive.core.fork,
+        "writable": drive.writable,
+        "encrypted": drive.encryption_key is not None,
+        "conflict": drive.core.conflict is not None or (content is not None and content.conflict is not None),
     }
     if content is not None:
         links = content.storage.links()

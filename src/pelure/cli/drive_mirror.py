@@ -29,6 +29,7 @@ class Pass:
         self.bytes = self.done = 0
         self._mirror: Mirror | None = None
         self._told = 0.0
+        self._told_problems: set[tuple[str, str | None]] = set()
 
     def progress(self, size: int) -> None:
         self.done += size
@@ -42,6 +43,10 @@ class Pass:
 
     def tell(self, step: Step) -> None:
         self.count[step.operation] += 1
+        if step.operation == "problem":
+            if (step.path, step.reason) in self._told_problems:
+                return  # each pass finds it again
+            self._told_problems.add((step.path, step.reason))
         if step.operation in ("add", "change", "rename", "equal"):
             self.bytes += step.size
         if self.each or step.operation == "problem":

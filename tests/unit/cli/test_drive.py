@@ -7,6 +7,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -16,9 +17,14 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
+from pelure.cli import drive_tcp
+from pelure.cli.drive_mirror import Pass
 from pelure.cli.main import app
+from pelure.cli.output import Output
+from pelure.errors import DriveError
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.drive.drive import Drive
+from pelure.hyper.drive.mirror import Step
 from pelure.streams import memory_pipe
 
 Run = Callable[..., list[dict[str, Any]]]
@@ -267,3 +273,32 @@ def test_files_of_ones_own_stay(command: str, run: Run, folder: Path, tmp_path: 
     assert (out / "sub" / "run").read_text() == "changed"
     run(*arguments, "--overwrite")
     assert (out / "a.txt").read_text() == "a" and (out / "sub" / "run").read_text() == "#!"
+
+
+def test_names_are_shown_as_they_are(tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "state" / "drives")
+    asyncio.run(Drive(store).put("/one\n  9 B  two", b""))
+    store.close()
+    for command in (["ls", "own"], ["log", "own"]):
+        result = CliRunner().invoke(app, ["--state", str(tmp_path / "state"), "drive", *command])
+        assert "one\\n  9 B  two" in result.stdout and result.stdout.count("\n") == 1
+
+
+def test_problems_are_told_once(capsys: pytest.CaptureFixture[str]) -> None:
+    passes = Pass(Output(False), "folder", True)
+    for _ in range(3):
+        passes.tell(Step("problem", "/link", reason="it leads out"))
+    assert capsys.readouterr().out == "left out /link: it leads out\n"
+    with pytest.raises(DriveError):
+        passes.check()
+
+
+def test_a_peer_that_is_not_there_is_told_at_once(
+    run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(drive_tcp, "_RETRY_SECONDS", 0.01)
+    with socket.socket() as nobody:
+        nobody.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{nobody.getsockname()[1]}"
+        events = run("replicate", "ab" * 32, "--tcp", address, "--out", str(tmp_path / "out"), status=1)
+    assert [(event["event"], event["reason"]) for event in events] == [("unreachable", "Connection refused")]
