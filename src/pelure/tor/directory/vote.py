@@ -167,6 +167,7 @@ def parse_vote(document: bytes, acceptable: Callable[[bytes, float], None] | Non
         raise DirectoryError("the vote's times are out of order")
     if acceptable is not None:
         acceptable(source.identity, times[0])
+    participates = header.maybe("shared-rand-participate") is not None
     return Vote(
         methods=tuple(parse_int(word, 1, INT32_MAX) for word in header.one("consensus-methods").args),
         published=parse_time(header.one("published").rest),
@@ -185,8 +186,8 @@ def parse_vote(document: bytes, acceptable: Callable[[bytes, float], None] | Non
         packages=[item.rest for item in header.all("package")],
         flag_thresholds=_optional(header, "flag-thresholds") or "",
         legacy_identity=_legacy_identity(header),
-        shared_rand_participates=header.maybe("shared-rand-participate") is not None,
-        commits=_parse_commits(header),
+        shared_rand_participates=participates,
+        commits=_parse_commits(header) if participates else [],
         shared_rand_previous=parse_shared_random(header.maybe("shared-rand-previous-value")),
         shared_rand_current=parse_shared_random(header.maybe("shared-rand-current-value")),
         digest=digest,
@@ -260,8 +261,8 @@ def _parse_commits(header: Section) -> list[SharedRandomCommit]:
     commits = []
     for item in items:
         args = item.args
-        if len(args) < 4 or args[1] != "sha3-256":
-            continue
+        if len(args) < 4 or args[:2] != ["1", "sha3-256"]:
+            continue  # of a later version of the protocol: not counted by anybody who does not know it
         commits.append(SharedRandomCommit(parse_hex(args[2], 20), args[3], args[4] if len(args) > 4 else ""))
     return commits
 
@@ -269,10 +270,9 @@ def _parse_commits(header: Section) -> list[SharedRandomCommit]:
 def _parse_entries(text: str, known_flags: frozenset[str]) -> list[VoteEntry]:
     if not text:
         return []
-    chunks = text.split("\nr ")
-    if not chunks[0].startswith("r ") or len(chunks) > MAX_ROUTERS:
-        raise DirectoryError("the vote's router entries are malformed or too many")
-    chunks[0] = chunks[0][2:]
+    chunks = text.removeprefix("r ").split("\nr ")
+    if len(chunks) > MAX_ROUTERS:
+        raise DirectoryError("the vote lists too many routers")
     entries = [_parse_entry(chunk, known_flags) for chunk in chunks]
     identities = [entry.rsa_id for entry in entries]
     if any(one >= other for one, other in pairwise(identities)):

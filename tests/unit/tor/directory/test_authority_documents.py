@@ -7,6 +7,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelure.errors import DirectoryError
+from pelure.tor.directory import vote as vote_module
 from pelure.tor.directory.consensus import SharedRandomValue, parse_consensus
 from pelure.tor.directory.consensus_compute import ComputeOptions, compute_consensus
 from pelure.tor.directory.consensus_verify import verify_consensus
@@ -99,21 +100,100 @@ def test_a_vote_with_everything_in_it() -> None:
             assert getattr(again, name) == getattr(vote, name), name
 
 
+SIGNER = b"directory-signature 5B591AD684C1AB8E0AB76C839E93FD097526A4BC"
+SIGNATURE = VOTE[VOTE.index(b"directory-signature") :]
+ENTRY = VOTE[VOTE.index(b"\nr ") + 1 : VOTE.index(b"\nr ", VOTE.index(b"\nr ") + 1) + 1]
+COMMIT = b"shared-rand-commit 1 sha3-256 "
+MANY_FLAGS = b" ".join(b"B%02d" % number for number in range(54)) + b" "
+ED_IDS = b"K4J8iajotiPih+acp0jNJ9babrIkQackRYWnBLnL8pY", b"yhO6nETO5AUdvJbLgPnw4mFjozGXWMCqOp30nY6nM8E"
+
+
 @pytest.mark.parametrize(
-    ("old", "new"),
+    ("old", "new", "why"),
     [
-        (b"vote-status vote", b"vote-status consensus"),
-        (b"known-flags Authority Exit", b"known-flags Exit Authority"),
-        (b"w Bandwidth=208", b"w Bandwidth=1"),
-        (b"directory-footer\n", b""),
-        (b"voting-delay 4 4", b"voting-delay 1 4"),
-        (b"dir-key-certificate-version 3", b"dir-key-certificate-version 4"),
+        (b"network-status-version 3\n", b"network-status-version 4\n", "not a version 3"),
+        (b"network-status-version 3\n", b"packages a\nnetwork-status-version 3\n", "not a version 3"),
+        (b"vote-status vote", b"vote-status consensus", "a consensus where"),
+        (b"known-flags Authority Exit", b"known-flags Exit Authority", "known-flags"),
+        (b"known-flags Authority Exit", b"known-flags Authority Authority Exit", "known-flags"),
+        (b"known-flags Authority ", b"known-flags Authority " + MANY_FLAGS, "known-flags"),
+        (b"directory-footer\n", b"", "footer"),
+        (b"voting-delay 4 4", b"voting-delay 1 4", "out of range"),
+        (b"voting-delay 4 4", b"voting-delay 4 1", "out of range"),
+        (b"valid-after 2000-01-01 00:02:40", b"valid-after 2000-01-01 00:03:00", "times"),
+        (b"fresh-until 2000-01-01 00:03:00", b"fresh-until 2000-01-01 00:03:20", "times"),
+        (b"dir-source test002a 5B", b"dir-source test002a 5C", "owner of its certificate"),
+        (b"shared-rand-participate\n", b"shared-rand-participate\n" + (COMMIT + b"00" * 20 + b" AA\n") * 253,
+         "too many shared random"),
+        (SIGNER, b"directory-signature " + b"0" * 40, "another authority"),
+        (SIGNER, SIGNER.replace(b"signature ", b"signature sha256 "), "another authority"),
+        (b" AB9141CB596D", b" BB9141CB596D", "another key"),
+        (SIGNATURE, SIGNATURE + SIGNATURE, "exactly one signature"),
+        (SIGNATURE, SIGNATURE + b"something else\n", "exactly one signature"),
+        (ENTRY, ENTRY + ENTRY, "out of order"),
+        (*ED_IDS, "twice"),
+        (b"s Exit Fast", b"s Exit Faster", "flag that it does not know"),
+        (b"pr Conflux=1 ", b"pr Conflux=x ", "protocol"),
+        (b"p reject 1-65535", b"p refuse 1-65535", "exit policy"),
+        (b"required-client-protocols Cons=2", b"required-client-protocols Cons=x", "protocol"),
     ],
-)
-def test_a_changed_vote_is_refused(old: bytes, new: bytes) -> None:
+)  # fmt: skip
+def test_what_is_wrong_with_a_vote(old: bytes, new: bytes, why: str) -> None:
     assert old in VOTE
+    with signatures_unchecked():
+        parse_vote(VOTE)
+        with pytest.raises(DirectoryError, match=why):
+            parse_vote(VOTE.replace(old, new, 1))
+
+
+def test_a_changed_vote_is_refused() -> None:
+    with pytest.raises(DirectoryError, match="does not verify"):
+        parse_vote(VOTE.replace(b"w Bandwidth=208", b"w Bandwidth=1", 1))
     with pytest.raises(DirectoryError):
-        parse_vote(VOTE.replace(old, new, 1))
+        parse_vote(VOTE.replace(b"dir-key-certificate-version 3", b"dir-key-certificate-version 4", 1))
+
+
+def test_what_a_vote_says_that_is_not_known_yet_is_passed_over() -> None:
+    unsaid = {
+        b"id ed25519 " + ED_IDS[1]: b"id future x",
+        b"w Bandwidth=208\n": b"w Bandwidth=208 MeasuredButAuthority=7 Future=1\n",
+    }
+    text = VOTE
+    for old, new in unsaid.items():
+        text = text.replace(old, new, 1)
+    with signatures_unchecked():
+        first = parse_vote(text).entries[0]
+    assert (first.ed_id, first.bandwidth, first.measured) == (None, 208, None)
+
+
+def test_commitments_count_where_the_voter_takes_part_in_a_protocol_that_is_known() -> None:
+    def commits(old: bytes, new: bytes) -> int:
+        with signatures_unchecked():
+            return len(parse_vote(VOTE.replace(old, new)).commits)
+
+    assert commits(b"", b"") == 4
+    assert commits(b"shared-rand-participate\n", b"") == 0
+    more = b"shared-rand-participate\n" + (COMMIT + b"00" * 20 + b" AA\n") * 252
+    assert commits(b"shared-rand-participate\n", more) == 256
+    assert commits(COMMIT + b"0B", COMMIT.replace(b" 1 ", b" 2 ") + b"0B") == 3
+    assert commits(COMMIT + b"0B", COMMIT.replace(b"sha3-256", b"blake3") + b"0B") == 3
+
+
+def test_microdescriptors_by_method() -> None:
+    entry = parse_vote(VOTE).entries[0]
+    entry.microdescs = ["1,2 sha1=x sha256=" + "A" * 43, "3 sha1=x", "4 sha256=" + "B" * 43]
+    assert entry.microdesc_digest(2) == bytes(32)
+    assert entry.microdesc_digest(4) not in (None, bytes(32))
+    assert entry.microdesc_digest(3) is entry.microdesc_digest(5) is entry.microdesc_digest(12) is None
+
+
+def test_the_number_of_routers_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    count = len(parse_vote(VOTE).entries)
+    monkeypatch.setattr(vote_module, "MAX_ROUTERS", count)
+    parse_vote(VOTE)
+    monkeypatch.setattr(vote_module, "MAX_ROUTERS", count - 1)
+    with pytest.raises(DirectoryError, match="too many routers"):
+        parse_vote(VOTE)
 
 
 def test_a_vote_may_not_be_signed_by_another_authority() -> None:
