@@ -25,21 +25,19 @@ import lmdb
 
 from pelure.errors import DriveError, StorageError
 from pelure.hyper.core.blockfile import BlockFile, sync_folder
+from pelure.hyper.core.database import Database
 from pelure.hyper.core.journal import Changes, Journal, encode
 from pelure.hyper.core.linked import OpenFiles
 
 PRIMARY_KEY_NAME = "primary-key"
 """The file that a corestore keeps its primary key in, in the same folder."""
 
-_MAP_SIZE = 1 << 40
 _SOON_BYTES = 8 << 20
 _SOON_DELAY = 0.2
 _FORMAT = b"pelure hyper store 1"
 _FORMAT_KEY = b"format"
-_GENERATION_KEY = b"generation"
 _JOURNAL_LIMIT = 64 << 10
 _JOURNALED_CHANGES = 20_000
-_READS_PER_MAPPING = 4096
 
 log = logging.getLogger(__name__)
 
@@ -55,8 +53,6 @@ class Store:
         """Open or create ``path``. Raises :class:`~pelure.errors.DriveError` if it is in use or damaged."""
         self.path = path
         path.mkdir(mode=0o700, parents=True, exist_ok=True)
-        self._reader_stale = False
-        self._reads = 0
         self._pending: Changes = {}
         self._writing: Changes = {}
         self._journaled: Changes = {}
@@ -76,12 +72,10 @@ class Store:
         with ExitStack() as undo:  # what can't be opened as a whole leaves nothing open, nor locked
             self._lock = _lock_folder(path)
             undo.callback(os.close, self._lock)
-            self._env = _open_environment(path)
-            undo.callback(self._env.close)
+            self._database = Database(path / "db")
+            undo.callback(self._database.close)
             self._journal = Journal(path / "journal")
             undo.callback(self._journal.close)
-            self._reader = self._env.begin()
-            self._generation = int.from_bytes(self.get(_GENERATION_KEY) or b"", "little")
             self._recover()
             undo.pop_all()
 
@@ -100,7 +94,7 @@ class Store:
             sync_folder(self.path)
         elif found != _FORMAT:
             raise DriveError(f"{str(self.path)!r} was written by another version of pelure")
-        for changes in self._journal.read(self._generation):
+        for changes in self._journal.read(self._database.generation):
             self._journaled.update(changes)
 
     def get(self, key: bytes) -> bytes | None:
@@ -108,31 +102,7 @@ class Store:
         for changes in (self._pending, self._writing, self._journaled):
             if key in changes:
                 return changes[key]
-        try:
-            return self._committed().get(key)
-        except lmdb.Error as error:
-            raise _damaged(self.path, error) from error
-
-    def _committed(self) -> lmdb.Transaction[bytes]:
-        if self.closed:
-            raise DriveError("the store is closed")
-        self._reads += 1
-        if self._reader_stale or self._reads > _READS_PER_MAPPING:
-            self._renew_reader()
-        return self._reader
-
-    def _renew_reader(self) -> None:
-        """See what was committed; now and then map the file anew, or what was read once stays in memory."""
-        self._reader_stale = False
-        self._reader.abort()
-        if self._reads > _READS_PER_MAPPING and self._commit_lock.acquire(blocking=False):
-            try:
-                self._reads = 0
-                self._env.close()
-                self._env = _open_environment(self.path)
-            finally:
-                self._commit_lock.release()
-        self._reader = self._env.begin()
+        return self._database.get(key)
 
     def put(self, key: bytes, value: bytes) -> None:
         """Set ``key``; durable after the next commit."""
@@ -148,29 +118,18 @@ class Store:
 
     def keys(self, start: bytes, end: bytes) -> list[bytes]:
         """Keys in ``start`` to ``end`` (exclusive), committed or not, ascending."""
-        found = {key for key, _ in self._scan(start, end)}
+        found = {key for key, _ in self._database.scan(start, end)}
         for changes in (self._journaled, self._writing, self._pending):
             for key, value in changes.items():
                 if start <= key < end:
                     (found.discard if value is None else found.add)(key)
         return sorted(found)
 
-    def _scan(self, start: bytes, end: bytes) -> Iterator[tuple[bytes, bytes]]:
-        try:
-            with self._committed().cursor() as cursor:
-                more = cursor.set_range(start)
-                while more and (key := cursor.key()) < end:
-                    yield key, cursor.value()
-                    more = cursor.next()
-        except lmdb.Error as error:
-            raise _damaged(self.path, error) from error
-
     def get_numbered(self, prefix: bytes, start: int, end: int) -> dict[int, bytes]:
         """The values of ``prefix`` + number (8 bytes) for ``start`` to ``end`` (exclusive), in one go."""
         size = len(prefix)
         first, last = prefix + start.to_bytes(8, "big"), prefix + end.to_bytes(8, "big")
-        found = {int.from_bytes(key[size:], "big"): value for key, value in self._scan(first, last)}
-        self._reads += len(found) // 4
+        found = {int.from_bytes(key[size:], "big"): value for key, value in self._database.scan(first, last)}
         layers = [layer for layer in (self._journaled, self._writing, self._pending) if layer]
         for number in range(start, end) if layers else ():
             key = prefix + number.to_bytes(8, "big")
@@ -304,7 +263,7 @@ class Store:
             return False
         with self._telling_errors():
             self._sync_block_files()
-            self._journal.append(self._generation, body)
+            self._journal.append(self._database.generation, body)
         self._journaled.update(self._writing)
         self._writing = {}
         self._release()
@@ -313,21 +272,12 @@ class Store:
     def _write(self) -> None:
         """Bring everything that is journaled and taken into the database."""
         changes = {**self._journaled, **self._writing} if self._journaled else self._writing
-        generation = self._generation + 1
         self._journal_fits_on = False  # should this fail, it is not known which generation the disk has
         with self._telling_errors():
             self._sync_block_files()
-            with self._env.begin(write=True) as transaction:
-                for key in [key for key, value in changes.items() if value is None]:
-                    transaction.delete(key)
-                with transaction.cursor() as cursor:
-                    kept = [(key, value) for key, value in changes.items() if value is not None]
-                    cursor.putmulti(sorted(kept))  # in order they take less time, and less space
-                transaction.put(_GENERATION_KEY, generation.to_bytes(8, "little"))
-        self._generation = generation
+            self._database.write(changes)  # before the layers go: a reader sees one or the other
         self._journal_fits_on = True
         self._journal.restart()
-        self._reader_stale = True  # before the layers go: a reader sees one or the other
         self._writing = {}
         self._journaled = {}
         self._release()
@@ -381,8 +331,7 @@ class Store:
                     self._write()
         finally:
             self.closed = True
-            self._reader.abort()
-            self._env.close()
+            self._database.close()
             self._journal.close()
             for file in self.block_files.values():
                 file.close()
@@ -412,16 +361,3 @@ def _lock_folder(path: Path) -> int:
             raise StoreInUse(f"the store {str(path)!r} is in use; end the other process first") from None
         raise
     return fd
-
-
-def _open_environment(path: Path) -> lmdb.Environment:
-    folder = path / "db"
-    folder.mkdir(mode=0o700, exist_ok=True)
-    try:
-        return lmdb.open(str(folder), map_size=_MAP_SIZE, mode=0o600, readahead=False)
-    except lmdb.Error as error:
-        raise _damaged(path, error) from error
-
-
-def _damaged(path: Path, error: lmdb.Error) -> DriveError:
-    return DriveError(f"the store {str(path)!r} is damaged: {error}")

@@ -127,9 +127,11 @@ def test_a_damaged_page_of_the_database_is_an_error_of_ours(tmp_path: Path) -> N
     file = tmp_path / "db" / "data.mdb"
     meta = 2 * os.sysconf("SC_PAGESIZE")
     file.write_bytes(file.read_bytes()[:meta] + bytes(file.stat().st_size - meta))
+    descriptors = len(os.listdir("/proc/self/fd"))
     for _ in range(2):
         with pytest.raises(DriveError, match="damaged"):
             Corestore(tmp_path)
+    assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
 def test_a_primary_key_that_changed_is_noticed(tmp_path: Path) -> None:
