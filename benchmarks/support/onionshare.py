@@ -100,7 +100,8 @@ class OnionShare:
 
     def shared(self) -> Shared:
         """Wait until it has published the address and printed it. Raises :class:`OnionShareError`."""
-        host, said = "", []
+        host = ""
+        said: list[str] = []
         while True:
             try:
                 line = self._lines.get(timeout=ADDRESS_SECONDS)
