@@ -26,7 +26,7 @@ def contradicts(state: CoreState, data: Data) -> bool:
     if data.fork != state.fork or upgrade is None or upgrade.start or verifier is None:
         return False
     other = TreeBatch([], 0, data.fork)
-    proof.verify_upgrade(other, upgrade, None)
+    proof.verify_upgrade(other, upgrade, None, verifier.manifest.prologue)
     verifier.verify(other, upgrade.signature)
     state.make_durable()
     for node in other.nodes:

@@ -99,8 +99,7 @@ def apply(state: CoreState, data: Data, received: Received) -> None:
         batch = state.batch()
         if data.upgrade.start != batch.length:
             return
-        check_prologue(verifier, data.upgrade)
-        if proof.verify_upgrade(batch, data.upgrade, branch_root):
+        if proof.verify_upgrade(batch, data.upgrade, branch_root, verifier.manifest.prologue):
             branch_root = None
         verifier.verify(batch, data.upgrade.signature)
     if branch_root is not None:
@@ -121,15 +120,6 @@ def verifier_for(state: CoreState, data: Data) -> Verifier:
     if not manifest.matches(state.key):
         raise ProtocolError("the manifest is not the one the core's key stands for")
     return Verifier(state.key, manifest)
-
-
-def check_prologue(verifier: Verifier, upgrade: DataUpgrade) -> None:
-    """Raises :class:`~pelure.errors.ProtocolError` if the core's fixed beginning is not covered in one go."""
-    prologue = verifier.manifest.prologue
-    if prologue is None or upgrade.start >= prologue.length:
-        return
-    if upgrade.start or upgrade.length < prologue.length:
-        raise ProtocolError("upgrade does not cover the core's fixed beginning")
 
 
 def _check_known(state: CoreState, root: Node) -> None:

@@ -14,6 +14,7 @@ from pelure.errors import ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.core.bitfield import MAX_LENGTH
 from pelure.hyper.core.hashing import leaf_hash, parent_node
+from pelure.hyper.core.manifest import Prologue
 from pelure.hyper.core.tree import GetNode, TreeBatch, byte_offset, need, unpadded_size
 from pelure.hyper.wire.messages import Data, Request
 from pelure.hyper.wire.parts import DataUpgrade, Node, SeekRequest
@@ -239,16 +240,25 @@ def verify_branch(data: Data) -> tuple[Node | None, list[Node]]:
     return root, nodes
 
 
-def verify_upgrade(batch: TreeBatch, upgrade: DataUpgrade, branch_root: Node | None) -> bool:
+def verify_upgrade(
+    batch: TreeBatch, upgrade: DataUpgrade, branch_root: Node | None, prologue: Prologue | None
+) -> bool:
     """Grow ``batch`` by the proof; return whether ``branch_root`` became part of it (or was ``None``).
 
-    The signature is not checked here. Raises :class:`~pelure.errors.ProtocolError`.
+    Growth from below the end of the ``prologue``, the core's fixed beginning, goes just there first: that
+    part of the tree can't be compared later. The signature is not checked here. Raises
+    :class:`~pelure.errors.ProtocolError`.
     """
     if upgrade.start != batch.length or upgrade.length < 1:
         raise ProtocolError("upgrade does not start where the tree ends")
+    fixed = prologue if prologue is not None and upgrade.start < prologue.length else None
+    if fixed is not None and (upgrade.start or upgrade.length != fixed.length):
+        raise ProtocolError("upgrade does not cover just the core's fixed beginning")
     queue = _Queue(upgrade.nodes, branch_root)
     for index in upgrade_positions(2 * upgrade.start, 2 * (upgrade.start + upgrade.length)):
         batch.append_root(queue.take(index))
+    if fixed is not None and batch.hash() != fixed.hash:
+        raise ProtocolError("upgrade proves another beginning than the core's fixed one")
     for node in upgrade.additional_nodes:
         batch.append_root(node)
     if queue.taken != len(upgrade.nodes):

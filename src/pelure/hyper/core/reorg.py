@@ -10,7 +10,7 @@ from __future__ import annotations
 from pelure.errors import ProtocolError
 from pelure.hyper.core import flat_tree, proof
 from pelure.hyper.core.changes import ChangeKind
-from pelure.hyper.core.exchange import check_prologue, verifier_for
+from pelure.hyper.core.exchange import verifier_for
 from pelure.hyper.core.state import CoreState
 from pelure.hyper.core.tree import TreeBatch
 from pelure.hyper.wire.messages import Data
@@ -33,8 +33,7 @@ class Reorg:
         self._verifier = verifier_for(state, data)
         self.tree = TreeBatch([], 0, data.fork)
         self.old_fork = state.fork
-        check_prologue(self._verifier, upgrade)
-        proof.verify_upgrade(self.tree, upgrade, None)
+        proof.verify_upgrade(self.tree, upgrade, None, self._verifier.manifest.prologue)
         self._verifier.verify(self.tree, upgrade.signature)
         self._nodes = {node.index: node for node in self.tree.nodes}
         self._at = self._first_changed_root()

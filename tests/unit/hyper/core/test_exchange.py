@@ -17,9 +17,10 @@ from pelure.hyper.core.bitfield import MAX_LENGTH, PAGE_BITS
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.hashing import leaf_hash
-from pelure.hyper.core.manifest import Manifest
+from pelure.hyper.core.manifest import Manifest, Prologue, single_signer
+from pelure.hyper.core.proof import make as make_proof
 from pelure.hyper.core.proof import verify_upgrade
-from pelure.hyper.core.signer import MultiSignature
+from pelure.hyper.core.signer import KeyPair, MultiSignature, Verifier
 from pelure.hyper.core.tree import NotAvailable, TreeBatch
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire.messages import Data, Request
@@ -154,13 +155,13 @@ def test_an_upgrade_is_what_was_asked_for_and_no_more(writer: Core, reader: Core
     assert proof is not None
     for start, length in ((1, 29), (0, 0), (0, 31)):
         with pytest.raises(ProtocolError):
-            verify_upgrade(reader.batch(), replace(proof, start=start, length=length), None)
+            verify_upgrade(reader.batch(), replace(proof, start=start, length=length), None, None)
     with pytest.raises(ProtocolError, match="too many"):
-        verify_upgrade(reader.batch(), replace(proof, nodes=[*proof.nodes, proof.nodes[0]]), None)
-    assert verify_upgrade(batch, proof, None)
+        verify_upgrade(reader.batch(), replace(proof, nodes=[*proof.nodes, proof.nodes[0]]), None, None)
+    assert verify_upgrade(batch, proof, None, None)
     assert batch.hash() == writer.batch().hash()
     with pytest.raises(ProtocolError, match="does not start"):
-        verify_upgrade(batch, proof, None)
+        verify_upgrade(batch, proof, None, None)
 
 
 def test_a_changed_block_or_node_is_refused(writer: Core, reader: Core) -> None:
@@ -345,3 +346,88 @@ def test_a_tree_longer_than_can_be_kept(writer: Core, reader: Core) -> None:
     with pytest.raises(ProtocolError):
         reader.verify_and_store([made_up(writer, MAX_LENGTH + 1, b"the head")])
     assert state(reader) == before
+
+
+def test_another_s_manifest_and_signature_are_not_the_core_s(writer: Core, reader: Core) -> None:
+    """Whoever brings a manifest of their own can sign anything under it."""
+    before = state(reader)
+    forger = KeyPair.from_seed(bytes(32))
+    manifest = single_signer(forger.public_key)
+    answer = ask(writer, upgrade=UpgradeRequest(0, 30))
+    tree = TreeBatch([], 0, 0)
+    assert answer.upgrade is not None
+    verify_upgrade(tree, answer.upgrade, None, None)
+    answer.upgrade.signature = Verifier(reader.key, manifest).sign(tree, [forger])
+    answer.manifest = manifest.encode()
+    with pytest.raises(ProtocolError, match="manifest"):
+        reader.verify_and_store([answer])
+    assert state(reader) == before
+
+
+BEGINNING = [b"fixed", b"from", b"the start"]
+
+
+@pytest.fixture
+def fixed(tmp_path: Path) -> Iterator[Core]:
+    """A core whose first blocks are fixed by its manifest, and two more."""
+    tree = TreeBatch([], 0, 0)
+    tree.append_leaves([len(block) for block in BEGINNING], [leaf_hash(block) for block in BEGINNING])
+    pair = KeyPair.from_seed(bytes(32))
+    signers = single_signer(pair.public_key).signers
+    manifest = Manifest(1, signers, 1, prologue=Prologue(tree.hash(), len(BEGINNING)))
+    store = Corestore(tmp_path / "fixed")
+    core = store.get(manifest=manifest, key_pairs=(pair,))
+    core.append(BEGINNING)
+    core.append([b"more"] * 2)
+    yield core
+    store.close()
+
+
+def test_a_fixed_beginning_is_always_proved_as_a_whole(fixed: Core, tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "another")
+    reader = store.get(key=fixed.key)
+    for start, length in ((0, 1), (0, 2), (2, 1)):  # answered alike, whatever part is asked for
+        answer = ask(fixed, upgrade=UpgradeRequest(start, length), manifest=True)
+        assert answer.upgrade is not None
+        assert (answer.upgrade.start, answer.upgrade.length) == (0, 3)
+    reader.verify_and_store([answer])
+    assert reader.length == 5  # the nodes up to the signed head come along
+    assert (later := ask(fixed, upgrade=UpgradeRequest(3, 1)).upgrade) is not None
+    assert (later.start, later.length) == (3, 1)
+    store.close()
+
+
+def shown(core: Core, length: int) -> Data:
+    """The proof of all of ``core``, of which ``length`` blocks are shown as asked for."""
+    nodes = make_proof(core.get_node, core.length, Request(1, 0, upgrade=UpgradeRequest(0, length)))
+    upgrade = DataUpgrade(0, length, nodes.upgrade, nodes.additional, core.signature)
+    assert core.manifest is not None
+    return Data(1, 0, upgrade=upgrade, manifest=core.manifest.encode())
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 4, 5])
+def test_a_fixed_beginning_is_taken_as_a_whole_or_not_at_all(
+    fixed: Core, tmp_path: Path, length: int
+) -> None:
+    store = Corestore(tmp_path / "another")
+    reader = store.get(key=fixed.key)
+    if length != len(BEGINNING):
+        with pytest.raises(ProtocolError, match="fixed beginning"):
+            reader.verify_and_store([shown(fixed, length)])
+        assert reader.length == 0
+    else:
+        assert reader.verify_and_store([shown(fixed, length)]) == 1
+    store.close()
+
+
+def test_a_signer_is_held_to_the_fixed_beginning(fixed: Core, tmp_path: Path) -> None:
+    store = Corestore(tmp_path / "another")
+    forged = store.get(manifest=fixed.manifest, key_pairs=fixed.key_pairs)
+    forged.append([b"other", b"from", b"the start", b"more"])
+    other = Corestore(tmp_path / "reader")
+    reader = other.get(key=fixed.key)
+    with pytest.raises(ProtocolError, match="another beginning"):
+        reader.verify_and_store([shown(forged, 3)])
+    assert reader.length == 0
+    other.close()
+    store.close()
