@@ -1,0 +1,234 @@
+"""Which cells a relay takes from its neighbours, and when (tor-spec 5.1, 5.3, 5.4, 5.6)."""
+
+from __future__ import annotations
+
+import os
+from typing import Any
+from unittest import mock
+
+import numpy as np
+import pytest
+
+from pelure.errors import ProtocolError
+from pelure.tor.cell.commands import CELL_LEN, CellCommand, DestroyReason
+from pelure.tor.cell.framing import Cell, Run
+from pelure.tor.cell.messages import Create2, Created2, CreateFast, Destroy
+from pelure.tor.circuit.handshakes import HopSecrets
+from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.circuit.relaycrypto import HopKeys
+from pelure.tor.crypto import ntor
+from pelure.tor.relay.circuit import MAX_EARLY, RelayCircuit
+from pelure.tor.relay.creation import CircuitCreator
+from pelure.tor.relay.next_hop import NextHop
+
+BODY = bytes(509)
+CREATED2 = Created2(b"reply").cell(7)
+
+
+def run_of(*commands: CellCommand) -> Run:
+    cells = np.zeros((len(commands), CELL_LEN), np.uint8)
+    cells[:, 4] = commands
+    return Run(7, cells)
+
+
+# ---- from the next relay ----
+
+
+@pytest.fixture
+def circuit() -> mock.Mock:
+    return mock.Mock(closed=False, host=mock.Mock(relayed_cells=0))
+
+
+@pytest.fixture
+def next_hop(circuit: mock.Mock) -> NextHop:
+    return NextHop(circuit, mock.Mock(attach=mock.Mock(return_value=7)))
+
+
+def test_the_next_relay_answers_once(circuit: mock.Mock, next_hop: NextHop) -> None:
+    next_hop.handle(CREATED2)
+    circuit.extended.assert_called_once_with(b"reply")
+    with pytest.raises(ProtocolError):
+        next_hop.handle(CREATED2)
+    circuit.extended.assert_called_once()
+
+
+@pytest.mark.parametrize(
+    "item",
+    [Cell(7, CellCommand.RELAY, BODY), run_of(CellCommand.RELAY, CellCommand.RELAY)],
+    ids=["cell", "run"],
+)
+def test_no_relay_cell_comes_back_before_the_circuit_is_there(
+    circuit: mock.Mock, next_hop: NextHop, item: Cell | Run
+) -> None:
+    with pytest.raises(ProtocolError):
+        next_hop.handle(item)
+    circuit.backward.assert_not_called()
+    next_hop.handle(CREATED2)
+    next_hop.handle(item)
+    circuit.backward.assert_called_once_with(item)
+
+
+@pytest.mark.parametrize(
+    "item",
+    [Cell(7, CellCommand.RELAY_EARLY, BODY), run_of(CellCommand.RELAY, CellCommand.RELAY_EARLY)],
+    ids=["cell", "run"],
+)
+def test_no_relay_early_cell_comes_back(circuit: mock.Mock, next_hop: NextHop, item: Cell | Run) -> None:
+    """They have been used to mark circuits for an accomplice."""
+    next_hop.handle(CREATED2)
+    with pytest.raises(ProtocolError):
+        next_hop.handle(item)
+    circuit.backward.assert_not_called()
+
+
+@pytest.mark.parametrize(
+    "command", [CellCommand.CREATED, CellCommand.CREATED_FAST, CellCommand.CREATE2, CellCommand.CREATE_FAST]
+)
+def test_other_cells_do_not_come_from_the_next_relay(next_hop: NextHop, command: CellCommand) -> None:
+    with pytest.raises(ProtocolError):
+        next_hop.handle(Cell(7, command, BODY))
+
+
+def test_the_next_relay_may_end_the_circuit(circuit: mock.Mock, next_hop: NextHop) -> None:
+    next_hop.handle(Cell(7, CellCommand.DESTROY, Destroy(DestroyReason.FINISHED).encode()))
+    next_hop.link.detach.assert_called_once_with(7)  # type: ignore[attr-defined]
+    circuit.next_lost.assert_called_once_with(DestroyReason.FINISHED)
+
+
+def test_nothing_goes_back_on_a_circuit_that_is_closed(circuit: mock.Mock, next_hop: NextHop) -> None:
+    next_hop.handle(CREATED2)
+    circuit.closed = True
+    next_hop.handle(Cell(7, CellCommand.RELAY, BODY))
+    next_hop.handle(Cell(7, CellCommand.CREATED2, BODY))
+    circuit.backward.assert_not_called()
+
+
+def test_what_is_passed_on_is_counted(circuit: mock.Mock, next_hop: NextHop) -> None:
+    next_hop.send(Cell(1, CellCommand.RELAY, BODY))
+    next_hop.send(run_of(CellCommand.RELAY, CellCommand.RELAY_EARLY))
+    assert circuit.host.relayed_cells == 3
+    assert [call.args[0].circ_id for call in next_hop.link.send.call_args_list] == [7, 7]  # type: ignore[attr-defined]
+
+
+# ---- from the previous relay ----
+
+
+@pytest.fixture
+def middle() -> RelayCircuit:
+    """A circuit with a next hop, which is created."""
+    keys = HopKeys.tor1(os.urandom(72))
+    link = mock.Mock(send=mock.Mock(return_value=True), queued=mock.Mock(return_value=0))
+    made = RelayCircuit(
+        mock.Mock(relayed_cells=0, rng=os.urandom), link, 7, HopSecrets(keys, bytes(20), None), 0.0
+    )
+    made.next = NextHop(made, mock.Mock(attach=mock.Mock(return_value=8)))
+    made.next.created = True
+    return made
+
+
+@pytest.mark.parametrize("lone", [True, False])
+def test_so_many_relay_early_cells_may_pass_and_no_more(middle: RelayCircuit, lone: bool) -> None:
+    early = CellCommand.RELAY_EARLY
+    for _ in range(MAX_EARLY // 2):
+        if lone:
+            middle.handle(Cell(7, early, os.urandom(509)))
+            middle.handle(Cell(7, early, os.urandom(509)))
+        else:
+            middle.handle(run_of(early, CellCommand.RELAY, early))
+    middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
+    with pytest.raises(ProtocolError):
+        middle.handle(Cell(7, early, BODY) if lone else run_of(CellCommand.RELAY, early))
+
+
+def test_eight_is_what_the_specification_says() -> None:
+    assert MAX_EARLY == 8
+
+
+@pytest.mark.parametrize("command", [CellCommand.CREATE2, CellCommand.CREATED2, CellCommand.CREATE_FAST])
+def test_a_circuit_that_exists_is_not_created_again(middle: RelayCircuit, command: CellCommand) -> None:
+    with pytest.raises(ProtocolError):
+        middle.handle(Cell(7, command, BODY))
+
+
+def test_cells_that_nobody_recognizes_need_somebody_further_on(middle: RelayCircuit) -> None:
+    middle.next = None
+    with pytest.raises(ProtocolError):
+        middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
+    middle.next_lost(DestroyReason.FINISHED)  # from then on they may have been on their way
+    middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
+
+
+# ---- circuits that are being created ----
+
+
+@pytest.fixture
+async def creator() -> CircuitCreator:
+    circuits = mock.Mock(params=CircuitParams(), rng=os.urandom, has_room=mock.Mock(return_value=True))
+    return CircuitCreator(circuits)
+
+
+def peer() -> Any:
+    """A link on which circuit 7 is asked for; ``adopt`` tells what it is given to."""
+    return mock.Mock(address=("192.0.2.1", 9001))
+
+
+async def test_create_cells_that_are_refused(creator: CircuitCreator) -> None:
+    for cell, reason in (
+        (Cell(7, CellCommand.CREATE, BODY), DestroyReason.PROTOCOL),
+        (Cell(7, CellCommand.CREATE2, b"\0\2\2\0" + bytes(505)), DestroyReason.PROTOCOL),
+    ):
+        link = peer()
+        creator.create_requested(link, cell)
+        link.destroy.assert_called_once_with(7, reason)
+    link = peer()
+    creator._circuits.has_room = mock.Mock(return_value=False)  # type: ignore[method-assign]
+    creator.create_requested(link, CreateFast(bytes(20)).cell(7))
+    link.destroy.assert_called_once_with(7, DestroyReason.RESOURCELIMIT)
+    creator._circuits.add.assert_not_called()  # type: ignore[attr-defined]
+
+
+async def test_create_fast_is_answered_at_once(creator: CircuitCreator) -> None:
+    link = peer()
+    creator.create_requested(link, CreateFast(bytes(20)).cell(7))
+    creator._circuits.add.assert_called_once()  # type: ignore[attr-defined]
+    assert link.send.call_args.args[0].command == CellCommand.CREATED_FAST
+
+
+async def test_only_its_end_may_come_before_a_circuit_is_created(creator: CircuitCreator) -> None:
+    onionskin = Create2(ntor.HANDSHAKE_TYPE, bytes(ntor.CLIENT_LEN)).cell(7)
+    for item, fails in (
+        (Cell(7, CellCommand.DESTROY, Destroy(DestroyReason.FINISHED).encode()), False),
+        (Cell(7, CellCommand.RELAY, BODY), True),
+        (run_of(CellCommand.RELAY, CellCommand.RELAY), True),
+        (onionskin, True),
+    ):
+        link = peer()
+        creator.create_requested(link, onionskin)
+        [(circ_id, pending)] = [call.args for call in link.adopt.call_args_list]
+        assert circ_id == 7
+        if fails:
+            with pytest.raises(ProtocolError):
+                pending.handle(item)
+        else:
+            pending.handle(item)
+            link.detach.assert_called_once_with(7)
+        with mock.patch.object(creator, "_handshake") as handshake:
+            creator.queue._run()
+            handshake.assert_not_called()
+        link.send.assert_not_called()
+
+
+async def test_a_link_that_is_lost_meanwhile_gets_no_answer(creator: CircuitCreator) -> None:
+    link = peer()
+    creator.create_requested(link, Create2(ntor.HANDSHAKE_TYPE, bytes(ntor.CLIENT_LEN)).cell(7))
+    link.adopt.call_args.args[1].link_closed("lost")
+    with mock.patch.object(creator, "_handshake") as handshake:
+        creator.queue._run()
+    handshake.assert_not_called()
+
+
+async def test_an_onionskin_that_does_not_fit_ends_in_destroy(creator: CircuitCreator) -> None:
+    link = peer()
+    creator.create_requested(link, Create2(9, b"x").cell(7))
+    creator.queue._run()
+    link.destroy.assert_called_once_with(7, DestroyReason.PROTOCOL)
