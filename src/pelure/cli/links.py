@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 import time
 from pathlib import Path
 from typing import Annotated
@@ -47,6 +46,8 @@ def links(
     Example: `pelure links --received`
     """
     with open_book(settings_of(context)) as book, Output(as_json) as output:
+        if share and not book.entries(share):
+            raise ConfigError(f"no link is of a share «{share}»; see `pelure shares`")
         _list(output, book.entries("" if received else share))
 
 
@@ -287,18 +288,23 @@ def link_export(
     context: typer.Context,
     file: Annotated[Path, typer.Argument(help="Where to write; `-` for standard output.", allow_dash=True)],
     secrets: Annotated[bool, typer.Option("--secrets", help="With the links themselves.")] = False,
+    as_json: Json = False,
 ) -> None:
     """Write the link book as JSON.
 
     Example: `pelure link export links.json`
     """
-    with open_book(settings_of(context)) as book:
-        text = export_book(book, secrets=secrets)
-    if str(file) == "-":
-        write_bytes(f"{text}\n".encode())
-    else:
-        write_private(file.absolute(), text.encode())
-        print(f"Wrote {file}{', which holds the links: keep it secret' if secrets else ''}.", file=sys.stderr)
+    with open_book(settings_of(context)) as book, Output(as_json) as output:
+        exported, count = export_book(book, secrets=secrets), len(book.entries())
+        if str(file) == "-":
+            write_bytes(f"{exported}\n".encode())
+            return
+        try:
+            write_private(file.absolute(), exported.encode())
+        except OSError as error:
+            raise ConfigError(f"can't write {file}: {error.strerror}") from error
+        secret = ", which holds the links: keep it secret" if secrets else ""
+        output.aside("exported", f"Wrote {file}{secret}.", file=str(file.absolute()), links=count)
 
 
 @link_app.command("import")

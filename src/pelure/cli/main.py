@@ -14,7 +14,7 @@ import platformdirs
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from pelure.cli.run import Settings, set_up_logging
+from pelure.cli.run import Settings, message_of, set_up_logging
 from pelure.cli.terminal import shown
 from pelure.errors import PelureError
 
@@ -136,7 +136,7 @@ def main() -> None:
     except (PelureError, OSError) as error:
         if "--verbose" in sys.argv or "-v" in sys.argv:
             traceback.print_exc()
-        print(f"pelure: {shown(str(error))}", file=sys.stderr)
+        print(f"pelure: {shown(message_of(error))}", file=sys.stderr)
         sys.exit(1)
 
 

@@ -51,6 +51,13 @@ def fail(message: str) -> typer.Exit:
     return typer.Exit(1)
 
 
+def message_of(error: Exception) -> str:
+    """What a person is told of ``error``: of one of the system's the file and the reason."""
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.filename}: {error.strerror}" if error.filename else error.strerror
+    return str(error) or type(error).__name__
+
+
 @contextmanager
 def usage_errors() -> Iterator[None]:
     """What is wrong with the arguments is wrong usage: exit status 2."""
@@ -61,7 +68,7 @@ def usage_errors() -> Iterator[None]:
 
 
 def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
-    """Run ``work`` until it ends or SIGINT/SIGTERM asks it to stop; it is cancelled then and cleans up."""
+    """Run ``work`` until it ends or a signal asks it to stop; it is cancelled then and cleans up."""
     tune_memory()
     try:
         import uvloop
@@ -75,7 +82,7 @@ def run(work: Coroutine[Any, Any, None], settings: Settings) -> None:
     except (PelureError, OSError) as error:
         if settings.verbose:
             traceback.print_exc()
-        raise fail(str(error) or type(error).__name__) from None
+        raise fail(message_of(error)) from None
     if interrupted:
         raise typer.Exit(130)
 
@@ -99,7 +106,10 @@ def tune_memory() -> None:
 
 
 async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
-    """True if SIGINT ended ``work``; SIGTERM, the polite way to end a service, counts as success."""
+    """True if SIGINT ended ``work``; SIGTERM, the polite way to end a service, counts as success.
+
+    So does SIGHUP, the end of the terminal, unless it is to be ignored (``nohup``).
+    """
     loop = asyncio.get_running_loop()
     task = loop.create_task(work)
     seen: list[int] = []
@@ -108,7 +118,10 @@ async def _until_signal(work: Coroutine[Any, Any, None]) -> bool:
         seen.append(number)
         task.cancel()
 
-    for number in (signal.SIGINT, signal.SIGTERM):
+    ends = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) is not signal.SIG_IGN:
+        ends.append(signal.SIGHUP)
+    for number in ends:
         loop.add_signal_handler(number, stop, number)
     try:
         await task

@@ -221,6 +221,8 @@ async def _shares(settings: Settings, as_json: bool) -> None:
     with Output(as_json) as output:
         for row in listed:
             state = "running" if row["running"] else "not running"
+            if row["running"] and row["start_at"] is not None:
+                state = f"from {_day(row['start_at'])} on"
             links = counted(row["links"], "link")
             text = f"{row['share']}\t{state}\t{links}\t{', '.join(row['paths'])}"
             output.event("entry", text, **row)
@@ -270,19 +272,29 @@ def daemon_run(
 
 
 @daemon_app.command("install")
-def daemon_install(context: typer.Context) -> None:
+def daemon_install(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
+) -> None:
     """Write a systemd user unit, so that shares survive a reboot.
 
     Example: `pelure daemon install`
     """
     settings = settings_of(context)
     unit = daemon.install(settings.network, settings.state)
-    print(f"Wrote {unit}. Now: systemctl --user enable --now pelure.service")
-    print("To have it run without you logged in: loginctl enable-linger")
+    text = (
+        f"Wrote {unit}. Now: systemctl --user enable --now pelure.service\n"
+        "To have it run without you logged in: loginctl enable-linger"
+    )
+    with Output(as_json) as output:
+        output.event("installed", text, unit=str(unit))
 
 
 @daemon_app.command("stop")
-def daemon_stop(context: typer.Context) -> None:
+def daemon_stop(
+    context: typer.Context,
+    as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
+) -> None:
     """End the background process; its shares resume when it is started again.
 
     Example: `pelure daemon stop`
@@ -293,6 +305,8 @@ def daemon_stop(context: typer.Context) -> None:
         folder = publisher_folder(settings.state, settings.network)
         if not await daemon.answers(folder):
             raise ConfigError("no pelure runs in the background")
-        await daemon.stop(folder)
+        with Output(as_json) as output:
+            await daemon.stop(folder)
+            output.event("ended", "Nothing runs in the background any more.")
 
     run(work(), settings)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import time
 from pathlib import Path
 from typing import Any
 
@@ -33,6 +34,7 @@ def describe_shares(folder: Path, book: LinkBook, running: set[str]) -> list[dic
             "title": record.title,
             "paths": record.paths,
             "running": record.id in running,
+            "start_at": record.start_at if record.start_at and record.start_at > time.time() else None,
             "live": record.live,
             "detached": record.detached,
             "links": len(book.live(record.id)),

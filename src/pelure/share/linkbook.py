@@ -314,7 +314,7 @@ def import_received(book: LinkBook, text: str | bytes) -> int:
         ]
     except (ValueError, TypeError, KeyError, AttributeError, RecursionError):
         raise ConfigError("this is not a link book that `pelure link export` has written") from None
-    known = {entry.link for entry in book.entries("")}
+    known = {entry.link for entry in book.entries()}
     names = {entry.name for entry in book.entries("") if entry.revoked is None}
     fresh = []
     for entry in found:

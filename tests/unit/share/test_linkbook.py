@@ -150,6 +150,7 @@ def test_bad_names(book: LinkBook, name: str) -> None:
 def test_export_and_import(book: LinkBook, tmp_path: Path) -> None:
     book.add([entry("alice", tags=("x",)), entry("bob", secret=b"t" * 16)])
     assert "pelure:" not in export_book(book, secrets=False)
+    assert import_received(book, export_book(book, secrets=True)) == 0  # which were made here
     with LinkBook(tmp_path / "other.sqlite") as other:
         text = export_book(book, secrets=True)
         assert import_received(other, text) == 2
