@@ -37,7 +37,6 @@ def decode_state(data: bytes, now: float, interval: int) -> SharedRandomState:
     """
     state = SharedRandomState()
     version = ""
-    state.valid_after = int(now)
     for line in data.decode("utf-8", "replace").splitlines():
         keyword, _, rest = line.partition(" ")
         if keyword == "Version":
@@ -54,7 +53,7 @@ def decode_state(data: bytes, now: float, interval: int) -> SharedRandomState:
             state.current = _parse_value(rest, state.current)
     if version != "1":
         raise DirectoryError("the shared random state is of an unknown version")
-    if state.valid_until < now or state.valid_after >= state.valid_until:
+    if not 0 < state.valid_after < state.valid_until or state.valid_until < now:
         raise DirectoryError("the shared random state is of a protocol run that is over")
     state.phase = phase_of(state.valid_after, interval)
     return state

@@ -43,6 +43,45 @@ def test_relays_long_gone_are_forgotten() -> None:
     assert history.time_known(ONE, START + 400 * 86400) == 0
 
 
+DAY = 24 * HOUR
+
+
+def kept(history: History, days: float) -> bool:
+    """Whether relay ONE is still known so many days after the start."""
+    history.decay(START + days * DAY)
+    return history.time_known(ONE, START + days * DAY) > 0
+
+
+def test_a_relay_that_is_up_is_never_forgotten() -> None:
+    history = History(START)
+    history.note(ONE, True, START)
+    assert kept(history, 400) and history.uptime(ONE, START + 400 * DAY) == 400 * DAY
+
+
+def test_a_relay_that_was_never_up_is_forgotten_after_a_month() -> None:
+    history = History(START)
+    for hours in (0, 10, 20):  # it went down once
+        history.note(ONE, False, START + hours * HOUR)
+    assert kept(history, 30) and not kept(history, 30.1)
+
+
+def test_a_relay_with_a_past_is_remembered_for_longer() -> None:
+    history = History(START)
+    history.note(ONE, True, START)
+    history.note(ONE, False, START + HOUR)
+    assert kept(history, 60) and not kept(history, 120)
+
+
+def test_uptime_long_ago_counts_for_less_than_downtime_now() -> None:
+    history = History(START)
+    history.note(ONE, True, START)
+    history.decay(START + 10 * DAY)
+    history.note(ONE, False, START + 10 * DAY)
+    history.decay(START + 20 * DAY)
+    up, down = (sum(DECAY**n for n in numbers) for numbers in (range(21, 41), range(1, 21)))
+    assert history.fractional_uptime(ONE, START + 20 * DAY) == pytest.approx(up / (up + down))
+
+
 def test_an_unknown_relay() -> None:
     history = History(START)
     assert history.mean_time_between_failures(OTHER, START) == 0
@@ -54,7 +93,8 @@ def test_it_survives_a_restart() -> None:
     history = History(START)
     history.note(ONE, True, START)
     history.note(OTHER, False, START + HOUR)
-    again = History.from_json(json.loads(json.dumps(history.to_json())), START + 2 * HOUR)
+    history.decay(START + DAY)
+    again = History.from_json(json.loads(json.dumps(history.to_json())), START + DAY)
     assert again.to_json() == history.to_json()
 
 

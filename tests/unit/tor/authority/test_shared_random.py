@@ -242,6 +242,39 @@ def test_state_file_of_c_tor() -> None:
     assert [commit.identity[:2] for commit in state.commits.values()] == [b"\x01\x23"]
 
 
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"Version 1\n", b"Version 2\n"),
+        (b"Version 1\n", b""),
+        (b"ValidAfter ", b"Before "),
+        (b"ValidUntil ", b"After "),
+        (b"ValidAfter ", b"ValidAfter 2099-01-01 00:00:00\n# "),
+        (b"SharedRandPreviousValue 2 ", b"SharedRandPreviousValue "),
+        (b"SharedRandPreviousValue 2 ", b"SharedRandPreviousValue -1 "),
+        (b"SharedRandCurrentValue ", b"SharedRandPreviousValue "),
+    ],
+)
+def test_state_files_that_are_refused(old: bytes, new: bytes) -> None:
+    state = SharedRandomState(
+        previous=SharedRandomValue(2, b"p" * 32), current=SharedRandomValue(0, b"c" * 32)
+    )
+    state.prepare(START + 13 * INTERVAL, INTERVAL, bytes(20), rng_of("me"))
+    document = encode_state(state)
+    again = decode_state(document, START + 14 * INTERVAL, INTERVAL)
+    assert again == state and again.phase is Phase.REVEAL
+    assert document.count(old) == 1
+    with pytest.raises(DirectoryError):
+        decode_state(document.replace(old, new), START + 14 * INTERVAL, INTERVAL)
+
+
+def test_a_commitment_that_is_not_understood_is_dropped_from_the_state() -> None:
+    state = SharedRandomState()
+    state.prepare(START, INTERVAL, bytes(20), rng_of("me"))
+    document = encode_state(state) + b"Commit 2 sha3-256 " + b"11" * 20 + b" AAAA\n"
+    assert decode_state(document, START, INTERVAL).commits == state.commits
+
+
 def test_state_of_a_past_run_is_refused() -> None:
     state = SharedRandomState()
     state.prepare(START, INTERVAL, bytes(20), rng_of("me"))
