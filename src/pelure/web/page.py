@@ -22,6 +22,7 @@ from pelure.hyper.bee.walk import Range
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.metadata import mtime_of
+from pelure.hyper.drive.paths import is_normal
 from pelure.web.listing import Row, error_page, folder_page, preview_page
 from pelure.web.media import is_text, media_type
 from pelure.web.ranges import RangeNotSatisfiable, parse_range
@@ -71,6 +72,8 @@ class DrivePage:
                 return Response(STYLE, media_type="text/css", headers=STYLE_HEADERS)
             if query == "icon":
                 return Response(ICON, media_type="image/svg+xml", headers=STYLE_HEADERS)
+            if path != "/" and not is_normal(path.removesuffix("/")):
+                return self._error("There is nothing at this address.", 404)
             if path.endswith("/"):
                 return await self._folder(request, path, query)
             entry = await self._drive.entry(path, timeout=READ_SECONDS)

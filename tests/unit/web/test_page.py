@@ -147,6 +147,17 @@ async def test_a_folder_of_too_many_says_so(tmp_path: Path, monkeypatch: pytest.
     store.close()
 
 
+@pytest.mark.parametrize(
+    "path", ["/photos//", "/photos//one.png", "/photos/%2e/", "/a/%2e%2e/photos/", "/%2e%2e/"]
+)
+@pytest.mark.parametrize("query", ["", "?zip"])
+async def test_another_spelling_of_a_path_is_no_address(
+    client: httpx.AsyncClient, path: str, query: str
+) -> None:
+    """Names are cut out of paths by their lengths, and links in a page go on from its own address."""
+    assert (await client.get(path + query)).status_code == 404
+
+
 async def test_zip(client: httpx.AsyncClient) -> None:
     got = await client.get("/photos/?zip")
     archive = zipfile.ZipFile(io.BytesIO(got.content))
