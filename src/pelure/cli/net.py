@@ -13,12 +13,12 @@ import typer
 from rich.table import Column, Table
 
 from pelure.cli.output import Output
-from pelure.cli.run import Settings, fail, run, settings_of
+from pelure.cli.run import Settings, fail, run, settings_of, usage_errors
 from pelure.errors import ConfigError, PelureError
 from pelure.streams import SocketStream
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
 from pelure.tor.embedded.network import EmbeddedNetwork
-from pelure.tor.embedded.plan import ADDRESS, NetworkPlan
+from pelure.tor.embedded.plan import ADDRESS, NetworkPlan, check_numbers
 from pelure.tor.embedded.shared import running_pid, start_detached
 from pelure.tor.net import dir_http
 
@@ -58,15 +58,23 @@ def up(
     Example: `pelure net up --relays 9 --detach`
     """
     settings, where = _folder(context, folder)
+    with usage_errors():
+        check_numbers(relays, authorities, interval)
 
     async def work() -> None:
         numbers = {"relays": relays, "authorities": authorities, "interval": interval}
         if detach:
             await _start_detached(where, numbers, Output(as_json))
         else:
+            _check_down(where)
             await _up(EmbeddedNetwork(where, **numbers), Output(as_json))
 
     run(work(), settings)
+
+
+def _check_down(folder: Path) -> None:
+    if running_pid(folder) is not None:
+        raise ConfigError(f"a network is up in {folder} already: use it, or end it by «pelure net down»")
 
 
 def _tell_up(output: Output, plan: NetworkPlan, started: float) -> None:
@@ -78,8 +86,7 @@ def _tell_up(output: Output, plan: NetworkPlan, started: float) -> None:
 
 async def _start_detached(folder: Path, numbers: dict[str, int], output: Output) -> None:
     started = time.monotonic()
-    if running_pid(folder) is not None:
-        raise ConfigError(f"a network is up in {folder} already")
+    _check_down(folder)
     await start_detached(folder, **numbers)
     _tell_up(output, NetworkPlan.load(folder), started)
 

@@ -77,19 +77,19 @@ def serve(
         ),
     ] = False,
     pow_rate: Annotated[
-        int,
+        int | None,
         typer.Option(
             min=1,
             metavar="N",
             help="With --pow: clients answered per second, and ten times as many at once "
-            "(HiddenServicePoWQueueRate, -Burst).",
+            f"(HiddenServicePoWQueueRate, -Burst); {PowLimits().rate} if not given.",
         ),
-    ] = PowLimits().rate,
+    ] = None,
     as_json: AsJson = False,
 ) -> None:
     """Publish an onion service until interrupted.
 
-    Changes of its authorized clients (``pelure onion clients``) take effect at once.
+    Changes of its authorized clients (``pelure onion clients``) hold at once for all who come anew.
 
     Example: `pelure onion serve --site ./public --dir ~/site-key`
     """
@@ -102,7 +102,10 @@ def serve(
         raise typer.BadParameter("--port or --site must say what the onion service offers")
     if site is not None and SITE_PORT in ports:
         raise typer.BadParameter(f"--site uses port {SITE_PORT}, which --port gives to something else")
-    limits = PowLimits(pow_rate, BURST_SECONDS * pow_rate) if pow_defence else None
+    if pow_rate is not None and not pow_defence:
+        raise typer.BadParameter("--pow-rate needs --pow")
+    rate = pow_rate or PowLimits().rate
+    limits = PowLimits(rate, BURST_SECONDS * rate) if pow_defence else None
     run(_serve(settings, ports, folder, site, limits, as_json), settings)
 
 
@@ -261,6 +264,8 @@ def list_clients(context: typer.Context, folder: Folder, as_json: AsJson = False
 @clients.command("remove")
 def remove_client(context: typer.Context, name: Name, folder: Folder, as_json: AsJson = False) -> None:
     """Withdraw a client's authorization; a service without clients answers nobody.
+
+    A running service lets the client in no more. Connections that are open go on: who has them is not known.
 
     Example: `pelure onion clients remove alice --dir ~/site-key`
     """

@@ -6,6 +6,7 @@ import importlib.metadata
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -114,3 +115,28 @@ def test_a_terminal_that_lacks_characters_gets_others(encoding: str) -> None:
     )
     wanted = "a → b\n".encode(encoding, "backslashreplace")
     assert (done.stdout, done.stderr) == (wanted, wanted)
+
+
+@pytest.mark.parametrize(
+    ("action", "told"), [("SIG_DFL", "cleaned up\n"), ("SIG_IGN", "goes on\ncleaned up\n")]
+)
+def test_the_end_of_the_terminal(tmp_path: Path, action: str, told: str) -> None:
+    """A command cleans up then, as at its interruption; under ``nohup`` it goes on."""
+    program = (
+        "import asyncio, os, signal, sys\n"
+        "from pathlib import Path\n"
+        "from pelure.cli.run import Settings, run\n"
+        "signal.signal(signal.SIGHUP, getattr(signal, sys.argv[1]))\n"
+        "async def work():\n"
+        "    try:\n"
+        "        os.kill(os.getpid(), signal.SIGHUP)\n"
+        "        await asyncio.sleep(60 if sys.argv[1] == 'SIG_DFL' else 0.1)\n"
+        "        print('goes on')\n"
+        "    finally:\n"
+        "        print('cleaned up')\n"
+        "run(work(), Settings('embedded', Path(sys.argv[2]), False))\n"
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", program, action, str(tmp_path)], capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout) == (0, told), done.stderr

@@ -64,6 +64,7 @@ def test_clients_are_listed_and_removed(folder: Path) -> None:
         ["serve", "--port", "80", "--port", "80:81"],
         ["serve", "--port", "80", "--site", "."],
         ["serve", "--port", "80", "--pow", "--pow-rate", "0"],
+        ["serve", "--port", "80", "--pow-rate", "5"],
         ["serve", "--site", "/no/such/folder"],
         ["keygen"],
     ],

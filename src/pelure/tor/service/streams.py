@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 from collections.abc import Mapping
 
 from pelure.errors import ProtocolError
@@ -34,6 +35,7 @@ class StreamAcceptor:
         self._tasks: set[asyncio.Task[None]] = set()
         self._connecting: set[asyncio.Task[None]] = set()
         self._sockets: set[SplicedSocket] = set()
+        self._unreached: set[Target] = set()
 
     def incoming(self, stream: CircuitStream, request: Incoming) -> None:
         """Accept or refuse a stream that a client opened; never raises."""
@@ -89,10 +91,11 @@ class StreamAcceptor:
         try:
             dial = target.dial()
         except OSError as error:
-            _refuse(stream, target, error)
+            self._refuse(stream, target, error)
             return
         if dial.connected:
             stream.accept()
+            self._unreached.discard(target)
         spliced = SplicedSocket(stream, self._sockets)
         task = asyncio.create_task(self._connect(stream, target, dial, spliced))
         self._connecting.add(task)
@@ -105,9 +108,10 @@ class StreamAcceptor:
             if not dial.connected:
                 await dial.connect()
                 stream.accept()
+                self._unreached.discard(target)
             await dial.hand_over(spliced)
         except OSError as error:
-            _refuse(stream, target, error)
+            self._refuse(stream, target, error)
             spliced.close()
         except BaseException:
             spliced.close()
@@ -115,7 +119,10 @@ class StreamAcceptor:
         finally:
             dial.close()
 
-
-def _refuse(stream: CircuitStream, target: TcpTarget | UnixTarget, error: OSError) -> None:
-    log.warning("The onion service can't connect to %s: %s", target, error or type(error).__name__)
-    stream.refuse(EndReason.CONNECTREFUSED)
+    def _refuse(self, stream: CircuitStream, target: TcpTarget | UnixTarget, error: OSError) -> None:
+        """Refuse ``stream``; that ``target`` is not reached is told once: any client can ask for it often."""
+        if target not in self._unreached:
+            self._unreached.add(target)
+            reason = os.strerror(error.errno) if error.errno else str(error) or "no answer in time"
+            log.warning("The onion service can't connect to %s: %s", target, reason)
+        stream.refuse(EndReason.CONNECTREFUSED)

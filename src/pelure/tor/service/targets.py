@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from pelure.errors import ConfigError
-from pelure.streams import ByteStream
+from pelure.streams import ByteStream, place
 
 CONNECT_SECONDS = 20.0
 _LOCALHOST = ("127.0.0.1", "::1")
@@ -80,6 +80,9 @@ class TcpTarget:
     host: str
     port: int
 
+    def __str__(self) -> str:
+        return place(self.host, self.port)
+
     def dial(self) -> Dial:
         """Begin to connect. Raises ``OSError``."""
         if self.host != "localhost":
@@ -98,6 +101,9 @@ class UnixTarget:
     """A server on a Unix socket."""
 
     path: Path
+
+    def __str__(self) -> str:
+        return f"unix:{self.path}"
 
     def dial(self) -> Dial:
         """Connect. Raises ``OSError``."""

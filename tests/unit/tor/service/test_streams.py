@@ -117,6 +117,26 @@ async def test_a_target_that_takes_its_time(monkeypatch: pytest.MonkeyPatch) -> 
     await acceptor.close()
 
 
+async def test_a_target_that_is_not_there_is_told_once(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Any client can ask for it as often as it likes; when it was there in between, it is news again."""
+    path = tmp_path / "socket"
+    acceptor = StreamAcceptor({80: UnixTarget(path)}, 0, lambda event: None)
+    told = f"The onion service can't connect to unix:{path}: No such file or directory"
+    for _ in range(3):
+        assert (await open_stream(acceptor)).reason == EndReason.CONNECTREFUSED
+    assert caplog.messages == [told]
+    server = await asyncio.start_unix_server(echo, path)
+    await check_echo((await open_stream(acceptor)).client)
+    server.close()
+    path.unlink(missing_ok=True)
+    assert (await open_stream(acceptor)).reason == EndReason.CONNECTREFUSED
+    assert caplog.messages == [told, told]
+    await acceptor.close()
+    assert str(TcpTarget("::1", 80)) == "[::1]:80"
+
+
 async def test_close_gives_up_what_is_being_connected(monkeypatch: pytest.MonkeyPatch) -> None:
     async def never(dial: Dial) -> None:
         await asyncio.Event().wait()
