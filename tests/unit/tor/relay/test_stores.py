@@ -142,6 +142,32 @@ def test_only_a_later_revision_replaces_a_descriptor() -> None:
     assert len(store) == 1
 
 
+def test_a_descriptor_that_has_expired_counts_for_nothing() -> None:
+    store = DescriptorStore()
+    key = Ed25519KeyPair.generate(os.urandom)
+    name = name_of(store.store(make_descriptor(5, key=key), NOW))
+    expires = NOW + 180 * 60
+    assert store.fetch(name, expires - 1) is not None and store.fetch(name, expires) is None
+    with pytest.raises(DirectoryError):
+        store.store(make_descriptor(1, key=key), expires - 1)
+    store.expire(expires - 1)
+    assert len(store) == 1
+    restarted = make_descriptor(1, key=key)  # the service has lost its counter, but waited
+    assert store.fetch(name_of(store.store(restarted, expires)), expires) == restarted
+    assert (len(store), store.stored, store.fetched) == (1, 2, 2)
+
+
+def test_what_has_expired_goes_before_what_nobody_fetched() -> None:
+    store = DescriptorStore()
+    old = name_of(store.store(make_descriptor(1), NOW))
+    assert store.fetch(old, NOW)
+    young = name_of(store.store(make_descriptor(1), NOW + 60))
+    size = store.size // 2
+    assert store.make_room(store.size, NOW + 60) == 0
+    assert store.make_room(size, NOW + 180 * 60) == pytest.approx(size, abs=5)
+    assert store.fetch(young, NOW + 180 * 60) and not store.fetch(old, NOW)
+
+
 def test_descriptors_that_lie_are_refused() -> None:
     store = DescriptorStore()
     document = make_descriptor(1)
