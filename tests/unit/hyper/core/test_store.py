@@ -134,6 +134,16 @@ def test_a_damaged_page_of_the_database_is_an_error_of_ours(tmp_path: Path) -> N
     assert len(os.listdir("/proc/self/fd")) == descriptors
 
 
+def test_a_key_and_a_manifest_that_do_not_belong_together(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    one, other = store.get(name="one"), store.get(name="other")
+    for _ in range(2):
+        with pytest.raises(DriveError, match="manifest"):
+            store.get(key=bytes(32), manifest=one.manifest)
+    assert store.get(key=other.key, manifest=other.manifest) is other
+    store.close()
+
+
 def test_a_primary_key_that_changed_is_noticed(tmp_path: Path) -> None:
     store = Corestore(tmp_path)
     key = store.get(name="core").key

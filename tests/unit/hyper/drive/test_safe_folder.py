@@ -17,7 +17,7 @@ from pelure.hyper.drive.drive import Drive
 from pelure.hyper.drive.entry import DriveEntry
 from pelure.hyper.drive.local import LocalDrive
 from pelure.hyper.drive.mirror import Mirror
-from pelure.hyper.drive.safe_folder import SafeFolder, UnsafeName, check_link, split
+from pelure.hyper.drive.safe_folder import TEMPORARY, SafeFolder, UnsafeName, check_link, split
 
 
 @pytest.fixture
@@ -133,6 +133,25 @@ def test_an_unfinished_file_never_appears(folder: SafeFolder) -> None:
         file.write(b"half")
         raise ZeroDivisionError
     assert everything(folder.root) == set()
+
+
+def test_a_folder_gives_way_to_no_file_or_link(folder: SafeFolder) -> None:
+    with folder.create("/a/b") as file:
+        file.write(b"x")
+    with pytest.raises(DriveError, match="is a folder here"), folder.create("/a") as file:
+        file.write(b"y")
+    with pytest.raises(DriveError, match="is a folder here"):
+        folder.symlink("/a", "b")
+    assert everything(folder.root) == {"a", "a/b"}
+
+
+def test_what_a_killed_process_left_unfinished_goes_and_nothing_else(folder: SafeFolder) -> None:
+    (folder.root / "deep").mkdir()
+    (folder.root / "elsewhere").symlink_to("deep")
+    for name in (f"{TEMPORARY}1", f"deep/{TEMPORARY}2", "deep/kept", f"deep/not{TEMPORARY}"):
+        (folder.root / name).write_bytes(b"x")
+    folder.remove_unfinished()
+    assert everything(folder.root) == {"deep", "elsewhere", "deep/kept", f"deep/not{TEMPORARY}"}
 
 
 def test_emptied_folders_go(folder: SafeFolder) -> None:
