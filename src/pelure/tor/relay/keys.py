@@ -52,6 +52,7 @@ def _tag(kind: str, detail: str) -> bytes:
 
 SECRET_TAG = _tag("ed25519v1-secret", "type0")
 PUBLIC_TAG = _tag("ed25519v1-public", "type0")
+SIGNING_TAG = _tag("ed25519v1-secret", "type4")  # C tor names what the key is certified as
 CERT_TAG = _tag("ed25519v1-cert", "type4")
 NTOR_TAG = _tag("c25519v1", "onion")
 
@@ -194,9 +195,12 @@ def _load_identity(folder: Path, rng: Rng) -> Ed25519KeyPair:
 def _load_signing(
     folder: Path, identity: Ed25519KeyPair, rng: Rng, now: float
 ) -> tuple[Ed25519KeyPair, Ed25519Cert]:
-    """The stored signing key, or a new one where it is missing, expired or another identity's."""
-    secret = _untagged(folder / SIGNING_SECRET, SECRET_TAG, 64)
-    encoded = _untagged(folder / SIGNING_CERT, CERT_TAG)
+    """The stored signing key, or a new one where it is missing, damaged, expired or another identity's."""
+    try:
+        secret = _untagged(folder / SIGNING_SECRET, SIGNING_TAG, 64)
+        encoded = _untagged(folder / SIGNING_CERT, CERT_TAG)
+    except ConfigError:
+        return _make_signing(folder, identity, rng, now)
     if secret is not None and encoded is not None:
         pair = Ed25519KeyPair.from_expanded(secret)
         try:
@@ -215,7 +219,7 @@ def _make_signing(
     pair = Ed25519KeyPair.generate(rng)
     expires = now + SIGNING_KEY_DAYS * DAY
     cert = Ed25519Cert.create(CertType.IDENTITY_V_SIGNING, pair.public, identity, expires)
-    write_private(folder / SIGNING_SECRET, SECRET_TAG + pair.expanded)
+    write_private(folder / SIGNING_SECRET, SIGNING_TAG + pair.expanded)
     write_private(folder / SIGNING_CERT, CERT_TAG + cert.encode())
     return pair, cert
 

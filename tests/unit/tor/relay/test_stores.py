@@ -84,6 +84,15 @@ def test_damaged_keys_are_not_replaced(tmp_path: Path, name: str) -> None:
     assert (tmp_path / "keys" / name).read_bytes() == b"damaged"
 
 
+@pytest.mark.parametrize("name", ["ed25519_signing_secret_key", "ed25519_signing_cert"])
+def test_a_damaged_signing_key_is_replaced(tmp_path: Path, name: str) -> None:
+    keys = RelayKeys.load(write_keys(tmp_path), os.urandom, NOW)
+    (tmp_path / "keys" / name).write_bytes(b"damaged")
+    again = RelayKeys.load(tmp_path, os.urandom, NOW)
+    assert again.identity == keys.identity and again.signing != keys.signing
+    assert RelayKeys.load(tmp_path, os.urandom, NOW).signing == again.signing
+
+
 def test_an_identity_that_is_missing_but_has_a_public_key_is_not_replaced(tmp_path: Path) -> None:
     write_keys(tmp_path)
     (tmp_path / "keys/ed25519_master_id_secret_key").unlink()
