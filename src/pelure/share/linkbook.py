@@ -120,7 +120,7 @@ class LinkBook:
             self._db.execute("PRAGMA secure_delete = ON")
             self._db.execute("PRAGMA synchronous = FULL")
             self._db.executescript(_SCHEMA)
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:  # the latter for what is in a message
             if isinstance(error, sqlite3.OperationalError):  # a full disk, another process that locks it
                 raise ConfigError(f"the link book {path} can't be used: {error}") from error
             raise ConfigError(f"the link book {path} is damaged ({error}); restore it from a copy") from error
@@ -131,7 +131,7 @@ class LinkBook:
             return self._db.execute(statement, values).fetchall()
         except sqlite3.IntegrityError:
             raise
-        except sqlite3.DatabaseError as error:
+        except (sqlite3.DatabaseError, UnicodeDecodeError) as error:
             raise ConfigError(f"the link book can't be used: {error}") from error
 
     def close(self) -> None:
@@ -278,10 +278,24 @@ class LinkBook:
 
     def _select(self, condition: str, values: tuple[Any, ...]) -> Iterator[Entry]:
         for row in self._do(f"SELECT * FROM links WHERE {condition} ORDER BY id", values):
-            columns = dict(row)
-            columns["tags"] = tuple(json.loads(columns["tags"]))
-            columns["browser"] = bool(columns["browser"])
-            yield Entry(**columns)
+            try:
+                yield _entry(row)
+            except (ValueError, TypeError):
+                what = f"link {row['id']} in the link book is damaged"
+                raise ConfigError(f"{what}; restore {BOOK_NAME} from a copy") from None
+
+
+def _entry(row: sqlite3.Row) -> Entry:
+    """The entry that a row holds. Raises ``ValueError`` or ``TypeError``: SQLite keeps values of any type."""
+    columns = dict(row)
+    columns["tags"] = tuple(str(tag) for tag in json.loads(columns["tags"]))
+    columns["browser"] = bool(columns["browser"])
+    entry = Entry(**columns)
+    texts = (entry.share, entry.name, entry.service, entry.note, entry.link or "")
+    times = (entry.created, entry.expires or 0.0, entry.revoked or 0.0, entry.last_use or 0.0)
+    if not all(isinstance(text, str) for text in texts) or not all(isinstance(at, float) for at in times):
+        raise TypeError("a column has a value of another type")
+    return entry
 
 
 def export_book(book: LinkBook, *, secrets: bool) -> str:

@@ -1,5 +1,6 @@
 """The link book: adding, finding, revoking, exporting."""
 
+import random
 import sqlite3
 import stat
 import time
@@ -199,6 +200,43 @@ def test_damaged_book(tmp_path: Path) -> None:
     (tmp_path / "links.sqlite").write_bytes(b"not a database, but long enough to look at" * 40)
     with pytest.raises(ConfigError, match="damaged"):
         LinkBook(tmp_path / "links.sqlite")
+
+
+def test_any_damage_is_an_error_of_ours(tmp_path: Path) -> None:
+    path = tmp_path / "links.sqlite"
+    with LinkBook(path) as book:
+        book.add([entry(f"name {number}", tags=("x", "y"), note="a note") for number in range(20)])
+    whole = path.read_bytes()
+    choose = random.Random(1)
+    refused = 0
+    for number in range(120):
+        damaged = bytearray(whole)
+        if number % 3:
+            at = choose.randrange(len(whole))
+            damaged[at : at + choose.choice((1, 20, 200))] = choose.randbytes(choose.choice((1, 20)))
+        else:
+            del damaged[choose.randrange(len(whole)) :]
+        path.write_bytes(damaged)
+        try:
+            with LinkBook(path) as book:
+                assert all(isinstance(e.as_json()["name"], str) for e in book.entries())
+                export_book(book, secrets=True)
+                assert not book.search("nothing of this kind")
+                book.add([entry("another", share="s2")])
+        except ConfigError:
+            refused += 1
+    assert refused > 60
+
+
+@pytest.mark.parametrize(
+    "damage", ["tags='{'", "tags=7", "name=x'ff'", "created='x'", "expires='x'", "link=x'05'"]
+)
+def test_a_damaged_row_is_an_error_of_ours(tmp_path: Path, damage: str) -> None:
+    with LinkBook(tmp_path / "links.sqlite") as book:
+        book.add([entry("alice")])
+        book._db.execute(f"UPDATE links SET {damage}")
+        with pytest.raises(ConfigError, match=r"link 1 .* damaged"):
+            book.entries()
 
 
 def test_a_disk_that_is_full_is_said_and_the_book_goes_on(book: LinkBook) -> None:
