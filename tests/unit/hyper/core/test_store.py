@@ -15,6 +15,7 @@ from pelure.errors import DriveError
 from pelure.hyper.core.blockfile import BlockFile
 from pelure.hyper.core.core_storage import INLINE_LIMIT
 from pelure.hyper.core.corestore import Corestore
+from pelure.hyper.core.flat_tree import right_span
 from pelure.hyper.core.hashing import leaf_hash
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, Signer
@@ -173,6 +174,50 @@ def test_a_store_that_lost_its_database_does_not_begin_anew(tmp_path: Path) -> N
     (tmp_path / "kept").rename(tmp_path / "db" / "data.mdb")
     store = Corestore(tmp_path)
     assert store.get(name="core").length == 1
+    store.close()
+
+
+def test_what_is_cut_off_is_gone_for_good(tmp_path: Path) -> None:
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    core.append([bytes([number]) * 3000 for number in range(13)])
+    core.truncate(5)
+    assert (core.length, core.fork, core.contiguous_length) == (5, 1, 5)
+    assert [core.has(index) for index in (4, 5, 12)] == [True, False, False]
+    assert [core.storage.get_block(index) for index in (5, 12)] == [None, None]
+    assert all(right_span(index) < 10 for index in core.storage.node_indexes())
+    core.append([b"another"] * 3)
+    key = core.key
+    store.close()
+    store = Corestore(tmp_path)
+    core = store.get(key=key)
+    assert (core.length, core.fork, core.get_local(4), core.get_local(7)) == (
+        8,
+        1,
+        bytes([4]) * 3000,
+        b"another",
+    )
+    core.truncate(8, fork=9)
+    assert (core.length, core.fork) == (8, 9)
+    for wrong in ({"length": 9}, {"length": -1}, {"length": 3, "fork": 9}):
+        with pytest.raises(DriveError):
+            core.truncate(**wrong)
+    assert (core.length, core.fork) == (8, 9)
+    reader = store.get(key=bytes(32))
+    for change in (lambda: reader.truncate(0), lambda: reader.append([b"x"])):
+        with pytest.raises(DriveError, match="read-only"):
+            change()
+    store.close()
+
+
+def test_a_block_that_is_too_long_changes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pelure.hyper.core.state.MAX_BLOCK", 10)
+    store = Corestore(tmp_path)
+    core = store.get(name="core")
+    with pytest.raises(DriveError, match="too long"):
+        core.append([b"x", b"y" * 11])
+    assert core.length == 0
+    core.append([b"y" * 10])
     store.close()
 
 
