@@ -129,16 +129,16 @@ class OriginCircuit:
 
     # ---- streams and messages ----
 
-    def open_stream(self, host: str, port: int, *, hop: int = -1, flags: int = 0) -> StreamEndpoint:
+    def open_stream(self, host: str, port: int, *, flags: int = 0) -> StreamEndpoint:
         """BEGIN a stream to ``host`` (empty for an onion service); data may be written at once."""
-        return self.hops[hop].end.open(RelayCommand.BEGIN, Begin(host, port, flags).encode())
+        return self.hops[-1].end.open(RelayCommand.BEGIN, Begin(host, port, flags).encode())
 
-    def begin_dir(self, hop: int = -1) -> StreamEndpoint:
-        """Open a stream to the directory cache that ``hop`` is."""
-        return self.hops[hop].end.open(RelayCommand.BEGIN_DIR, b"")
+    def begin_dir(self) -> StreamEndpoint:
+        """Open a stream to the directory cache that the last hop is."""
+        return self.hops[-1].end.open(RelayCommand.BEGIN_DIR, b"")
 
     def resolve(self, name: str, hop: int = -1) -> StreamEndpoint:
-        """Look up a host name (or an ``in-addr.arpa`` name); ``Resolved`` follows."""
+        """Let ``hop`` look up a host name (or an ``in-addr.arpa`` name); ``Resolved`` follows."""
         return self.hops[hop].end.open(RelayCommand.RESOLVE, Resolve(name).encode())
 
     def send_message(self, hop: int, command: int, data: bytes, stream_id: int = 0) -> None:
@@ -230,12 +230,13 @@ class OriginCircuit:
         raise ProtocolError(f"a cell of command {cell.command} came instead of the answer to CREATE")
 
     def _receive_message(self, event: RelayMessageReceived) -> Event:
-        if event.command == RelayCommand.EXTENDED2:
-            if event.hop != len(self.hops) - 1:
-                raise ProtocolError("EXTENDED2 came from a hop that was not asked to extend")
-            return self._finish_handshake(Extended2.decode(event.data).handshake)
         if event.command == RelayCommand.TRUNCATED:
             return self._closed_by(Truncated.decode(event.data).reason, f"cut off behind hop {event.hop + 1}")
+        if event.hop != len(self.hops) - 1:
+            # A relay in the middle that could make a service answer would know whose circuit it has.
+            raise ProtocolError(f"a message of command {event.command} came from a hop in the middle")
+        if event.command == RelayCommand.EXTENDED2:
+            return self._finish_handshake(Extended2.decode(event.data).handshake)
         return event
 
     def _closed_by(self, reason: int, how: str) -> CircuitClosed:

@@ -160,19 +160,19 @@ class Circuit:
 
     # ---- streams ----
 
-    def open(self, host: str, port: int, *, hop: int = -1, flags: int = 0) -> CircuitStream:
+    def open(self, host: str, port: int, *, flags: int = 0) -> CircuitStream:
         """Open a stream without waiting: data may be written and goes along (optimistic data).
 
         ``host`` is empty for an onion service. ``connected()`` and ``read()`` of the stream tell a refusal.
         """
         self._check_open()
-        return self._opened(self.core.open_stream(host, port, hop=hop, flags=flags), f"{host}:{port}")
+        return self._opened(self.core.open_stream(host, port, flags=flags), f"{host}:{port}")
 
     async def begin(
-        self, host: str, port: int, *, hop: int = -1, flags: int = 0, timeout: float = STREAM_SECONDS
+        self, host: str, port: int, *, flags: int = 0, timeout: float = STREAM_SECONDS
     ) -> CircuitStream:
         """Open a stream and wait until it is accepted. Raises ``StreamError``, ``CircuitError``."""
-        stream = self.open(host, port, hop=hop, flags=flags)
+        stream = self.open(host, port, flags=flags)
         try:
             await stream.connected(timeout)
         except TimeoutError:
@@ -185,10 +185,10 @@ class Circuit:
             raise
         return stream
 
-    def open_dir(self, *, hop: int = -1) -> CircuitStream:
-        """Open a stream to the directory cache that ``hop`` is, without waiting: as :meth:`open`."""
+    def open_dir(self) -> CircuitStream:
+        """Open a stream to the directory cache that the last hop is, without waiting: as :meth:`open`."""
         self._check_open()
-        return self._opened(self.core.begin_dir(hop), "directory")
+        return self._opened(self.core.begin_dir(), "directory")
 
     async def resolve(self, name: str, *, timeout: float = STREAM_SECONDS) -> tuple[Answer, ...]:
         """Let the exit look up ``name``. Raises ``StreamError``, ``CircuitError``, ``ProtocolError``."""

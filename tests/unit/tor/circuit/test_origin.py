@@ -237,19 +237,24 @@ def test_resolve() -> None:
     assert exchange(origin, chain) == [ev.Resolved(near, body)]
 
 
-def test_a_leaky_pipe() -> None:
-    """Messages to and from the middle of a circuit."""
+def test_messages_reach_every_hop_and_only_the_last_may_answer() -> None:
+    """A relay in the middle that got an answer to its own messages would know whose circuit it has."""
     origin, chain = built(4)
     for hop in (1, 3, 0, 2):
         origin.send_message(hop, RelayCommand.ESTABLISH_RENDEZVOUS, bytes([hop]) * 20)
         assert exchange(origin, chain) == []
         expected = ev.RelayMessageReceived(hop, RelayCommand.ESTABLISH_RENDEZVOUS, 0, bytes([hop]) * 20)
         assert chain.relays[hop].events.pop() == expected
-        end = chain.relays[hop].end
-        assert end is not None
-        end.send(RelayCommand.RENDEZVOUS_ESTABLISHED)
-        answer = ev.RelayMessageReceived(hop, RelayCommand.RENDEZVOUS_ESTABLISHED, 0, b"")
-        assert exchange(origin, chain) == [answer]
+    ends = [relay.end for relay in chain.relays]
+    for command in (RelayCommand.RENDEZVOUS_ESTABLISHED, RelayCommand.INTRODUCE2, RelayCommand.EXTENDED2):
+        for end in ends[:3]:
+            assert end is not None
+            end.send(command, 0, b"\0\0")
+            with pytest.raises(ProtocolError, match="in the middle"):
+                exchange(origin, chain)
+    assert ends[3] is not None
+    ends[3].send(RelayCommand.INTRODUCE2, 0, b"x")
+    assert exchange(origin, chain) == [ev.RelayMessageReceived(3, RelayCommand.INTRODUCE2, 0, b"x")]
 
 
 @pytest.mark.parametrize("increment", [None, 31])

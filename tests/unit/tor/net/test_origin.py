@@ -250,13 +250,13 @@ async def test_resolve() -> None:
 
 async def test_messages_are_kept_until_expected() -> None:
     circuit, link = await build()
-    far_end(link, 1).send(RelayCommand.INTRODUCE2, 0, b"one")
+    far_end(link).send(RelayCommand.INTRODUCE2, 0, b"one")
     link.step()
     message = await circuit.expect(RelayCommand.INTRODUCE2, timeout=WAIT)
-    assert (message.hop, message.data) == (1, b"one")
+    assert (message.hop, message.data) == (2, b"one")
     got: list[ev.RelayMessageReceived] = []
     circuit.on_message = got.append
-    far_end(link, 1).send(RelayCommand.INTRODUCE2, 0, b"two")
+    far_end(link).send(RelayCommand.INTRODUCE2, 0, b"two")
     link.step()
     assert [message.data for message in got] == [b"two"]
     with pytest.raises(CircuitError, match="no answer"):
