@@ -11,7 +11,7 @@ import pytest
 from pelure.errors import ProtocolError
 from pelure.hyper.core.core import Core
 from pelure.hyper.core.corestore import Corestore
-from pelure.hyper.core.replication import peer as peer_module
+from pelure.hyper.core.replication import telling
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.parts import HashRequest
 
@@ -122,7 +122,7 @@ async def test_a_flood_of_questions_while_the_disk_is_slow(
     cores: tuple[Corestore, Core, Corestore, Core], link: Links, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One that is asked again waits once; too many different ones end the stream."""
-    monkeypatch.setattr(peer_module, "MAX_TELLING", 1)
+    monkeypatch.setattr(telling, "MAX_WAITING", 1)
     source, writer, store, reader = cores
     await link(source, store)
     async with scripted(store, writer.key) as (replication, peer):

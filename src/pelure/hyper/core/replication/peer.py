@@ -17,6 +17,7 @@ from pelure.errors import CryptoError, ProtocolError
 from pelure.hyper.core import flat_tree
 from pelure.hyper.core.replication.intervals import IntervalSet
 from pelure.hyper.core.replication.link import InFlight, Link
+from pelure.hyper.core.replication.telling import WANT_SPAN, Telling
 from pelure.hyper.core.replication.window import Window
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
@@ -27,8 +28,6 @@ from pelure.hyper.wire.protomux import BATCH_BYTES, Channel
 if TYPE_CHECKING:
     from pelure.hyper.core.replication.replicator import Replicator
 
-WANT_SPAN = 1 << 21
-"""Blocks in one ``want``, the most that npm takes."""
 MAX_WANTS = 512
 _MAX_BITFIELD_BYTES = WANT_SPAN // 8
 _BATCHED_BYTES = 4096
@@ -37,8 +36,6 @@ _BATCHED_BYTES = 4096
 Larger ones are not, since npm holds back its answers until it has them for all batches that came meanwhile,
 and then this side and that one only take turns.
 """
-MAX_TELLING = 64
-"""Spans that a peer asks about at once, until the disk has what is held of them: each answer takes memory."""
 MAX_INVALID_REQUESTS = 64
 MAX_UNAVAILABLE = 64
 """Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
@@ -91,10 +88,8 @@ class Peer:
         """Seconds from the beginning of the channel to its first sync."""
         self._next_id = 1
         self._sync_due = False
-        self._news = IntervalSet()
         self._wants: set[int] = set()
-        self._telling: set[tuple[int, int | None]] = set()
-        """Forks and spans that the peer will be told of once the disk has them; no span: all from 0 on."""
+        self.telling = Telling(self.core, self.send)
         self._sent_extension = self._received_extension = ""
         handshake = m.Handshake(capability(self.core.key, link.handshake_hash, link.initiator))
         self.channel: Channel = link.mux.open((m.PROTOCOL, self.core.discovery_key), handshake.encode(), self)
@@ -242,20 +237,12 @@ class Peer:
         That now all blocks are held is told in any case, as npm does.
         """
         if end - start == self.core.length or not self.blocks.covers(start, end):
-            self._news.add(start, end)
+            self.telling.add(start, end)
             self.link.flush_later(self)
-
-    def withdraw(self, start: int, end: int) -> None:
-        """Tell the peer that blocks ``[start, end)`` are no longer held here."""
-        if start < end:
-            self._news.remove(start, end)
-            self.send(m.Range(start, end - start, drop=True))
 
     def flush(self) -> None:
         """Send what :meth:`announce` and :meth:`sync_soon` have collected."""
-        news, self._news = self._news, IntervalSet()
-        for start, end in news:
-            self.send(m.Range(start, end - start))
+        self.telling.flush()
         if self._sync_due:
             self._send_sync()
 
@@ -301,38 +288,7 @@ class Peer:
         self.seeks = opening.seeks
         self.opened = True
         self._send_sync()
-        self._tell_contiguous()
-
-    def _tell_contiguous(self) -> None:
-        """Tell the peer up to where all blocks are held here, once these would outlast a crash."""
-        fork, held = self.core.fork, min(self.core.contiguous_length, self.core.length)
-
-        def tell() -> None:
-            still = min(held, self.core.contiguous_length) if self.core.fork == fork else 0
-            if still > 0:
-                self.send(m.Range(0, still))
-
-        if held > 0:
-            self._tell_once_durable(None, tell)
-
-    def _tell_once_durable(self, span: int | None, tell: Callable[[], None]) -> None:
-        """Have ``tell`` called once what is held now would outlast a crash.
-
-        Not if an earlier call for the same span waits: blocks that came since are announced anyway. Raises
-        ``ProtocolError`` if too many wait.
-        """
-        about = (self.core.fork, span)
-        if about in self._telling:
-            return
-        if len(self._telling) >= MAX_TELLING:
-            raise ProtocolError("the other side floods this one with questions about what is held here")
-        self._telling.add(about)
-
-        def tell_now() -> None:
-            self._telling.discard(about)
-            tell()
-
-        self.core.when_durable(tell_now)
+        self.telling.tell_contiguous()
 
     def on_message(self, kind: int, body: Reader) -> None:
         self.heard = time.monotonic()
@@ -410,23 +366,7 @@ class Peer:
         self.replicator.unanswered(self, flight)
 
     def _on_want(self, want: m.Want) -> None:
-        core = self.core
-        contiguous = min(core.contiguous_length, core.length)
-        if contiguous and (contiguous == core.length or want.start + want.length < contiguous):
-            self._tell_contiguous()
-            return
-        start = want.start - want.start % 32
-        end = min(want.start + min(want.length, WANT_SPAN), core.length)
-        first = core.bitfield.first_set(start)
-        if first is None or first >= end:
-            return
-        fork, held = core.fork, core.bitfield.words(start, end - start)
-
-        def tell() -> None:
-            if core.fork == fork:
-                self.send(m.Bitfield(start, _both(held, core.bitfield.words(start, end - start))))
-
-        self._tell_once_durable(start, tell)
+        self.telling.answer(want)
 
     def _on_unwant(self, unwant: m.Unwant) -> None:
         """Every change is announced to every peer, so there is nothing to take back."""
@@ -449,12 +389,6 @@ class Peer:
         name = extension.name or self._received_extension
         self._received_extension = name
         self.replicator.extension_message(name, extension.message, self)
-
-
-def _both(words: bytes, others: bytes) -> bytes:
-    """The bits that are set in both bitfields."""
-    bits = int.from_bytes(words, "little") & int.from_bytes(others, "little")
-    return bits.to_bytes(len(words), "little")
 
 
 def _answers(request: m.Request, data: m.Data) -> bool:

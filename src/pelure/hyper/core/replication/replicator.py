@@ -300,7 +300,7 @@ class Replicator:
             if change.kind in (ChangeKind.APPEND, ChangeKind.UPGRADE, ChangeKind.TRUNCATE):
                 peer.sync_soon()
             if change.kind in (ChangeKind.CLEAR, ChangeKind.TRUNCATE):
-                peer.withdraw(start, end)
+                peer.telling.withdraw(start, end)
         if change.kind in (ChangeKind.APPEND, ChangeKind.HAVE):
             fork, whole = self.core.fork, self.core.length
             complete = self.core.contiguous_length >= whole
