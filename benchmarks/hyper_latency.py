@@ -174,19 +174,24 @@ async def replication(size: int, round_trip: float, window: int, folder: Path) -
     for _ in range(size // MIB):
         writer.append([os.urandom(CHUNK) for _ in range(MIB // CHUNK)], durable=False)
 
-    async def serve(reader: asyncio.StreamReader, sender: asyncio.StreamWriter) -> None:
-        served = Replication(SocketStream(reader, sender), False, source, KeyPair.generate(os.urandom))
-        async with served:
+    ended = asyncio.Event()
+
+    async def serve(stream: SocketStream) -> None:
+        async with Replication(stream, False, source, KeyPair.generate(os.urandom)) as served:
             await served.wait_closed()
+        ended.set()
 
     reader = target.get(key=writer.key)
-    async with Listener(serve) as far, proxy(far, round_trip, window) as port:
+    server = await SocketStream.listen(serve, "127.0.0.1", 0)
+    far = int(server.sockets[0].getsockname()[1])
+    async with server, proxy(far, round_trip, window) as port:
         started = time.perf_counter()
         stream = await SocketStream.connect("127.0.0.1", port)
         async with Replication(stream, True, target, KeyPair.generate(os.urandom)):
             await reader.update(wait=True)
             await reader.download([(0, writer.length)])
             seconds = time.perf_counter() - started
+    await ended.wait()
     source.close()
     target.close()
     return seconds

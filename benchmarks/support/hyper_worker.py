@@ -82,11 +82,11 @@ def read(folder: str, name: str) -> bytes:
 
 
 async def serve(drive: Drive) -> Answer:
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        async with drive.store.replicate(SocketStream(reader, writer), False) as replication:
+    async def accept(stream: SocketStream) -> None:
+        async with drive.store.replicate(stream, False) as replication:
             await replication.wait_closed()
 
-    server = await asyncio.start_server(accept, "127.0.0.1", 0)
+    server = await SocketStream.listen(accept, "127.0.0.1", 0)
     async with server:
         say({"port": server.sockets[0].getsockname()[1]})
         await asyncio.get_running_loop().run_in_executor(None, sys.stdin.read)

@@ -48,9 +48,11 @@ async def linked(store: Corestore, npm: NpmCores, initiator: bool = True) -> Asy
         stream = await SocketStream.connect("127.0.0.1", port)
     else:
         accepted: asyncio.Future[SocketStream] = asyncio.get_running_loop().create_future()
-        server = await asyncio.start_server(
-            lambda reader, writer: accepted.set_result(SocketStream(reader, writer)), "127.0.0.1", 0
-        )
+
+        async def accept(stream: SocketStream) -> None:
+            accepted.set_result(stream)
+
+        server = await SocketStream.listen(accept, "127.0.0.1", 0)
         await npm.call("connect", port=server.sockets[0].getsockname()[1])
         stream = await accepted
         server.close()

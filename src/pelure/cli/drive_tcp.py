@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import os
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
+from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -72,7 +72,7 @@ def serve(
             for core in served:
                 core.check_usable()
             with listening(host, port):
-                server = await asyncio.start_server(_acceptor(cores, output), host, port)
+                server = await SocketStream.listen(_acceptor(cores, output), host, port)
             async with server:
                 host, port = server.sockets[0].getsockname()[:2]
                 text = f"serving {drive.key.hex()} on {host}:{port}"
@@ -88,12 +88,9 @@ async def _until_unusable(core: Core) -> None:
         await core.changed()
 
 
-def _acceptor(
-    cores: Corestore, output: Output
-) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
-    async def accept(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = SocketStream(reader, writer)
-        peer = "{}:{}".format(*writer.get_extra_info("peername")[:2])
+def _acceptor(cores: Corestore, output: Output) -> Callable[[SocketStream], Coroutine[Any, Any, None]]:
+    async def accept(stream: SocketStream) -> None:
+        peer = "{}:{}".format(*stream.peername[:2])
         output.event("connected", f"{peer} connected", peer=peer)
         async with cores.replicate(stream, False) as replication:
             error = await replication.wait_closed()

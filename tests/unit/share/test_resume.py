@@ -58,7 +58,7 @@ class Publisher:
             return proof(request)
 
         core.proof = counted  # type: ignore[method-assign]
-        self._server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        self._server = await SlowStream.listen(self._serve, "127.0.0.1", 0)
         return int(self._server.sockets[0].getsockname()[1])
 
     def _note(self) -> None:
@@ -68,8 +68,7 @@ class Publisher:
             if peer is not None:
                 self.acknowledged |= {index for index in range(core.length) if index in peer.blocks}
 
-    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        stream = SlowStream(reader, writer)
+    async def _serve(self, stream: SlowStream) -> None:
         async with Replication(stream, False, self._store, KeyPair.from_seed(bytes(32))) as replication:
             self._replications.append(replication)
             await replication.wait_closed()

@@ -24,7 +24,7 @@ _BEGIN_WRITING = 2
 _UNCACHED = 0x80 if sys.platform == "linux" else 0  # RWF_DONTCACHE
 _TAIL_BYTES = 1 << 20
 _TAIL_BLOCKS = 256
-_AHEAD_BYTES = 1 << 20
+_AHEAD_BYTES = 2 << 20
 _READERS = 4
 """So many at once are read ahead for; what more of them read is left to the kernel."""
 

@@ -12,6 +12,8 @@ from pelure.errors import ProtocolError
 MAX_UINT = 2**53 - 1
 MAX_ARRAY = 0x100000
 """Highest number of items in an array on the wire."""
+LONG = 4096
+"""Bytes from which on a part of a message is not copied for it."""
 
 
 class Reader:
@@ -128,8 +130,8 @@ class Writer:
     def uint(self, value: int) -> None:
         self.parts.append(encode_uint(value))
 
-    def raw(self, data: bytes) -> None:
-        self.parts.append(data)
+    def raw(self, *data: bytes) -> None:
+        self.parts.extend(data)
 
     def fixed(self, data: bytes, size: int) -> None:
         """``data``, which has to be ``size`` bytes long (``ValueError`` if not)."""
@@ -156,6 +158,19 @@ class Writer:
 
     def string(self, text: str) -> None:
         self.buffer(text.encode())
+
+    def pieces(self) -> list[bytes]:
+        """The whole message in pieces: what is long is not copied, and the short parts between are joined."""
+        pieces: list[bytes] = []
+        short: list[bytes] = []
+        for part in self.parts:
+            if len(part) < LONG:
+                short.append(part)
+            else:
+                pieces += (b"".join(short), part)
+                short = []
+        pieces.append(b"".join(short))
+        return pieces
 
     def bytes(self) -> bytes:
         """The whole message."""

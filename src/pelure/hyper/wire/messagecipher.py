@@ -12,6 +12,7 @@ and seal in place.
 from __future__ import annotations
 
 import struct
+from collections.abc import Iterable
 
 from cryptography.exceptions import InvalidSignature
 from cryptography.hazmat.primitives.ciphers import Cipher, algorithms
@@ -54,12 +55,14 @@ class MessageCipher:
         self._nonce = int.from_bytes(nonce, "little")
         self._counter = 1
 
-    def seal(self, message: bytes, out: memoryview) -> None:
-        """Fill ``out``, :data:`OVERHEAD` bytes longer than ``message``, with the sealed message."""
-        end = 1 + len(message)
+    def seal(self, pieces: Iterable[bytes], out: memoryview) -> None:
+        """Fill ``out``, :data:`OVERHEAD` bytes longer than the message in ``pieces``, with it, sealed."""
         first = self._first_blocks()
         out[0] = first[_BLOCK]
-        self._cipher.update_into(message, out[1:end])
+        end = 1
+        for piece in pieces:
+            start, end = end, end + len(piece)
+            self._cipher.update_into(piece, out[start:end])
         poly = self._authenticator(first[:32], first[_BLOCK:], out[1:end])
         out[end:] = mac = poly.finalize()
         self._advance(mac)

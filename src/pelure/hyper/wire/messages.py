@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar, TypeAlias
 
 from pelure.errors import ProtocolError
-from pelure.hyper.encoding.compact import Reader, Writer
+from pelure.hyper.encoding.compact import LONG, Reader, Writer
 from pelure.hyper.wire.parts import (
     BlockRequest,
     DataBlock,
@@ -179,6 +179,15 @@ class Data:
     manifest: bytes | None = None
 
     def encode(self) -> bytes:
+        return self._write().bytes()
+
+    def pieces(self) -> list[bytes]:
+        """The encoded message in pieces: a long block is one of its own, and need not be copied."""
+        w = self._write()
+        long = self.block is not None and len(self.block.value) >= LONG
+        return w.pieces() if long else [w.bytes()]
+
+    def _write(self) -> Writer:
         w = Writer()
         parts = (self.block, self.hash, self.seek, self.upgrade, self.manifest)
         w.uint(sum(1 << bit for bit, part in enumerate(parts) if part is not None))
@@ -202,7 +211,7 @@ class Data:
             w.buffer(self.upgrade.signature)
         if self.manifest is not None:
             w.raw(self.manifest)
-        return w.bytes()
+        return w
 
     @classmethod
     def decode(cls, r: Reader) -> Data:

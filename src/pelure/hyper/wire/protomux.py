@@ -15,8 +15,11 @@ from pelure.errors import ProtocolError
 from pelure.hyper.encoding.compact import Reader, Writer, encode_uint
 
 _BATCH, _OPEN, _REJECT, _CLOSE = range(4)
-BATCH_BYTES = 128 * 1024
-"""A batch is closed once it holds this many bytes; a single longer message is sent as it is."""
+BATCH_BYTES = 320 * 1024
+"""A batch is closed once it holds this many bytes; a single longer message is sent as it is.
+
+There is room for four blocks of 64 KiB, which take half as long again to be sealed one by one.
+"""
 MAX_ANSWERS = 16384
 MAX_ANSWER_BYTES = 4 * 1024 * 1024
 """What may wait to be sent, in messages and bytes, when another message comes: one who asks has to read."""
@@ -27,6 +30,8 @@ MAX_CHANNELS = 65536
 """The highest number that the other side may give a channel: numbers of closed ones are used again."""
 
 Name = tuple[str, bytes | None]
+_Queued = tuple[int, bytes, Sequence[bytes], int]
+"""A message to be sent: own channel number, type, body in pieces, bytes of the body."""
 
 
 class ChannelHandler(Protocol):
@@ -59,8 +64,8 @@ class Channel:
         """Whether both sides have opened it and neither has closed it."""
         return self.remote != 0 and not self.closed
 
-    def send(self, kind: int, body: bytes, weight: int = 0) -> None:
-        """Queue a message; it leaves with :meth:`Mux.take_output`. Ignored once closed.
+    def send(self, kind: int, *body: bytes, weight: int = 0) -> None:
+        """Queue a message, given in pieces; it leaves with :meth:`Mux.take_output`. Ignored once closed.
 
         ``weight`` is the size that counts for batches, if larger than the body's own: since npm answers a
         batch with a batch, requests weigh as much as their answers.
@@ -71,7 +76,7 @@ class Channel:
     def close(self) -> None:
         """Close this side; what the other side still sends on it is ignored."""
         if not self.closed:
-            self._mux.queue(0, _CLOSE, self._prefix)
+            self._mux.queue(0, _CLOSE, (self._prefix,))
             self._mux.detach(self)
 
 
@@ -93,7 +98,7 @@ class Mux:
         self._waiting: dict[Name, deque[Channel]] = {}
         self._open: dict[Name, Channel] = {}
         self._pairing: tuple[Name, int] | None = None
-        self._output: list[tuple[int, int, bytes, int]] = []
+        self._output: list[tuple[_Queued, int]] = []
         self._keep_alive = False
         self.queued_bytes = 0
 
@@ -119,7 +124,7 @@ class Mux:
         w.string(name[0])
         w.buffer(name[1])
         w.raw(handshake)
-        self.queue(0, _OPEN, w.bytes())
+        self.queue(0, _OPEN, (w.bytes(),))
         if self._pairing is not None and self._pairing[0] == name:
             self._join(channel, self._pairing[1])
             self._pairing = None
@@ -127,32 +132,33 @@ class Mux:
             self._waiting.setdefault(name, deque()).append(channel)
         return channel
 
-    def queue(self, local: int, kind: int, body: bytes, weight: int = 0) -> None:
+    def queue(self, local: int, kind: int, body: Sequence[bytes], weight: int = 0) -> None:
         """Queue message ``kind`` for the other side on own channel ``local``, 0 for control."""
-        self._output.append((local, kind, body, max(weight, len(body))))
-        self.queued_bytes += len(body)
+        size = sum(map(len, body))
+        self._output.append(((local, encode_uint(kind), body, size), max(weight, size)))
+        self.queued_bytes += size
 
     def keep_alive(self) -> None:
         """Queue an empty message."""
         self._keep_alive = True
 
-    def take_output(self) -> list[bytes]:
-        """Return the queued messages, packed into batches, and forget them."""
+    def take_output(self) -> list[list[bytes]]:
+        """Return the queued messages, packed into batches, each of them in pieces, and forget them."""
         output, self._output = self._output, []
         self.queued_bytes = 0
-        packed: list[bytes] = []
-        batch: list[tuple[int, bytes, bytes]] = []
+        packed: list[list[bytes]] = []
+        batch: list[_Queued] = []
         size = 0
-        for local, kind, body, weight in output:
+        for queued, weight in output:
             if batch and size + weight > BATCH_BYTES:
                 packed.append(_pack(batch))
                 batch, size = [], 0
-            batch.append((local, encode_uint(kind), body))
+            batch.append(queued)
             size += weight
         if batch:
             packed.append(_pack(batch))
         elif self._keep_alive:
-            packed.append(b"")
+            packed.append([])
         self._keep_alive = False
         return packed
 
@@ -225,7 +231,7 @@ class Mux:
         if len(protocol) > MAX_NAME or len(identity or b"") > MAX_NAME:
             raise ProtocolError("channel name is too long")
         if remote == 0:
-            self.queue(0, _REJECT, encode_uint(0))
+            self.queue(0, _REJECT, (encode_uint(0),))
             return
         if remote == len(self._remote) + 1 <= MAX_CHANNELS:
             self._remote.append(None)
@@ -241,7 +247,7 @@ class Mux:
         else:
             channel = self._ask_pair(name, remote)
         if channel is None:
-            self.queue(0, _REJECT, encode_uint(remote))
+            self.queue(0, _REJECT, (encode_uint(remote),))
         else:
             channel.handler.on_open(r)
 
@@ -290,21 +296,22 @@ class Mux:
             channel.handler.on_close()
 
 
-def _pack(batch: Sequence[tuple[int, bytes, bytes]]) -> bytes:
-    """Return one stream message holding all of ``batch`` (own channel number, type, body)."""
-    current, kind, body = batch[0]
-    if len(batch) == 1:
-        return b"".join((encode_uint(current), kind, body))
+def _pack(batch: Sequence[_Queued]) -> list[bytes]:
+    """Return one stream message holding all of ``batch``, in pieces."""
+    current, kind, body, _ = batch[0]
     w = Writer()
+    if len(batch) == 1:
+        w.uint(current)
+        w.raw(kind, *body)
+        return w.pieces()
     w.uint(0)
     w.uint(_BATCH)
     w.uint(current)
-    for local, kind, body in batch:
+    for local, kind, body, size in batch:
         if local != current:
             w.uint(0)
             w.uint(local)
             current = local
-        w.uint(len(kind) + len(body))
-        w.raw(kind)
-        w.raw(body)
-    return w.bytes()
+        w.uint(len(kind) + size)
+        w.raw(kind, *body)
+    return w.pieces()

@@ -78,20 +78,20 @@ class SecretStream:
         self._output.clear()
         return output
 
-    def seal(self, messages: Sequence[bytes]) -> bytearray:
-        """Return the frames for ``messages``, in order. Only once :attr:`ready`."""
+    def seal(self, messages: Sequence[Sequence[bytes]]) -> bytearray:
+        """Return the frames for ``messages``, each given in pieces, in order. Only once :attr:`ready`."""
         assert self._sealing is not None
-        frames = bytearray(sum(map(len, messages)) + (_LENGTH_BYTES + OVERHEAD) * len(messages))
+        sizes = [sum(map(len, pieces)) + OVERHEAD for pieces in messages]
+        if max(sizes, default=0) > 0xFFFFFF:
+            raise ValueError(f"message of {max(sizes) - OVERHEAD} bytes does not fit in a frame")
+        frames = bytearray(sum(sizes) + _LENGTH_BYTES * len(sizes))
         pos = 0
         with memoryview(frames) as view:
-            for message in messages:
-                size = len(message) + OVERHEAD
-                if size > 0xFFFFFF:
-                    raise ValueError(f"message of {len(message)} bytes does not fit in a frame")
+            for pieces, size in zip(messages, sizes, strict=True):
                 start = pos + _LENGTH_BYTES
                 frames[pos:start] = size.to_bytes(_LENGTH_BYTES, "little")
                 pos = start + size
-                self._sealing.seal(message, view[start:pos])
+                self._sealing.seal(pieces, view[start:pos])
         return frames
 
     def receive(self, data: bytes | bytearray) -> list[bytes]:

@@ -12,10 +12,10 @@ from hypothesis import strategies as st
 from pelure import streams
 from pelure.errors import CryptoError, PelureError, ProtocolError
 from pelure.hyper.core.replication import answers as answers_module
-from pelure.hyper.core.replication import peer as peer_module
 from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
 from pelure.hyper.core.replication import upgrades as upgrades_module
+from pelure.hyper.core.replication import uploads as uploads_module
 from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire import protomux as protomux_module
@@ -199,7 +199,7 @@ async def test_asking_for_too_much_that_makes_no_sense(case: Case) -> None:
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         await peer.send(m.Sync(0, 0, 0))
-        for number in range(1, 1 + peer_module.MAX_INVALID_REQUESTS):
+        for number in range(1, 1 + uploads_module.MAX_INVALID_REQUESTS):
             await peer.send(m.Request(number, 0, upgrade=UpgradeRequest(5, 10**9)))
             assert (await peer.expect(m.NoData)).reason == m.NoData.INVALID_REQUEST
         await peer.send(m.Request(number + 1, 0, upgrade=UpgradeRequest(5, 10**9)))
@@ -226,7 +226,7 @@ async def test_odd_requests_get_an_answer(case: Case) -> None:
 
 
 async def test_a_flood_of_requests(case: Case, monkeypatch) -> None:
-    monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
+    monkeypatch.setattr(uploads_module, "MAX_QUEUED_REQUESTS", 500)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         for number in range(1, 2000):
@@ -260,9 +260,7 @@ async def test_a_peer_that_does_not_read_can_be_left(stores, monkeypatch) -> Non
     writer = store.get(name="core")
     writer.append([bytes(1 << 20) for _ in range(16)])
     accepted: asyncio.Queue[SocketStream] = asyncio.Queue()
-    server = await asyncio.start_server(
-        lambda reader, sender: accepted.put_nowait(SocketStream(reader, sender)), "127.0.0.1", 0
-    )
+    server = await SocketStream.listen(accepted.put, "127.0.0.1", 0)
     client = await SocketStream.connect(*server.sockets[0].getsockname()[:2])
     replication = Replication(await accepted.get(), True, store, KeyPair.from_seed(bytes(32)))
     async with replication:
@@ -372,7 +370,7 @@ async def test_garbage_on_the_channel(case: Case, messages: list[tuple[int, byte
 
 
 async def test_a_flood_of_requests_with_one_number(case: Case, monkeypatch) -> None:
-    monkeypatch.setattr(stream_module, "MAX_QUEUED_REQUESTS", 500)
+    monkeypatch.setattr(uploads_module, "MAX_QUEUED_REQUESTS", 500)
     async with scripted(case.source, case.writer.key) as (replication, peer):
         await within(peer.opened.wait())
         await peer.send(*(m.Request(1, 0, block=BlockRequest(0, 0)) for _ in range(501)))
@@ -390,7 +388,7 @@ async def test_a_flood_of_questions_whose_answers_nobody_reads(case: Case, monke
 async def test_many_requests_that_come_to_nothing_are_all_answered(case: Case) -> None:
     async with scripted(case.source, case.writer.key) as (_, peer):
         await within(peer.opened.wait())
-        count = 3 * stream_module.SERVED_AT_ONCE
+        count = 3 * uploads_module.SERVED_AT_ONCE
         await peer.send(m.Sync(0, 0, 0))
         requests = [m.Request(number, 0, block=BlockRequest(1, 0)) for number in range(1, count + 1)]
         await peer.send(*requests, *(m.Cancel(number) for number in range(1, count)))

@@ -29,7 +29,7 @@ def libsodium() -> sodium.crypto_secretstream_xchacha20poly1305_state:
 
 def sealed(cipher: MessageCipher, message: bytes) -> bytes:
     out = bytearray(len(message) + OVERHEAD)
-    cipher.seal(message, memoryview(out))
+    cipher.seal((message[:5], message[5:]), memoryview(out))
     return bytes(out)
 
 

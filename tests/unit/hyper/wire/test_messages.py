@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from pelure.errors import ProtocolError
-from pelure.hyper.encoding.compact import MAX_UINT, Reader
+from pelure.hyper.encoding.compact import LONG, MAX_UINT, Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.capability import capability, discovery_key
 from pelure.hyper.wire.parts import (
@@ -180,3 +180,11 @@ def test_a_cut_message_raises_protocol_error_or_is_shorter(message: m.Message, d
         m.decode(message.TYPE, Reader(cut))
     except ProtocolError:
         pass
+
+
+@pytest.mark.parametrize("size", [0, 100, LONG - 1, LONG, 65536])
+def test_a_long_block_is_not_copied_to_be_sent(size: int) -> None:
+    value = bytes(size)
+    data = m.Data(7, 0, block=DataBlock(9, value, [Node(20, 5, bytes(32))]))
+    assert b"".join(data.pieces()) == data.encode()
+    assert any(piece is value for piece in data.pieces()) == (size >= LONG)

@@ -48,9 +48,14 @@ class Side:
             self.mux.open(name, b"answer", self.paired)
 
 
+def taken(mux: Mux) -> list[bytes]:
+    """The messages that are queued."""
+    return [b"".join(pieces) for pieces in mux.take_output()]
+
+
 def exchange(one: Side, other: Side) -> None:
     """Carry messages between both until there are none left."""
-    while (out := one.mux.take_output()) + (back := other.mux.take_output()):
+    while (out := taken(one.mux)) + (back := taken(other.mux)):
         for message in out:
             other.mux.receive(message)
         for message in back:
@@ -61,17 +66,17 @@ def test_bytes_are_npm_s() -> None:
     side = Side()
     written = []
     one = side.mux.open(NAME, b"", Recorder())
-    written += side.mux.take_output()
+    written += taken(side.mux)
     two = side.mux.open(OTHER, b"", Recorder())
-    written += side.mux.take_output()
+    written += taken(side.mux)
     one.send(1, b"alone")
-    written += side.mux.take_output()
+    written += taken(side.mux)
     one.send(0, b"a")
     one.send(1, b"bc")
     two.send(1, b"d" * 300)
-    written += side.mux.take_output()
+    written += taken(side.mux)
     two.close()
-    written += side.mux.take_output()
+    written += taken(side.mux)
     assert [message.hex() for message in written] == VECTORS["protomux"]["written"]
 
 
@@ -117,7 +122,7 @@ def test_both_sides_open_at_once() -> None:
 def test_an_alias_names_the_same_channel() -> None:
     one, other = Side(), Side(NAME)
     one.mux.open(("hypercore", NAME[1]), b"", Recorder())
-    for message in one.mux.take_output():
+    for message in taken(one.mux):
         other.mux.receive(message)
     assert other.mux.find(NAME).opened
 
@@ -165,7 +170,7 @@ def test_messages_on_unknown_channels_and_of_unknown_control_types_are_ignored()
     side.mux.receive(b"\x05\x00body")
     side.mux.receive(b"\x00\x09body")
     side.mux.receive(b"\x00\x03\x07")
-    assert side.mux.take_output() == []
+    assert taken(side.mux) == []
 
 
 def open_message(number: int) -> bytes:
@@ -196,9 +201,9 @@ def test_numbers_of_channels_are_bounded(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_a_second_open_of_an_open_name_is_rejected() -> None:
     side = Side(("x", None))
     side.mux.receive(b"\x00\x01\x01\x01x\x00")
-    side.mux.take_output()
+    taken(side.mux)
     side.mux.receive(b"\x00\x01\x02\x01x\x00")
-    assert side.mux.take_output() == [b"\x00\x02\x02"]
+    assert taken(side.mux) == [b"\x00\x02\x02"]
 
 
 def test_a_reject_of_nothing_and_a_batch_in_a_batch_are_refused() -> None:
@@ -219,7 +224,7 @@ def test_batches_are_of_bounded_size() -> None:
     for _ in range(20):
         channel.send(0, bytes(10_000))
     channel.send(0, bytes(5 * BATCH_BYTES))
-    sizes = [len(message) for message in side.mux.take_output()]
+    sizes = [len(message) for message in taken(side.mux)]
     assert all(size <= BATCH_BYTES + 200 for size in sizes[:-1])
     assert sizes[-1] == 5 * BATCH_BYTES + 2
 
@@ -227,19 +232,19 @@ def test_batches_are_of_bounded_size() -> None:
 def test_messages_weigh_more_than_their_bytes_if_told_so() -> None:
     side = Side()
     channel = side.mux.open(NAME, b"", Recorder())
-    side.mux.take_output()
+    taken(side.mux)
     for weight in (BATCH_BYTES // 2, BATCH_BYTES // 2, BATCH_BYTES, BATCH_BYTES):
-        channel.send(1, b"request", weight)
-    assert len(side.mux.take_output()) == 3
+        channel.send(1, b"request", weight=weight)
+    assert len(taken(side.mux)) == 3
 
 
 def test_keep_alive_is_an_empty_message_only_if_nothing_else_is_sent() -> None:
     side = Side()
     side.mux.keep_alive()
-    assert side.mux.take_output() == [b""]
+    assert taken(side.mux) == [b""]
     side.mux.keep_alive()
     side.mux.open(NAME, b"", Recorder())
-    assert len(side.mux.take_output()) == 1 and side.mux.take_output() == []
+    assert len(taken(side.mux)) == 1 and taken(side.mux) == []
 
 
 def test_the_end_of_the_stream_closes_every_channel() -> None:
@@ -284,7 +289,7 @@ def test_two_sides_that_open_and_close_at_will_agree_in_the_end(steps: list[tupl
         elif action == "send" and channel is not None:
             channel.send(0, b"x")
         elif action == "carry":
-            for message in mux.take_output():
+            for message in taken(mux):
                 sides[1 - who].mux.receive(message)
     exchange(*sides)
     for name in names:

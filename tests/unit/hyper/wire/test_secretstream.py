@@ -92,8 +92,8 @@ def test_two_streams_understand_each_other() -> None:
     connect(one, other)
     assert one.handshake_hash == other.handshake_hash != b""
     messages = [b"a", b"", b"b" * 70_000, b"c"]
-    assert other.receive(one.seal(messages)) == [b"a", b"b" * 70_000, b"c"]
-    assert one.receive(other.seal([b"back"])) == [b"back"]
+    assert other.receive(one.seal([[message] for message in messages])) == [b"a", b"b" * 70_000, b"c"]
+    assert one.receive(other.seal([[b"ba", b"ck"]])) == [b"back"]
 
 
 @FAST
@@ -101,7 +101,7 @@ def test_two_streams_understand_each_other() -> None:
 def test_chunks_of_any_size(messages: list[bytes], step: int) -> None:
     one, other = pair()
     connect(one, other)
-    data = one.seal(messages)
+    data = one.seal([[message] for message in messages])
     got = [m for at in range(0, len(data), step) for m in other.receive(data[at : at + step])]
     assert got == messages
 
@@ -110,7 +110,7 @@ def test_rekeying_by_counter_goes_unnoticed() -> None:
     one, other = pair()
     connect(one, other)
     for _ in range(40):
-        assert other.receive(one.seal([b"x"] * 1000)) == [b"x"] * 1000
+        assert other.receive(one.seal([[b"x"]] * 1000)) == [b"x"] * 1000
 
 
 def test_a_key_that_is_not_allowed_is_refused_before_the_own_one_is_told() -> None:
@@ -186,7 +186,7 @@ def test_a_stream_id_of_the_own_role_is_refused() -> None:
 def test_a_changed_frame_is_refused(at: int) -> None:
     one, other = pair()
     connect(one, other)
-    data = bytearray(one.seal([b"hello"]))
+    data = bytearray(one.seal([[b"hello"]]))
     data[at] ^= 1
     with pytest.raises(CryptoError):
         other.receive(bytes(data))
@@ -195,7 +195,7 @@ def test_a_changed_frame_is_refused(at: int) -> None:
 def test_a_replayed_or_short_frame_is_refused() -> None:
     one, other = pair()
     connect(one, other)
-    data = one.seal([b"hello"])
+    data = one.seal([[b"hello"]])
     assert other.receive(data) == [b"hello"]
     with pytest.raises(CryptoError):
         other.receive(data)
@@ -206,17 +206,17 @@ def test_a_replayed_or_short_frame_is_refused() -> None:
 def test_messages_longer_than_allowed_are_refused_before_their_bytes_come() -> None:
     one, other = pair(max_message=100)
     connect(one, other)
-    assert one.receive(other.seal([bytes(100)])) == [bytes(100)]
+    assert one.receive(other.seal([[bytes(100)]])) == [bytes(100)]
     with pytest.raises(ProtocolError, match="too long"):
-        one.receive(other.seal([bytes(101)])[:3])
+        one.receive(other.seal([[bytes(101)]])[:3])
 
 
 def test_a_message_that_fits_no_frame_is_not_sealed() -> None:
     one, other = pair()
     connect(one, other)
     with pytest.raises(ValueError):
-        one.seal([bytes(MAX_MESSAGE + 1)])
-    assert other.receive(one.seal([bytes(MAX_MESSAGE)])) == [bytes(MAX_MESSAGE)]
+        one.seal([[bytes(MAX_MESSAGE + 1)]])
+    assert other.receive(one.seal([[bytes(MAX_MESSAGE)]])) == [bytes(MAX_MESSAGE)]
 
 
 def test_points_of_small_order_are_refused() -> None:

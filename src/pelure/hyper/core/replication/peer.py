@@ -36,7 +36,6 @@ _BATCHED_BYTES = 4096
 Larger ones are not, since npm holds back its answers until it has them for all batches that came meanwhile,
 and then this side and that one only take turns.
 """
-MAX_INVALID_REQUESTS = 64
 MAX_UNAVAILABLE = 64
 """Requests in a row that a peer may refuse, though it announced the blocks, before it is left alone."""
 
@@ -166,7 +165,8 @@ class Peer:
 
     def send(self, message: m.Message) -> None:
         """Queue ``message`` on the channel."""
-        self.channel.send(message.TYPE, message.encode())
+        body = message.pieces() if isinstance(message, m.Data) else (message.encode(),)
+        self.channel.send(message.TYPE, *body)
         self.link.wake()
 
     def request(
@@ -185,7 +185,7 @@ class Peer:
         self._next_id += 1
         flight = InFlight(request, time.monotonic(), len(self.in_flight) + 1, self.room <= 1)
         self.in_flight[request.id] = flight
-        self.channel.send(request.TYPE, request.encode(), weight)
+        self.channel.send(request.TYPE, request.encode(), weight=weight)
         self.link.wake()
         return flight
 
