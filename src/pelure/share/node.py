@@ -10,6 +10,7 @@ import asyncio
 import logging
 import os
 import shutil
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict, replace
@@ -122,7 +123,15 @@ class Node:
             self.book.forget_share(share)
             await asyncio.to_thread(shutil.rmtree, self._folder / SHARES_NAME / share, True)
 
+    def _leave(self, share: str) -> None:
+        """Let the next node begin without the share: it was ended, or has ended by itself."""
+        folder = self._folder / SHARES_NAME / share
+        replace(ShareRecord.load(folder), detached=False).save(folder)
+
     async def _resume(self, record: ShareRecord) -> None:
+        if record.stop_at is not None and record.stop_at <= time.time():
+            self._leave(record.id)
+            return
         try:
             await self._run_share(record, _silent)
         except (PelureError, OSError) as error:
@@ -158,6 +167,7 @@ class Node:
                 announced.set()
             await _until_over(publication)
             log.info("The share «%s» has ended", record.id)
+            self._leave(record.id)
         finally:
             if self._running.get(record.id) is publication:
                 await self.close_share(record.id, forget=False)
@@ -228,8 +238,7 @@ class Node:
             await asyncio.gather(timer, return_exceptions=True)
         await self.close_share(share, forget=bool(asked["forget"]))
         if not asked["forget"]:
-            folder = self._folder / SHARES_NAME / share
-            replace(ShareRecord.load(folder), detached=False).save(folder)
+            self._leave(share)
         return {"share": share}
 
     async def _op_update(self, asked: dict[str, Any], emit: Emit) -> dict[str, Any]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -13,7 +14,8 @@ from pelure.errors import ConfigError
 from pelure.share.control import request
 from pelure.share.linkbook import LinkBook
 from pelure.share.node import Node, _until_over
-from pelure.share.record import ShareRecord
+from pelure.share.publication import Publication
+from pelure.share.record import SHARES_NAME, ShareRecord
 
 
 class FakePublication:
@@ -100,4 +102,29 @@ async def test_links_of_a_share_that_waits_are_made_at_once_and_let_nobody_in_be
         monkeypatch.setattr(time, "time", lambda: now + 3601)
         async with asyncio.timeout(60):
             await tor.asked.wait()
+        await node.close()
+
+
+async def _nothing(*_: object) -> list[str]:
+    return []
+
+
+@pytest.mark.parametrize("over", [{"once": True}, {"stop_at": time.time() - 1}])
+async def test_a_share_that_is_over_does_not_come_back(
+    over: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shared, folder = tmp_path / "docs", tmp_path / "node"
+    shared.mkdir()
+    folder.mkdir(mode=0o700)
+    monkeypatch.setattr(Publication, "grant", _nothing)
+    monkeypatch.setattr(Publication, "published", _nothing)
+    monkeypatch.setattr("pelure.share.node._until_over", _nothing)
+    record = replace(ShareRecord.of(folder / SHARES_NAME, [shared], None, detached=True), **over)
+    record.save(folder / SHARES_NAME / record.id)
+    with LinkBook(folder / "links.json") as book:
+        node = Node(folder, cast(Any, FakeTor()), book, cast(Any, None))
+        await node.start()
+        async with asyncio.timeout(60):
+            await asyncio.gather(*node._timers.values())
+        assert node.shares()[0]["running"] is node.shares()[0]["detached"] is False
         await node.close()
