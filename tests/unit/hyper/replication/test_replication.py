@@ -391,7 +391,7 @@ async def test_a_peer_that_stopped_answering_is_passed_by(stores, link, monkeypa
     reader = last.get(key=writer.key)
     _, stuck = await link(last, slow)
     await within(reader.update(wait=True))
-    stuck._serve = lambda peer, request: None  # takes requests, answers none
+    stuck._uploads._serve = lambda peer, request: None  # takes requests, answers none
     download = asyncio.ensure_future(reader.download([(0, 200)]))
     await until(lambda: len(reader.replicator._claims) > 0)
     await link(last, one)

@@ -10,13 +10,13 @@ import asyncio
 import logging
 import os
 import time
-from collections import deque
 from collections.abc import Callable, Coroutine
 
 from pelure.errors import AccessDenied, DriveError, PelureError, ProtocolError
 from pelure.hyper.core.replication.local import LocalCore, LocalStore
-from pelure.hyper.core.replication.peer import MAX_INVALID_REQUESTS, Peer
+from pelure.hyper.core.replication.peer import Peer
 from pelure.hyper.core.replication.replicator import Replicator
+from pelure.hyper.core.replication.uploads import Uploads
 from pelure.hyper.encoding.compact import Reader
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire.noise import KeyPair, Rng
@@ -35,13 +35,6 @@ DEAD_SECONDS = 30.0
 SILENT_SECONDS = 75.0
 """So is one that sends nothing at all for so long: both sides keep the stream alive."""
 HANDSHAKE_SECONDS = 60.0
-MAX_UPLOADS = 4096
-"""Requests waiting to be served at which reading pauses."""
-MAX_QUEUED_REQUESTS = 16384
-"""Requests waiting to be served at which the other side counts as flooding (npm has 512 a core in flight)."""
-SERVED_AT_ONCE = 256
-"""Requests served before everything else gets a turn."""
-_PAUSE_SECONDS = 5.0
 _LAST_WORDS_SECONDS = 1.0
 _TICK_SECONDS = 1.0
 
@@ -103,10 +96,7 @@ class Replication:
         self._opened = asyncio.Event()
         self._accepted = asyncio.Event()
         self._wake = asyncio.Event()
-        self._room = asyncio.Event()
-        self._room.set()
-        self._urgent: deque[tuple[Peer, m.Request]] = deque()
-        self._bulk: deque[tuple[Peer, m.Request]] = deque()
+        self._uploads = Uploads()
         self._dirty: dict[Peer, None] = {}
         self._answered: dict[Peer, None] = {}
         self._writing = False
@@ -209,8 +199,7 @@ class Replication:
             if self.error is None and not self._writing:
                 await self._send_last_words()
         finally:
-            self._bulk.clear()
-            self._urgent.clear()
+            self._uploads.clear()
             try:
                 await self._stream.close()
             finally:
@@ -284,12 +273,7 @@ class Replication:
         self._wake.set()
 
     def upload(self, peer: Peer, request: m.Request) -> None:
-        waiting = len(self._bulk) + len(self._urgent)
-        if waiting >= MAX_QUEUED_REQUESTS:
-            raise ProtocolError("the other side floods this one with requests")
-        (self._urgent if request.priority else self._bulk).append((peer, request))
-        if waiting >= MAX_UPLOADS:
-            self._room.clear()
+        self._uploads.add(peer, request)
         self._wake.set()
 
     def answered(self, peer: Peer) -> None:
@@ -318,7 +302,7 @@ class Replication:
             self._wake.set()
             if self._ending is not None:
                 return
-            await self._make_room()
+            await self._uploads.make_room()
 
     async def _turn_away(self) -> None:
         """Say why nothing follows, and end the stream."""
@@ -332,25 +316,13 @@ class Replication:
             if core.replicator is not None:
                 core.replicator.attach(self)
 
-    async def _make_room(self) -> None:
-        """Pause reading while too many requests wait to be served.
-
-        Not for ever: the other side may be doing the same, and then neither would read the answers.
-        """
-        if not self._room.is_set():
-            try:
-                async with asyncio.timeout(_PAUSE_SECONDS):
-                    await self._room.wait()
-            except TimeoutError:
-                pass
-
     # -- writing --
 
     async def _write(self) -> None:
         while True:
             await self._wake.wait()
             self._wake.clear()
-            while (output := self._next_output()) or self._bulk or self._urgent:
+            while (output := self._next_output()) or self._uploads:
                 if output:
                     self.bytes_written += len(output)
                     self._writing = True
@@ -365,13 +337,7 @@ class Replication:
         if handshake or not self._secret.ready:
             return handshake
         self._flush_peers()
-        for _ in range(SERVED_AT_ONCE):
-            if not (self._urgent or self._bulk) or self.mux.queued_bytes >= WRITE_SIZE:
-                break
-            peer, request = (self._urgent or self._bulk).popleft()
-            self._serve(peer, request)
-        if len(self._bulk) + len(self._urgent) <= MAX_UPLOADS // 2:
-            self._room.set()
+        self._uploads.serve(lambda: self.mux.queued_bytes >= WRITE_SIZE)
         return self._secret.seal(self.mux.take_output())
 
     def _flush_peers(self) -> None:
@@ -379,30 +345,6 @@ class Replication:
         for peer in dirty:
             if peer.channel.opened:
                 peer.flush()
-
-    def _serve(self, peer: Peer, request: m.Request) -> None:
-        """Queue the answer to a request, unless it was cancelled or its channel closed."""
-        if peer.requests.get(request.id) is not request:
-            return
-        del peer.requests[request.id]
-        answer: m.Data | None = None
-        reason = m.NoData.NOT_AVAILABLE
-        try:
-            answer = peer.core.proof(request)
-        except ProtocolError:
-            reason = m.NoData.INVALID_REQUEST
-            peer.invalid_requests += 1
-            if peer.invalid_requests > MAX_INVALID_REQUESTS:
-                raise
-        except DriveError as error:
-            log.warning("a block that a peer asked for can't be read: %s", error)
-        if answer is None:
-            peer.send(m.NoData(request.id, reason))
-            return
-        if answer.block is not None:
-            peer.stats.blocks_sent += 1
-            peer.stats.bytes_sent += len(answer.block.value)
-        peer.send(answer)
 
     # -- time --
 
