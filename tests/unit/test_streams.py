@@ -1,16 +1,18 @@
-"""Sockets as byte streams: halves that end, back-pressure, connections that break, handlers that fail."""
+"""Sockets as byte streams, and where somebody listens."""
 
 from __future__ import annotations
 
 import asyncio
 import os
+import socket
 from collections.abc import AsyncIterator, Awaitable
 from contextlib import asynccontextmanager
 from typing import TypeVar
 
 import pytest
 
-from pelure.streams import SOCKET_BUFFER, SocketStream
+from pelure.errors import ConfigError
+from pelure.streams import SOCKET_BUFFER, SocketStream, listening, place
 
 T = TypeVar("T")
 
@@ -113,3 +115,22 @@ async def test_a_connection_whose_handler_fails_is_closed() -> None:
     assert await within(stream.read()) == b""
     await stream.close()
     server.close()
+
+
+def test_places() -> None:
+    assert place("127.0.0.1", 9150) == "127.0.0.1:9150"
+    assert place("::1", 9150) == "[::1]:9150"
+
+
+async def test_a_port_that_is_taken() -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        port = taken.getsockname()[1]
+        with pytest.raises(ConfigError) as error, listening("127.0.0.1", port):
+            await asyncio.get_running_loop().create_server(asyncio.Protocol, "127.0.0.1", port)
+    assert str(error.value) == f"can't listen at 127.0.0.1:{port}: Address already in use"
+
+
+def test_a_name_that_is_unknown() -> None:
+    with pytest.raises(ConfigError) as error, listening("nowhere.invalid", 1):
+        raise socket.gaierror(socket.EAI_NONAME, "Name or service not known")
+    assert str(error.value) == "can't listen at nowhere.invalid:1: Name or service not known"
