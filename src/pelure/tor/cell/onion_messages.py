@@ -126,7 +126,10 @@ class Introduce1(RelayMessageBody):
         reader = Reader(data, cls.command.name)
         if reader.take(20) != _LEGACY_KEY_ID:
             raise ProtocolError(f"{reader.what} in the format of version 2 services")
-        return cls(_read_auth_key(reader), read_extensions(reader), reader.rest())
+        auth_key, extensions, encrypted = _read_auth_key(reader), read_extensions(reader), reader.rest()
+        if not encrypted:
+            raise ProtocolError(f"{reader.what} that says nothing to the service")
+        return cls(auth_key, extensions, encrypted)
 
 
 @dataclass(frozen=True, slots=True)

@@ -26,7 +26,7 @@ MESSAGES: list[Any] = [
     o.EstablishIntro.create(KEY, RNG(20), EXTENSIONS),
     o.IntroEstablished(EXTENSIONS),
     o.Introduce1(KEY.public, EXTENSIONS, b"sealed"),
-    o.Introduce2(KEY.public, (), b""),
+    o.Introduce2(KEY.public, (), b"x"),
     o.IntroduceAck(o.IntroduceStatus.CANNOT_RELAY, EXTENSIONS),
     o.EstablishRendezvous(RNG(20)),
     o.RendezvousEstablished(),
@@ -52,6 +52,12 @@ def test_any_bytes_decode_or_raise_protocol_errors(message: Any, cut: int, tail:
         except ProtocolError:
             continue
         assert kind.decode(decoded.encode()) == decoded
+
+
+def test_an_introduction_has_something_for_the_service() -> None:
+    for kind in (o.Introduce1, o.Introduce2):
+        with pytest.raises(ProtocolError, match="says nothing"):
+            kind.decode(kind(KEY.public, EXTENSIONS, b"").encode())
 
 
 def test_establish_intro_is_bound_to_its_circuit() -> None:
