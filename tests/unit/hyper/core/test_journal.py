@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
@@ -41,6 +44,61 @@ def test_records_up_to_the_first_that_is_not_whole(tmp_path: Path) -> None:
     log.append(8, journal.encode({b"key": b"new"}))
     assert [found[b"key"] for found in log.read(8)] == [b"new"]
     log.close()
+
+
+def test_a_journal_is_filled_to_its_end_and_no_further(tmp_path: Path) -> None:
+    log = Journal(tmp_path / "journal")
+    head = journal._HEAD.size
+    first = journal.encode({b"key": bytes(1000)})
+    log.append(3, first)
+    rest = journal.SIZE - 2 * head - len(first)
+    assert log.fits(bytes(rest)) and not log.fits(bytes(rest + 1))
+    log.append(3, journal.encode({b"k": bytes(rest - journal._ITEM.size - 1)}))
+    assert not log.fits(b"")
+    assert (tmp_path / "journal").stat().st_size == journal.SIZE
+    assert len(list(log.read(3))) == 2
+    log.close()
+
+
+def test_what_was_written_in_part_is_not_recorded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    log = Journal(tmp_path / "journal")
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "pwrite", lambda fd, data, at: len(data) - 1)
+        with pytest.raises(OSError, match="could be written"):
+            log.append(1, journal.encode({b"key": b"lost"}))
+    log.append(1, journal.encode({b"key": b"kept"}))
+    assert list(log.read(1)) == [{b"key": b"kept"}]
+    log.close()
+
+
+def test_all_is_on_the_disk_before_it_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Long blocks first, then what refers to them: after a power cut either both are there or neither."""
+    synced: list[str] = []
+
+    def noting(sync: Callable[[int], None]) -> Callable[[int], None]:
+        def note(fd: int) -> None:
+            synced.append(Path(os.readlink(f"/proc/self/fd/{fd}")).name)
+            sync(fd)
+
+        return note
+
+    store = Corestore(tmp_path / "store")
+    core = store.get(name="core")
+    assert store.store._database._env.flags()["sync"] and store.store._database._env.flags()["metasync"]
+    monkeypatch.setattr(os, "fdatasync", noting(os.fdatasync))
+    monkeypatch.setattr(os, "fsync", noting(os.fsync))
+    told: list[list[str]] = []
+    core.on_change(lambda change: told.append(synced[:]))
+    core.append([bytes(10_000)])
+    core.append([b"short"])
+    core.append([bytes(10_000)])
+    core.append([bytes(1000)] * 500)  # too much for the journal
+    long, first, last = ["blocks-0", "journal"], ["blocks-0", "store", "journal"], ["blocks-0"]
+    assert told[0] == first and told[1] == [*first, "journal"]
+    assert told[2] == told[3] == [*first, "journal", *long]
+    core.append([bytes(10_000), *([bytes(1000)] * 500)])
+    assert told[4] == [*told[3], *last]
+    store.close()
 
 
 def copy_of(store: Corestore, path: Path) -> Corestore:
