@@ -143,7 +143,7 @@ async def _fetch(cores: Corestore, drive: Drive, tcp: str, output: Output) -> No
             if fruitless >= _FRUITLESS_TRIES:
                 raise DriveError(f"{tcp}: {reason}") from error
             if output.is_news(reason):
-                output.aside("unreachable", f"{tcp}: {reason}. Trying again …", reason=reason)
+                output.aside("unreachable", f"{tcp}: {reason}; trying again …", reason=reason)
             await asyncio.sleep(_RETRY_SECONDS)
 
 

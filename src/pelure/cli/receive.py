@@ -112,18 +112,20 @@ async def _connected(
 async def _tell_absence(output: Output, remote: RemoteDrive, give_up: Callable[[], None] | None) -> None:
     """Tell why the publisher is not reached, once for each reason, and that it is back."""
     told: str | None = None
+    was_there = False
     while True:
         await asyncio.sleep(LOOK_SECONDS)
         reason = str(remote.last_error or "")
-        if remote.open_circuits and told is not None:
-            output.aside("connected", "Connected again.", name=remote.link.title)
-            told = None
-        elif not remote.open_circuits and reason and reason != told:
+        if remote.open_circuits:
+            if was_there and told is not None:
+                output.aside("connected", "Connected again.", name=remote.link.title)
+            told, was_there = None, True
+        elif reason and reason != told:
             told = reason
             if give_up is not None and isinstance(remote.last_error, StorageError):
                 give_up()
                 return
-            text = f"The publisher is not reached: {reason}. Trying again …"
+            text = f"The publisher is not reached: {reason}; trying again …"
             output.aside("unreachable", text, reason=reason)
             output.wait("Looking for the publisher …")
 

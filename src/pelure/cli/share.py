@@ -44,7 +44,10 @@ def share(
     expires: Annotated[str | None, typer.Option(help="How long the links work: 12h, 7d, 4w.")] = None,
     browser: Annotated[bool, typer.Option("--browser", help="The links work in Tor Browser too.")] = False,
     live: Annotated[bool, typer.Option("--live", help="Readers see changes while they happen.")] = False,
-    once: Annotated[bool, typer.Option("--once", help="Stop after the first complete download.")] = False,
+    once: Annotated[
+        bool,
+        typer.Option("--once", help="Stop after the first complete download; those of browsers don't count."),
+    ] = False,
     start_at: Annotated[str | None, typer.Option(help="Begin then: 2026-12-24T18:00, or 2h.")] = None,
     stop_at: Annotated[str | None, typer.Option(help="End then.")] = None,
     detach: Annotated[bool, typer.Option("--detach", help="Go on in the background.")] = False,

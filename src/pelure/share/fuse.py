@@ -16,6 +16,9 @@ import mfusepy
 
 from pelure.errors import ConfigError
 
+QUIET_SECONDS, BUSY_SECONDS = 1.0, 9.0
+"""How long programs that use a folder may go on with it once it is taken away: untold, and told."""
+
 log = logging.getLogger(__name__)
 
 
@@ -79,7 +82,10 @@ class Mounted:
     async def unmount(self) -> None:
         """Take the folder away; programs with open files on it get errors from then on."""
         await _take_away(self.folder)
-        await asyncio.to_thread(self._thread.join, 10)
+        await asyncio.to_thread(self._thread.join, QUIET_SECONDS)
+        if self._thread.is_alive():
+            log.warning("Programs still use %s; waiting for them, a few seconds at most", self.folder)
+            await asyncio.to_thread(self._thread.join, BUSY_SECONDS)
         await self._afterwards()
 
 

@@ -59,7 +59,7 @@ class ShareRecord:
         wanted = [str(path.absolute()) for path in paths]
         for record in load_all(shares).values():
             if record.paths == wanted:
-                return replace(record, **settings)
+                return replace(record, title=title or record.title, **settings)
         return cls._new(shares, paths, title, **settings)
 
     @classmethod

@@ -5,6 +5,7 @@ import errno
 import hashlib
 import os
 import shutil
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -16,7 +17,7 @@ from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.replication.stream import Replication
 from pelure.hyper.drive.drive import Drive
 from pelure.hyper.wire.noise import KeyPair
-from pelure.share import patience
+from pelure.share import fuse, patience
 from pelure.share.mount import mount
 from pelure.share.readahead import FilesAhead
 from pelure.streams import memory_pipe
@@ -142,3 +143,25 @@ async def test_who_reads_file_after_file_has_the_next_ones_fetched(tmp_path: Pat
         ahead.stop()
     ours.close()
     theirs.close()
+
+
+async def test_programs_that_keep_a_folder_from_going_are_told(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    async def take_away(folder: Path) -> None:
+        pass
+
+    async def afterwards() -> None:
+        pass
+
+    monkeypatch.setattr(fuse, "_take_away", take_away)
+    monkeypatch.setattr(fuse, "QUIET_SECONDS", 0.01)
+    used = threading.Event()
+    thread = threading.Thread(target=used.wait, daemon=True)
+    thread.start()
+    unmounting = asyncio.ensure_future(fuse.Mounted(tmp_path, thread, asyncio.Event(), afterwards).unmount())
+    async with asyncio.timeout(60):
+        while "still use" not in caplog.text:  # noqa: ASYNC110 - a log tells nobody
+            await asyncio.sleep(0.01)
+        used.set()
+        await unmounting
