@@ -16,8 +16,9 @@ EXITS_PER_PORT = 2
 MAX_PORTS = 16
 LENGTH_MEMORY = 3600.0
 RECENT = 60.0
-INTERNAL_MIN = 4
-"""Connecting to an onion service takes three; one of a few may hold the very relay that is to be added."""
+INTERNAL_MIN = 7
+"""Connecting to an onion service takes three, and two services may be wanted one after the other; one of a
+few may hold the very relay that is to be added."""
 INTERNAL_MAX = 16
 
 

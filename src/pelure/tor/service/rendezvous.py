@@ -14,6 +14,7 @@ from pelure.tor.circuit.relaycrypto import HopKeys
 from pelure.tor.crypto.keys import Rng
 from pelure.tor.net.circuit_source import CircuitSource
 from pelure.tor.net.origin import Circuit
+from pelure.tor.net.others_first import others_first
 from pelure.tor.onion.introduction import Introduction
 from pelure.tor.service.events import OnEvent, RendezvousFailed, RendezvousJoined
 
@@ -91,21 +92,34 @@ class Rendezvous:
         try:
             async with asyncio.timeout(ANSWER_SECONDS), self._building:
                 build_began = time.monotonic()
-                circuit = await self._circuit(introduction)
+                circuit, answer = await self._meet(introduction)
+            built = time.monotonic() - build_began
+            self._join(circuit, introduction, *answer)
         except (PelureError, TimeoutError) as error:
             reason = str(error) or "there was not enough time"
-            log.info("The rendezvous point %s could not be reached: %s", where, reason)
+            log.info("The rendezvous at %s failed: %s", where, reason)
             self._emit(RendezvousFailed(where, reason))
-            return
-        built = time.monotonic() - build_began
+        else:
+            self._emit(RendezvousJoined(circuit.id, where, built, time.monotonic() - began))
+
+    async def _meet(self, introduction: Introduction) -> tuple[Circuit, tuple[bytes, bytes]]:
+        """A circuit to the rendezvous point, and our answer, worked out while the circuit is built."""
+
+        async def work_out() -> tuple[bytes, bytes]:
+            await others_first()
+            return introduction.answer(self._rng)
+
+        working = asyncio.create_task(work_out())
         try:
-            self._join(circuit, introduction)
-        except PelureError as error:
-            circuit.close()
-            log.info("The rendezvous at %s failed: %s", where, error)
-            self._emit(RendezvousFailed(where, str(error)))
-            return
-        self._emit(RendezvousJoined(circuit.id, where, built, time.monotonic() - began))
+            circuit = await self._circuit(introduction)
+            try:
+                return circuit, await working
+            except BaseException:
+                circuit.close()
+                raise
+        finally:
+            working.cancel()
+            await asyncio.gather(working, return_exceptions=True)
 
     async def _circuit(self, introduction: Introduction) -> Circuit:
         for left in reversed(range(ATTEMPTS)):
@@ -118,11 +132,16 @@ class Rendezvous:
                     raise
         raise AssertionError("there is at least one attempt")
 
-    def _join(self, circuit: Circuit, introduction: Introduction) -> None:
+    def _join(
+        self, circuit: Circuit, introduction: Introduction, handshake_info: bytes, material: bytes
+    ) -> None:
         """Answer with RENDEZVOUS1; what follows on the circuit comes from the client."""
-        handshake_info, material = introduction.answer(self._rng)
         message = Rendezvous1(introduction.cookie, handshake_info)
-        circuit.send(message.command, message.encode())
         increment = self.congestion_control if introduction.congestion_control else None
-        circuit.add_hs_hop(HopKeys.service(material), service=True, sendme_inc=increment)
+        try:
+            circuit.send(message.command, message.encode())
+            circuit.add_hs_hop(HopKeys.service(material), service=True, sendme_inc=increment)
+        except PelureError:
+            circuit.close()
+            raise
         self._on_joined(circuit)

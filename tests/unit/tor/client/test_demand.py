@@ -26,9 +26,9 @@ def test_ports_are_bounded() -> None:
 def test_internal_circuits_follow_use() -> None:
     demand = d.Demand(0.0, lengths=[3])
     assert demand.internal(0.0) == {3: d.INTERNAL_MIN}
-    for _ in range(5):
+    for _ in range(9):
         demand.internal_used(2, 10.0)
-    assert demand.internal(10.0) == {3: d.INTERNAL_MIN, 2: 5}
+    assert demand.internal(10.0) == {3: d.INTERNAL_MIN, 2: 9}
     for _ in range(100):
         demand.internal_used(2, 20.0)
     assert demand.internal(20.0)[2] == d.INTERNAL_MAX

@@ -9,10 +9,10 @@ from typing import Any, cast
 
 import pytest
 
-from pelure.errors import CircuitError
+from pelure.errors import CircuitError, CryptoError
 from pelure.tor.onion.introduction import Introduction
 from pelure.tor.service import rendezvous as module
-from pelure.tor.service.events import ServiceEvent
+from pelure.tor.service.events import RendezvousFailed, ServiceEvent
 from pelure.tor.service.rendezvous import ATTEMPTS, Rendezvous
 
 
@@ -43,7 +43,10 @@ async def rendezvous(source: Nowhere) -> AsyncIterator[Rendezvous]:
 
 
 def introduction(cookie: bytes) -> Introduction:
-    return cast(Introduction, SimpleNamespace(cookie=cookie, rendezvous_point=None))
+    def answer(rng: object) -> tuple[bytes, bytes]:
+        raise CryptoError("a key of low order")
+
+    return cast(Introduction, SimpleNamespace(cookie=cookie, rendezvous_point=None, answer=answer))
 
 
 async def answered(rendezvous: Rendezvous, *cookies: bytes) -> int:
@@ -84,3 +87,20 @@ async def test_a_rendezvous_point_out_of_reach_is_tried_a_few_times(
     for task in list(rendezvous._tasks):
         await task
     assert source.asked == ATTEMPTS
+
+
+async def test_an_introduction_that_cannot_be_answered_leaves_no_circuit() -> None:
+    """The client's key may be no good, which shows when our answer is worked out."""
+    closed: list[str] = []
+    events: list[ServiceEvent] = []
+    circuit = SimpleNamespace(close=lambda: closed.append("closed"))
+
+    async def internal_circuit(*_: Any, **__: Any) -> Any:
+        return circuit
+
+    source = SimpleNamespace(internal_circuit=internal_circuit)
+    rendezvous = Rendezvous(cast(Any, source), lambda circuit: None, events.append, lambda size: bytes(size))
+    assert await answered(rendezvous, b"one") == 1
+    for task in list(rendezvous._tasks):
+        await task
+    assert closed == ["closed"] and events == [RendezvousFailed("a relay", "a key of low order")]
