@@ -180,14 +180,9 @@ def compute_thresholds(
     measured = sum(one.measured for one in candidates)
     measured_only = measured > options.min_measured_to_ignore_advertised
     minimum = 0 if options.testing else MIN_BANDWIDTH_CONSIDERED
-    active = [
-        one
-        for one in candidates
-        if _is_active(one)
-        and one.rsa_id not in sybils
-        and one.bandwidth >= minimum
-        and (one.measured or not measured_only)
-    ]
+    known = [one for one in candidates if one.measured or not measured_only]
+    counted = [one for one in known if one.bandwidth >= minimum and one.rsa_id not in sybils]
+    active = [one for one in counted if _is_active(one)]
     if not active:
         return Thresholds(enough_mtbf=enough_mtbf, measured_only=measured_only)
     bandwidths = [one.bandwidth for one in active]

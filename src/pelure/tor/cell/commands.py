@@ -14,8 +14,6 @@ RELAY_HEADER_LEN = 11
 """Bytes of command, recognized, stream id, digest and length at the start of a relay cell's body."""
 RELAY_BODY_LEN = 498
 """Most bytes of data in one relay message."""
-MAX_VARIABLE_BODY = 65535
-"""Most bytes of the body of a variable-length cell (its length field has 16 bits)."""
 CIRC_ID_HIGH_BIT = 0x80000000
 """Set in ids picked by the side that opened the TLS connection (link protocol 4 and up)."""
 

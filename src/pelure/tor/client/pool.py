@@ -300,11 +300,6 @@ class CircuitPool:
         """Every circuit that is open or being built, for ``netstat``."""
         return [entry for entry in (*self._exits, *self._stock, *self._given) if entry.alive]
 
-    @property
-    def has_ready_exit(self) -> bool:
-        """Whether an unused exit circuit is built."""
-        return any(e.circuit is not None and e.isolation is None for e in self._exits)
-
     def network_changed(self) -> None:
         """The directory or the network came back: try again at once."""
         self._retry_at, self._retry_delay = 0.0, RETRY_FIRST

@@ -162,18 +162,16 @@ def parse_vote(document: bytes, acceptable: Callable[[bytes, float], None] | Non
     known_flags = tuple(header.one("known-flags").args)
     if list(known_flags) != sorted(set(known_flags)) or len(known_flags) > MAX_KNOWN_FLAGS:
         raise DirectoryError("the vote's known-flags are out of order or too many")
-    times = [parse_time(header.one(key).rest) for key in ("valid-after", "fresh-until", "valid-until")]
-    if not times[0] < times[1] < times[2]:
-        raise DirectoryError("the vote's times are out of order")
+    valid_after, fresh_until, valid_until = _times(header)
     if acceptable is not None:
-        acceptable(source.identity, times[0])
+        acceptable(source.identity, valid_after)
     participates = header.maybe("shared-rand-participate") is not None
     return Vote(
         methods=tuple(parse_int(word, 1, INT32_MAX) for word in header.one("consensus-methods").args),
         published=parse_time(header.one("published").rest),
-        valid_after=times[0],
-        fresh_until=times[1],
-        valid_until=times[2],
+        valid_after=valid_after,
+        fresh_until=fresh_until,
+        valid_until=valid_until,
         voting_delay=_voting_delay(header.one("voting-delay")),
         known_flags=known_flags,
         source=source,
@@ -231,6 +229,14 @@ def _check_signature(document: bytes, footer: Section, certificate: KeyCertifica
     except CryptoError as error:
         raise DirectoryError("the vote's signature does not verify") from error
     return digest
+
+
+def _times(header: Section) -> list[float]:
+    """Valid-after, fresh-until and valid-until."""
+    times = [parse_time(header.one(key).rest) for key in ("valid-after", "fresh-until", "valid-until")]
+    if not times[0] < times[1] < times[2]:
+        raise DirectoryError("the vote's times are out of order")
+    return times
 
 
 def _voting_delay(item: Item) -> tuple[int, int]:
