@@ -21,6 +21,7 @@ from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.authority.shared_random import SharedRandomState, run_end
 from pelure.tor.authority.sr_state import FILE_NAME as SHARED_RANDOM_FILE
 from pelure.tor.authority.sr_state import encode_state
+from pelure.tor.authority.state import CONSENSUS_FILES
 from pelure.tor.directory.consensus import SharedRandomValue
 from pelure.tor.net.statefile import private_folder, write_private
 from pelure.tor.relay.keys import RelayKeys
@@ -112,13 +113,16 @@ def make_plan(folder: Path, relays: int, authorities: int, interval: int) -> Net
     """
     check_numbers(relays, authorities, interval)
     private_folder(folder)
-    known = {node.name: node for node in _previous_nodes(folder)}
+    before = _previous_plan(folder)
+    known = {node.name: node for node in before.nodes} if before else {}
     names = [f"authority{n}" for n in range(authorities)] + [f"relay{n}" for n in range(relays)]
     ports = _Ports()
     bare = [_choose_ports(name, known.get(name), ports) for name in names]
     with ThreadPoolExecutor(os.cpu_count() or 1) as threads:
         nodes = tuple(threads.map(lambda node: _with_keys(folder, node), bare))
     plan = NetworkPlan(folder, interval, nodes)
+    if before is not None:
+        _forget_what_changed(plan, before)
     _seed_shared_random(plan, time.time())
     write_private(folder / PLAN_FILE, json.dumps(plan.to_json(), indent=1).encode())
     write_private(plan.network_file, plan.torrc.encode())
@@ -135,11 +139,28 @@ def check_numbers(relays: int, authorities: int, interval: int) -> None:
         raise ConfigError(f"C tor takes no voting interval below {MIN_INTERVAL} seconds")
 
 
-def _previous_nodes(folder: Path) -> tuple[NodePlan, ...]:
+def _previous_plan(folder: Path) -> NetworkPlan | None:
     try:
-        return NetworkPlan.load(folder).nodes
+        return NetworkPlan.load(folder)
     except ConfigError:
-        return ()
+        return None
+
+
+def _forget_what_changed(plan: NetworkPlan, before: NetworkPlan) -> None:
+    """Drop a consensus of other nodes: authorities make the first one at once, but replace one only in time.
+
+    Shared random values have to be the same everywhere, and are of an interval's protocol runs.
+    """
+    authorities = [node for node in plan.nodes if node.is_authority]
+    old = {node.v3ident for node in before.nodes if node.is_authority}
+    useless: list[str] = []
+    if (plan.nodes, plan.interval) != (before.nodes, before.interval):
+        useless += CONSENSUS_FILES.values()
+    if {node.v3ident for node in authorities} != old or plan.interval != before.interval:
+        useless.append(SHARED_RANDOM_FILE)
+    for node in authorities:
+        for name in useless:
+            (plan.data(node) / name).unlink(missing_ok=True)
 
 
 class _Ports:

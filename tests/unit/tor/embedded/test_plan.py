@@ -61,6 +61,25 @@ def test_authorities_begin_with_the_same_shared_random_values(plan: NetworkPlan)
     assert len({(state.current, state.previous) for state in states}) == 1
 
 
+def test_a_consensus_of_other_nodes_is_forgotten(tmp_path: Path) -> None:
+    """Authorities would serve it until the next round: for as long a network of other nodes is not up."""
+    consensus, random = tmp_path / "authority0/cached-consensus", tmp_path / "authority0/sr-state"
+
+    def kept(relays: int, authorities: int, interval: int) -> tuple[bool, bool]:
+        before = random.read_bytes()
+        consensus.write_bytes(b"of the last round")
+        plan = make_plan(tmp_path, relays, authorities, interval)
+        states = {(plan.data(node) / "sr-state").read_bytes() for node in plan.nodes if node.is_authority}
+        assert len(states) == 1
+        return consensus.exists(), random.read_bytes() == before
+
+    make_plan(tmp_path, 3, 1, 20)
+    assert kept(3, 1, 20) == (True, True)
+    assert kept(4, 1, 20) == (False, True)
+    assert kept(4, 1, 30) == (False, False)
+    assert kept(4, 3, 30) == (False, False)
+
+
 def test_plans_survive_json(plan: NetworkPlan, tmp_path: Path) -> None:
     assert NetworkPlan.from_json(json.loads(json.dumps(plan.to_json()))) == plan
     with pytest.raises(ConfigError):
