@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from typing import Any
 from unittest import mock
 
@@ -10,14 +11,18 @@ import numpy as np
 import pytest
 
 from pelure.errors import ProtocolError
-from pelure.tor.cell.commands import CELL_LEN, CellCommand, DestroyReason
+from pelure.tor.cell.commands import CELL_LEN, CellCommand, DestroyReason, RelayCommand
 from pelure.tor.cell.framing import Cell, Run
+from pelure.tor.cell.linkspec import LinkSpecifier
 from pelure.tor.cell.messages import Create2, Created2, CreateFast, Destroy
+from pelure.tor.cell.relay_messages import Extend2
 from pelure.tor.circuit.handshakes import HopSecrets
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.circuit.relaycrypto import HopKeys
+from pelure.tor.circuit.stream import State
 from pelure.tor.crypto import ntor
-from pelure.tor.relay.circuit import MAX_EARLY, RelayCircuit
+from pelure.tor.net.queues import HIGH_WATER
+from pelure.tor.relay.circuit import MAX_EARLY, RelayCircuit, Role
 from pelure.tor.relay.creation import CircuitCreator
 from pelure.tor.relay.next_hop import NextHop
 
@@ -113,14 +118,17 @@ def test_what_is_passed_on_is_counted(circuit: mock.Mock, next_hop: NextHop) -> 
 # ---- from the previous relay ----
 
 
+def circuit_of(circ_id: int) -> RelayCircuit:
+    keys = HopKeys.tor1(os.urandom(72))
+    link = mock.Mock(send=mock.Mock(return_value=True), queued=mock.Mock(return_value=0))
+    host = mock.Mock(relayed_cells=0, rng=os.urandom, params=CircuitParams())
+    return RelayCircuit(host, link, circ_id, HopSecrets(keys, bytes(20), None), 0.0)
+
+
 @pytest.fixture
 def middle() -> RelayCircuit:
     """A circuit with a next hop, which is created."""
-    keys = HopKeys.tor1(os.urandom(72))
-    link = mock.Mock(send=mock.Mock(return_value=True), queued=mock.Mock(return_value=0))
-    made = RelayCircuit(
-        mock.Mock(relayed_cells=0, rng=os.urandom), link, 7, HopSecrets(keys, bytes(20), None), 0.0
-    )
+    made = circuit_of(7)
     made.next = NextHop(made, mock.Mock(attach=mock.Mock(return_value=8)))
     made.next.created = True
     return made
@@ -156,6 +164,147 @@ def test_cells_that_nobody_recognizes_need_somebody_further_on(middle: RelayCirc
         middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
     middle.next_lost(DestroyReason.FINISHED)  # from then on they may have been on their way
     middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
+
+
+def extend2() -> bytes:
+    named = LinkSpecifier.address("192.0.2.1", 9001), LinkSpecifier.rsa(b"r" * 20)
+    return Extend2(named, ntor.HANDSHAKE_TYPE, bytes(ntor.CLIENT_LEN)).encode()
+
+
+def test_a_circuit_is_extended_where_it_ends_and_by_relay_early_cells(middle: RelayCircuit) -> None:
+    with pytest.raises(ProtocolError):
+        middle._handle_message(RelayCommand.EXTEND2, extend2(), True)
+    middle.next = None
+    with pytest.raises(ProtocolError):
+        middle._handle_message(RelayCommand.EXTEND2, extend2(), False)
+    for role in set(Role) - {Role.OPEN}:
+        middle.role = role
+        with pytest.raises(ProtocolError):
+            middle._handle_message(RelayCommand.EXTEND2, extend2(), True)
+    middle.role = Role.OPEN
+    middle.streams[mock.Mock()] = mock.Mock()
+    with pytest.raises(ProtocolError):
+        middle._handle_message(RelayCommand.EXTEND2, extend2(), True)
+    middle.streams.clear()
+    middle._handle_message(RelayCommand.EXTEND2, extend2(), True)
+    assert middle.next is not None and not middle.next.created
+    assert middle.next.link.send.call_args.args[0].command == CellCommand.CREATE2  # type: ignore[attr-defined]
+
+
+def test_a_circuit_that_is_truncated_ends_here(middle: RelayCircuit) -> None:
+    behind = middle.next
+    assert behind is not None
+    middle._handle_message(RelayCommand.TRUNCATE, b"", False)
+    behind.link.destroy.assert_called_once_with(8, DestroyReason.REQUESTED)  # type: ignore[attr-defined]
+    assert middle.next is None and middle.is_free and middle.link.send.called  # type: ignore[attr-defined]
+    middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))  # it may have been on its way
+
+
+def test_its_end_goes_on(middle: RelayCircuit) -> None:
+    behind = middle.next
+    assert behind is not None
+    middle.handle(Cell(7, CellCommand.DESTROY, Destroy(DestroyReason.REQUESTED).encode()))
+    behind.link.destroy.assert_called_once_with(8, DestroyReason.REQUESTED)  # type: ignore[attr-defined]
+    middle.host.circuit_closed.assert_called_once_with(middle)  # type: ignore[attr-defined]
+    middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
+    middle.handle(run_of(CellCommand.RELAY, CellCommand.RELAY))
+    middle.link_closed("twice")
+    behind.link.send.assert_not_called()  # type: ignore[attr-defined]
+    middle.host.circuit_closed.assert_called_once()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("drop_queued", [True, False])
+def test_what_waits_of_a_circuit_leaves_before_its_end_unless_there_is_no_room(
+    middle: RelayCircuit, drop_queued: bool
+) -> None:
+    behind = middle.next
+    assert behind is not None
+    middle.close(DestroyReason.RESOURCELIMIT, drop_queued=drop_queued)
+    middle.close(DestroyReason.RESOURCELIMIT, drop_queued=drop_queued)
+    middle.link.destroy.assert_called_once_with(  # type: ignore[attr-defined]
+        7, DestroyReason.RESOURCELIMIT, drop_queued=drop_queued
+    )
+    assert behind.link.queues.drop.called == drop_queued  # type: ignore[attr-defined]
+
+
+def test_circuits_that_are_joined_pass_cells_to_each_other_and_end_together() -> None:
+    client, service = circuit_of(1), circuit_of(2)
+    client.join(service)
+    assert not client.is_free and not service.is_free
+    client.handle(Cell(1, CellCommand.RELAY_EARLY, os.urandom(509)))
+    [sent] = [call.args[0] for call in service.link.send.call_args_list]  # type: ignore[attr-defined]
+    assert (sent.circ_id, sent.command, service.host.relayed_cells) == (2, CellCommand.RELAY, 1)
+    client.handle(run_of(CellCommand.RELAY, CellCommand.RELAY))
+    run = service.link.send.call_args.args[0]  # type: ignore[attr-defined]
+    assert (run.circ_id, len(run), service.host.relayed_cells) == (2, 2, 3)
+    service.link_closed("gone")
+    assert client.closed and client.joined is None is service.joined
+    client.link.destroy.assert_called_once()  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("own", "passed_on"),
+    [
+        ([], [4]),
+        ([0], [3]),
+        ([3], [3]),
+        ([1], [1, 2]),
+        ([1, 2], [1, 1]),
+        ([0, 2], [1, 1]),
+        ([0, 1, 2, 3], []),
+    ],
+)
+def test_own_cells_are_taken_out_of_a_run(
+    middle: RelayCircuit, own: Sequence[int], passed_on: list[int]
+) -> None:
+    bodies = np.zeros((len(own), 509), np.uint8)
+    bodies[:, 0] = RelayCommand.DROP
+    found = mock.Mock(rows=np.array(own, int), bodies=bodies, tags=[b""] * len(own))
+    middle._crypto = mock.Mock(forward=mock.Mock(return_value=found if own else None))
+    middle.handle(run_of(*[CellCommand.RELAY] * 4))
+    assert middle.next is not None
+    runs = [call.args[0] for call in middle.next.link.send.call_args_list]  # type: ignore[attr-defined]
+    assert [len(run) for run in runs] == passed_on
+
+
+@pytest.mark.parametrize("early", [True, False])
+def test_a_message_in_a_run_is_early_if_its_own_cell_is(middle: RelayCircuit, early: bool) -> None:
+    relay, marked = CellCommand.RELAY, CellCommand.RELAY_EARLY
+    bodies = np.zeros((1, 509), np.uint8)
+    bodies[0, 0] = RelayCommand.DROP
+    found = mock.Mock(rows=np.array([1]), bodies=bodies, tags=[b""])
+    middle._crypto = mock.Mock(forward=mock.Mock(return_value=found))
+    with mock.patch.object(RelayCircuit, "_handle_message") as handle:
+        middle.handle(run_of(relay, marked, relay) if early else run_of(marked, relay, marked))
+    assert handle.call_args.args[2] == early
+
+
+def test_nothing_is_passed_on_once_a_message_has_closed_the_circuit(middle: RelayCircuit) -> None:
+    behind = middle.next
+    bodies = np.zeros((1, 509), np.uint8)
+    bodies[0, 0] = RelayCommand.DROP
+    found = mock.Mock(rows=np.array([0]), bodies=bodies, tags=[b""])
+    middle._crypto = mock.Mock(forward=mock.Mock(return_value=found))
+    with mock.patch.object(RelayCircuit, "_handle_message", side_effect=lambda *_: middle.close(0)):
+        middle.handle(run_of(CellCommand.RELAY, CellCommand.RELAY))
+    assert behind is not None
+    behind.link.send.assert_not_called()  # type: ignore[attr-defined]
+
+
+def test_streams_send_no_more_than_the_link_takes(middle: RelayCircuit) -> None:
+    middle.link.queued.return_value = HIGH_WATER - 3  # type: ignore[attr-defined]
+    ended, open_one = mock.Mock(state=State.ENDED), mock.Mock(state=State.OPEN)
+    middle.streams = {ended: mock.Mock(), open_one: mock.Mock()}
+    middle.pump()  # before anybody spoke with this relay
+    with mock.patch.object(middle, "_end") as end:
+        end.pump.return_value = 2
+        middle.pump()
+        assert end.pump.call_args.args[1] == 3
+        assert list(middle.streams) == [open_one] and middle.streams[open_one].room.called  # type: ignore[attr-defined]
+        end.pump.reset_mock()
+        middle.closed = True
+        middle.pump()
+        end.pump.assert_not_called()
 
 
 # ---- circuits that are being created ----
