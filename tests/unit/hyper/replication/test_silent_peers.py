@@ -19,8 +19,8 @@ from .support import block, within
 
 @pytest.fixture(autouse=True)
 def in_a_hurry(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(upgrades_module, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(replicator_module, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(upgrades_module, "STALL_SECONDS", 0.5)
+    monkeypatch.setattr(replicator_module, "STALL_SECONDS", 0.5)
     monkeypatch.setattr(stream_module, "_TICK_SECONDS", 0.05)
 
 
@@ -53,6 +53,28 @@ async def test_growth_and_forks_come_from_others(case: Case, fork: int) -> None:
         await case.from_an_honest_peer(stack)
         await within(case.reader.wait_length(case.writer.length))
         assert case.reader.fork == case.writer.fork
+
+
+async def test_an_answer_that_comes_when_it_was_given_up_is_ignored(case: Case) -> None:
+    case.writer.truncate(BLOCKS // 2)
+    claim = m.Sync(1, BLOCKS // 2, 0, has_manifest=True)
+    async with talkative(case, claim) as slow:
+        given_up = await slow.expect(m.Request)
+        async with talkative(case, claim) as other:
+            asked = await other.expect(m.Request)
+            assert given_up.upgrade == asked.upgrade
+            await slow.send(case.answer(given_up))
+
+            async def answer(request: m.Request) -> None:
+                while True:
+                    await other.send(case.answer(request))
+                    request = await other.expect(m.Request)
+
+            answering = asyncio.ensure_future(answer(asked))
+            await within(case.reader.wait_length(BLOCKS // 2))
+            answering.cancel()
+            assert case.reader.fork == 1
+            assert all(peer.suspected is None for peer in case.reader.replicator.peers)
 
 
 async def bring_up_to_date(case: Case) -> None:

@@ -24,13 +24,16 @@ class Reorgs:
         self._asked: set[InFlight] = set()
 
     def request(self, peers: Sequence[Peer]) -> None:
-        """Ask for the newest fork that ``peers`` tell of, unless one is followed now."""
+        """Ask for the newest fork that ``peers`` tell of, unless one is followed now.
+
+        That one is given up if its peer answers nothing for long, and another could be asked.
+        """
+        able = [peer for peer in peers if peer.has_newer_fork]
         if self._peer is not None:
-            if not any(stalled(self._peer, flight) for flight in self._asked):
+            if able in ([], [self._peer]) or not any(stalled(self._peer, flight) for flight in self._asked):
                 return
             self._peer.stalls += 1
             self._forget()
-        able = [peer for peer in peers if peer.has_newer_fork]
         newest = max(able, key=lambda peer: (-peer.stalls, peer.remote.fork), default=None)
         if newest is None:
             return
