@@ -1,4 +1,4 @@
-"""Peers that talk but never answer: they keep nobody from what others have."""
+"""Peers that talk but never answer, or leave in the middle: they keep nobody from what others have."""
 
 from __future__ import annotations
 
@@ -104,3 +104,22 @@ async def test_where_a_byte_is_comes_from_others(case: Case) -> None:
         async with AsyncExitStack() as stack:
             await case.from_an_honest_peer(stack)
             assert await within(seeking) == (7, 50)
+
+
+async def test_a_fork_whose_peer_left_in_the_middle_is_followed_with_another(case: Case) -> None:
+    async with AsyncExitStack() as stack:
+        await case.from_an_honest_peer(stack)
+        await within(case.reader.update(wait=True))
+        await within(case.reader.download([(0, BLOCKS)]))
+    case.writer.truncate(25)
+    case.writer.append([b"another"] * 5)
+    async with talkative(case, m.Sync(1, 30, 0)) as peer:
+        request = await peer.expect(m.Request)
+        assert request.upgrade is not None
+        await peer.send(case.answer(request))
+        assert (await peer.expect(m.Request)).hash is not None
+    async with AsyncExitStack() as stack:
+        await case.from_an_honest_peer(stack)
+        while case.reader.fork == 0:
+            await within(case.reader.changed())
+        assert [case.reader.has(index) for index in (24, 25)] == [True, False]
