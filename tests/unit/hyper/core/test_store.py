@@ -21,7 +21,7 @@ from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.manifest import Manifest, Signer
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.state import PlacedBlock
-from pelure.hyper.core.storage import _FORMAT_KEY
+from pelure.hyper.core.storage import _FORMAT_KEY, Store
 
 
 def test_a_second_user_is_refused_here_and_in_another_process(tmp_path: Path) -> None:
@@ -112,8 +112,9 @@ def test_damage_is_noticed(tmp_path: Path) -> None:
     store = Corestore(tmp_path)
     core = store.get(name="core")
     assert core.get_local(0) is not None and core.get_local(2) == b"short"
-    with pytest.raises(DriveError, match="damaged"):
-        core.get_local(1)
+    for read in (core.get_local, core.get_stored):
+        with pytest.raises(DriveError, match="damaged"):
+            read(1)
     store.close()
     (tmp_path / "db" / "data.mdb").write_bytes(b"not a database" * 1000)
     with pytest.raises(DriveError, match="damaged"):
@@ -267,6 +268,48 @@ async def test_received_blocks_become_durable_by_themselves(tmp_path: Path) -> N
         await asyncio.sleep(0.02)
     assert not store.store._pending and not store.store._writing
     assert core.get_local(0) == b"one" and core.get_local(1) == b"two" * 5000
+    store.close()
+
+
+async def test_nobody_is_told_of_what_could_not_be_written_until_it_is(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(changes: object) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    store = Store(tmp_path)
+    told: list[str] = []
+    store.when_durable(lambda: told.append("nothing to wait for"))
+    assert told == ["nothing to wait for"]
+    with monkeypatch.context() as patch:
+        patch.setattr(store._database, "write", full)
+        store.put(b"key", b"value")
+        store.when_durable(lambda: told.append("first"))
+        async with asyncio.timeout(30):
+            while not store._writing or not store._awaiting:  # noqa: ASYNC110 - until it has failed
+                await asyncio.sleep(0.01)
+        store.when_durable(lambda: told.append("second"))
+        assert store.get(b"key") == b"value" and len(told) == 1
+    async with asyncio.timeout(30):
+        await store.durable()
+    assert told[1:] == ["first", "second"]
+    store.close()
+    store = Store(tmp_path)
+    assert store.get(b"key") == b"value"
+    store.close()
+
+
+def test_keys_from_a_first_up_to_a_last(tmp_path: Path) -> None:
+    store = Store(tmp_path)
+    for key in (b"a", b"b", b"d"):
+        store.put(key, b"x")
+    store.commit()
+    store.delete(b"b")
+    store.put(b"c", b"x")
+    for _ in range(2):
+        assert store.keys(b"a", b"d") == [b"a", b"c"]
+        assert store.keys(b"b", b"e") == [b"c", b"d"]
+        store.commit()
     store.close()
 
 
