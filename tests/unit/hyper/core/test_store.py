@@ -311,6 +311,10 @@ def test_keys_from_a_first_up_to_a_last(tmp_path: Path) -> None:
         assert store.keys(b"b", b"e") == [b"c", b"d"]
         store.commit()
     store.close()
+    store = Store(tmp_path)  # by now the database itself has it all
+    assert store.keys(b"a", b"e") == [b"a", b"c", b"d"] and store.get(b"b") is None
+    assert list(store._database.scan(b"a", b"e")) == [(key, b"x") for key in (b"a", b"c", b"d")]
+    store.close()
 
 
 def test_a_linked_file_that_changes_is_never_served_as_the_old_one(tmp_path: Path) -> None:
