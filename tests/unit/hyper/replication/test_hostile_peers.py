@@ -16,6 +16,7 @@ from pelure.hyper.core.replication import replicator as replicator_module
 from pelure.hyper.core.replication import stream as stream_module
 from pelure.hyper.core.replication import upgrades as upgrades_module
 from pelure.hyper.core.replication import uploads as uploads_module
+from pelure.hyper.core.replication.conflicts import MAX_POINTLESS_PROOFS
 from pelure.hyper.core.replication.stream import WRITE_SIZE, Replication
 from pelure.hyper.wire import messages as m
 from pelure.hyper.wire import protomux as protomux_module
@@ -445,3 +446,15 @@ async def test_answers_that_wait_for_others_have_a_bound(case: Case, monkeypatch
         await within(download)
         answering.cancel()
         assert replication.error is None
+
+
+async def test_proofs_of_the_tree_that_nobody_asked_for(case: Case) -> None:
+    async with scripted(case.source, case.writer.key) as (replication, peer):
+        await within(peer.opened.wait())
+        proof = case.answer(m.Request(0, 0, upgrade=UpgradeRequest(0, BLOCKS)))
+        await peer.send(m.Sync(0, BLOCKS, 0), *(MAX_POINTLESS_PROOFS * [proof]))
+        await peer.send(m.Request(1, 0, block=BlockRequest(0, 0)))
+        assert (await peer.expect(m.Data)).request == 1
+        assert replication.error is None
+        await peer.send(proof)
+        await ended(replication)

@@ -23,6 +23,8 @@ PROOF = 0
 """The number of requests and answers that are about a conflict; all others count from 1."""
 ANSWER_SECONDS = 20.0
 """How long a suspect may take."""
+MAX_POINTLESS_PROOFS = 16
+"""Of the very tree that is held here: each is checked, which takes time, and nobody asked for it."""
 
 
 def suspect(core: LocalCore, peer: Peer, error: ProtocolError) -> None:
@@ -43,8 +45,14 @@ def proof_came(core: LocalCore, peer: Peer, data: m.Data | None) -> None:
     except ProtocolError as error:
         drop(peer, error)
         return
-    if not proven and peer.suspected is not None:
+    if proven:
+        return
+    if peer.suspected is not None:
         drop(peer, peer.suspected[0])
+    elif data is not None:
+        peer.pointless_proofs += 1
+        if peer.pointless_proofs > MAX_POINTLESS_PROOFS:
+            drop(peer, ProtocolError("the other side proves the tree again and again"))
 
 
 def drop(peer: Peer, error: ProtocolError) -> None:

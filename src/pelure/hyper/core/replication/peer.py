@@ -78,6 +78,7 @@ class Peer:
         """Tree nodes that requests in flight will bring."""
         self.requests: dict[int, m.Request] = {}
         self.invalid_requests = 0
+        self.pointless_proofs = 0
         self.unavailable = 0
         self.since = self.heard = self.answered_at = time.monotonic()
         """When the channel began, when something came over it last, and when that was an answer."""
