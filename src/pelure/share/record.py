@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import re
 import secrets
 from dataclasses import asdict, dataclass, field, replace
@@ -67,6 +68,10 @@ class ShareRecord:
         for path in paths:
             if not path.exists():
                 raise ConfigError(f"there is nothing at {path}")
+            if not (path.is_file() or path.is_dir()):
+                raise ConfigError(f"{path} is neither a file nor a folder")
+            if not os.access(path, os.R_OK):
+                raise ConfigError(f"{path} may not be read")
         names = [path.name for path in paths]
         if len(paths) > 1 and len(set(names)) < len(names):
             raise ConfigError("two of the paths have the same name; share them one by one")
