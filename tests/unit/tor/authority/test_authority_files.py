@@ -53,6 +53,7 @@ def test_bandwidth_file() -> None:
         b"bw=760 node_id=$68A483E05A2ABDCA6DA5A3EF8DB5177638A27F80 nick=Test\n"
         b"node_id=$" + b"11" * 20 + b" bw=12\nnode_id=$" + b"22" * 20 + b" bw=99 vote=0\n"
         b"node_id=$33 bw=9\nnode_id=$" + b"44" * 20 + b" bw=-3\n"
+        b"bw=5 nick=Nobody\nnode_id=$" + b"55" * 20 + b"\n"
     )
     found = parse_bandwidth_file(text)
     assert found.bandwidths == {

@@ -87,3 +87,39 @@ def test_approved_routers(tmp_path: Path) -> None:
     path.mkdir()
     with pytest.raises(ConfigError):
         read_relay_list(path)
+
+
+PUBLIC = f"{AUTHORITY}DirPort 9030\nAddress 1.2.3.4\n"
+DELAYS = "V3AuthVoteDelay 20\nV3AuthDistDelay 20\n"
+
+
+@pytest.mark.parametrize(
+    ("start", "good", "wrong", "why"),
+    [
+        (PUBLIC, f"V3AuthVotingInterval 300\n{DELAYS}", f"V3AuthVotingInterval 288\n{DELAYS}", "300 s"),
+        (PUBLIC, "V3AuthVotingInterval 7200", "V3AuthVotingInterval 7000", "divide a day"),
+        (TESTING, DELAYS.replace("20", "2"), DELAYS.replace("20", "2", 1).replace("20", "1"), "2 at least"),
+        (PUBLIC, "V3AuthNIntervalsValid 2", "V3AuthNIntervalsValid 1", "2 at least"),
+        (PUBLIC, f"V3AuthVotingInterval 1800\n{DELAYS.replace('20', '450')}",
+         f"V3AuthVotingInterval 1800\n{DELAYS.replace('20', '451')}", "half"),
+        (PUBLIC, "ConsensusParams a=2147483647", "ConsensusParams a=2147483648", "ConsensusParams"),
+        (PUBLIC, "DirPort 65535", "DirPort 65536", "port"),
+    ],
+)  # fmt: skip
+def test_settings_just_right_and_just_wrong(
+    tmp_path: Path, start: str, good: str, wrong: str, why: str
+) -> None:
+    network = parse_network(f"{start}{good}\n")
+    authority_config(network, network.options, tmp_path)
+    network = parse_network(f"{start}{wrong}\n")
+    with pytest.raises(ConfigError, match=why):
+        authority_config(network, network.options, tmp_path)
+
+
+def test_an_authority_knows_its_address(tmp_path: Path) -> None:
+    network = parse_network(f"{AUTHORITY}DirPort 9030\nAddress [2001:db8::1]\n")
+    with pytest.raises(ConfigError, match="Address"):
+        authority_config(network, network.options, tmp_path)
+    network = parse_network(f"{AUTHORITY}DirPort 9030\nAddress 1.2.3.4\nAddress [2001:db8::1]\n")
+    config = authority_config(network, network.options, tmp_path)
+    assert (config.ip, config.or_port) == ("1.2.3.4", 9001)
