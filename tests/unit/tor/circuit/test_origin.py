@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from pelure.errors import CircuitError, CryptoError, ProtocolError
 from pelure.tor.cell.commands import CellCommand, EndReason, RelayCommand
 from pelure.tor.cell.framing import Cell, Run
-from pelure.tor.cell.messages import Destroy
+from pelure.tor.cell.messages import Created2, CreatedFast, Destroy
 from pelure.tor.cell.relay_messages import Answer, Begin, Connected, Resolved, Sendme, Truncated
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.flowcontrol import FixedWindow, VegasWindow
@@ -46,6 +46,79 @@ def test_three_hops_with_ntor_v3() -> None:
     window = origin.hops[2].end.window
     assert isinstance(window, VegasWindow) and window.increment == 31
     assert chain.commands == [CellCommand.RELAY_EARLY] * 2
+
+
+@pytest.mark.parametrize("fewer", [0, 1])
+def test_which_cells_go_as_relay_early(fewer: int) -> None:
+    """EXTEND2 always, and a few of the first ones beyond the first hop: how many must not tell the length."""
+    drawn = iter([bytes([2 + fewer])])
+    chain = RelayChain(9, CircuitParams())
+    origin = OriginCircuit(CIRC_ID, lambda n: next(drawn, b"") or os.urandom(n), CircuitParams())
+
+    def extend(hop: int) -> list[int]:
+        chain.commands.clear()
+        (origin.extend if hop else origin.create)(chain.path()[hop])
+        exchange(origin, chain)
+        return list(chain.commands)
+
+    early, relay = CellCommand.RELAY_EARLY, CellCommand.RELAY
+    assert [extend(hop) for hop in range(3)] == [[], [early], [early]]
+    chain.commands.clear()
+    origin.send_message(0, RelayCommand.DROP, b"")
+    exchange(origin, chain)
+    assert chain.commands == [relay]
+    chain.commands.clear()
+    for _ in range(5):
+        origin.send_message(2, RelayCommand.DROP, b"")
+    exchange(origin, chain)
+    assert chain.commands == [early] * (2 - fewer) + [relay] * (3 + fewer)
+    assert [extend(hop) for hop in range(3, 8)] == [[early]] * 4 + [[relay]]
+
+
+def test_a_run_of_data_has_no_more_relay_early_cells_than_lone_ones_would() -> None:
+    origin, chain = built(2)
+    near, _ = open_stream(origin, chain)
+    near.write(bytes(498 * 50))
+    exchange(origin, chain)
+    assert len(chain.commands) > 50
+    assert chain.commands.count(CellCommand.RELAY_EARLY) in (3, 4)  # EXTEND2 was one
+
+
+def test_a_circuit_is_extended_one_hop_after_the_other() -> None:
+    chain = RelayChain(3, CircuitParams())
+    origin = OriginCircuit(CIRC_ID, os.urandom, CircuitParams())
+    with pytest.raises(CircuitError, match="one hop after the other"):
+        origin.extend(chain.path()[1])
+    origin.create(chain.path()[0])
+    with pytest.raises(CircuitError, match="one hop after the other"):
+        origin.extend(chain.path()[1])
+    exchange(origin, chain)
+    origin.extend(chain.path()[1])
+    with pytest.raises(CircuitError, match="one hop after the other"):
+        origin.extend(chain.path()[2])
+
+
+@pytest.mark.parametrize("fast", [True, False])
+def test_answers_to_another_handshake_than_was_begun(fast: bool) -> None:
+    chain = RelayChain(2, CircuitParams())
+    answers = {
+        True: CreatedFast(bytes(20), bytes(20)).cell(CIRC_ID),
+        False: Created2(bytes(64)).cell(CIRC_ID),
+    }
+    origin = OriginCircuit(CIRC_ID, os.urandom, CircuitParams())
+    for answer in answers.values():  # nothing was begun
+        with pytest.raises(ProtocolError, match="no place"):
+            origin.receive(answer, 0.0)
+    origin.create(chain.path()[0], fast=fast)
+    for cell in (answers[not fast], Cell(CIRC_ID, CellCommand.CREATED, bytes(509))):
+        with pytest.raises(ProtocolError, match="instead of the answer"):
+            origin.receive(cell, 0.0)
+    exchange(origin, chain)
+    assert len(origin.hops) == 1
+    origin.extend(chain.path()[1])  # which only EXTENDED2 answers
+    for answer in answers.values():
+        with pytest.raises(ProtocolError, match="no place"):
+            origin.receive(answer, 0.0)
 
 
 def test_relays_that_only_know_ntor_get_fixed_windows() -> None:
