@@ -2,8 +2,8 @@
 
 The owner feeds :meth:`OriginCircuit.receive` with what the link brings, calls :meth:`OriginCircuit.pump` when
 there may be data to send, and sends what :meth:`OriginCircuit.take_output` returns. ``now`` is monotonic
-seconds throughout. Messages may go to every hop (the *leaky pipe*), but only the last hop's are taken; ``hop``
-counts from 0.
+seconds throughout. Messages may go to every hop (the *leaky pipe*), but only the last hop's are taken;
+``hop`` counts from 0.
 """
 
 from __future__ import annotations
