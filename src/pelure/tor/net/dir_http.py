@@ -6,7 +6,7 @@ The stream comes from ``BEGIN_DIR`` on some circuit; whose, and to which relay, 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
 from pelure.streams import ByteStream
@@ -17,11 +17,15 @@ _STATUS = re.compile("[1-9][0-9][0-9]")
 
 @dataclass(frozen=True)
 class DirResponse:
-    """A directory's answer: ``status`` as in HTTP, header names in lower case, the body as it was sent."""
+    """A directory's answer: ``status`` as in HTTP, header names in lower case, the body as it was sent.
+
+    ``reason``: the words beside the status; authorities say there why they refuse something.
+    """
 
     status: int
     headers: dict[str, str]
     body: bytes
+    reason: str = field(default="", compare=False)
 
 
 async def get(stream: ByteStream, path: str, *, limit: int, headers: str = "") -> DirResponse:
@@ -50,7 +54,7 @@ async def _read_response(stream: ByteStream, limit: int) -> DirResponse:
         if not data:
             raise DirectoryError("a directory ended its answer within the header")
         received += data
-    status, headers = _parse_head(bytes(received[:end]))
+    status, reason, headers = _parse_head(bytes(received[:end]))
     del received[: end + 4]
     length = _content_length(headers)
     if length is not None and length > limit:
@@ -61,10 +65,10 @@ async def _read_response(stream: ByteStream, limit: int) -> DirResponse:
         raise DirectoryError(f"a directory's answer is larger than the {limit} bytes allowed")
     if length is not None and len(received) < length:
         raise DirectoryError("a directory's answer was cut short")
-    return DirResponse(status, headers, bytes(received[:length]))
+    return DirResponse(status, headers, bytes(received[:length]), reason)
 
 
-def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
+def _parse_head(head: bytes) -> tuple[int, str, dict[str, str]]:
     status_line, *lines = head.decode("latin-1").split("\r\n")
     parts = status_line.split(" ", 2)
     if len(parts) < 2 or not parts[0].startswith("HTTP/1.") or not _STATUS.fullmatch(parts[1]):
@@ -74,7 +78,7 @@ def _parse_head(head: bytes) -> tuple[int, dict[str, str]]:
         name, separator, value = line.partition(":")
         if separator:
             headers[name.strip().lower()] = value.strip()
-    return int(parts[1]), headers
+    return int(parts[1]), "".join(parts[2:]), headers
 
 
 def _content_length(headers: dict[str, str]) -> int | None:

@@ -34,6 +34,10 @@ REPUBLISH_SECONDS = 18 * 3600.0
 RETRY_SECONDS = 120.0
 TESTING_RETRY_SECONDS = 0.5
 UPLOAD_SECONDS = 60.0
+REFUSED_SECONDS = 3600.0
+TESTING_REFUSED_SECONDS = 30.0
+"""After so long a new descriptor is made for who refuses the old one: the clock may have been set right."""
+MAX_REASON = 200
 
 
 def build_documents(
@@ -80,7 +84,8 @@ async def upload(authority: DirAuthority, documents: bytes) -> None:
         finally:
             await stream.close()
     if response.status != 200:
-        raise DirectoryError(f"authority {authority.nickname} refused the descriptor ({response.status})")
+        reason = response.reason[:MAX_REASON] or f"status {response.status}"
+        raise DirectoryError(f"it refuses the descriptor: {reason}")
 
 
 class Publisher:
@@ -95,6 +100,8 @@ class Publisher:
         self._on_accepted = on_accepted
         self._wanted = asyncio.Event()
         self._retry = TESTING_RETRY_SECONDS if network.testing else RETRY_SECONDS
+        self._refused_for = TESTING_REFUSED_SECONDS if network.testing else REFUSED_SECONDS
+        self._told: dict[str, str] = {}
         self.published_at = 0.0
 
     def publish(self) -> None:
@@ -117,15 +124,27 @@ class Publisher:
 
     async def _upload_until_taken(self, authority: DirAuthority, documents: bytes) -> None:
         """Authorities may be down for a while; gives up when something newer is to be published."""
+        loop = asyncio.get_running_loop()
+        end = loop.time() + self._refused_for
         while not self._wanted.is_set():
             try:
                 await upload(authority, documents)
+                self._told.pop(authority.nickname, None)
                 self._on_accepted(authority.nickname)
                 return
             except (PelureError, OSError, TimeoutError) as error:
-                log.info("upload to %s: %s", authority.nickname, str(error) or "no answer")
+                said = error.strerror if isinstance(error, OSError) else str(error)
+                self._tell(authority, said or "no answer")
+                if isinstance(error, DirectoryError) and loop.time() > end:
+                    self.publish()
             try:
                 async with asyncio.timeout(self._retry):
                     await self._wanted.wait()
             except TimeoutError:
                 continue
+
+    def _tell(self, authority: DirAuthority, reason: str) -> None:
+        """Warn of what is not published, each reason once."""
+        if self._told.get(authority.nickname) != reason:
+            self._told[authority.nickname] = reason
+            log.warning("authority %s has no descriptor of this relay yet: %s", authority.nickname, reason)
