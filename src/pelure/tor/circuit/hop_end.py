@@ -209,7 +209,7 @@ class HopEnd:
         elif command in _STREAM_MESSAGES:
             stream = self.streams.get(stream_id)
             if stream is not None:
-                _STREAM_MESSAGES[RelayCommand(command)](self, stream, command, data, events)
+                _STREAM_MESSAGES[command](self, stream, command, data, events)
             elif command == RelayCommand.END:
                 self._half_closed.pop(stream_id, None)
         else:
@@ -259,7 +259,7 @@ def _alike(bodies: Bodies) -> Iterable[tuple[int, int]]:
     return zip([0, *edges], [*edges, len(bodies)], strict=True)
 
 
-_STREAM_MESSAGES = {
+_STREAM_MESSAGES: dict[int, Callable[[HopEnd, StreamEndpoint, int, bytes, list[Event]], None]] = {
     RelayCommand.CONNECTED: HopEnd._on_connected,
     RelayCommand.END: HopEnd._on_end,
     RelayCommand.RESOLVED: HopEnd._on_resolved,
