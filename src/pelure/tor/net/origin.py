@@ -199,6 +199,9 @@ class Circuit:
         except TimeoutError:
             stream.close_soon()
             raise StreamError("the exit did not answer a RESOLVE in time", EndReason.TIMEOUT) from None
+        except asyncio.CancelledError:
+            stream.close_soon()
+            raise
         return Resolved.decode(data).answers
 
     def _opened(self, endpoint: StreamEndpoint, target: str) -> CircuitStream:

@@ -268,6 +268,60 @@ async def test_messages_are_kept_until_expected() -> None:
     assert circuit.closed.is_set()
 
 
+@pytest.mark.parametrize("ask", ["begin", "resolve"])
+async def test_what_is_not_answered_or_not_wanted_any_more_is_over(ask: str) -> None:
+    circuit, link = await build()
+    link.echo = False
+
+    def asked(timeout: float) -> Any:
+        name = "example.com"
+        return (
+            circuit.begin(name, 80, timeout=timeout)
+            if ask == "begin"
+            else circuit.resolve(name, timeout=timeout)
+        )
+
+    with pytest.raises(StreamError, match="in time") as late:
+        await asked(0.0)
+    assert late.value.reason == EndReason.TIMEOUT and not circuit.streams
+    asking = asyncio.create_task(asked(WAIT))
+    await until(lambda: bool(circuit.streams))
+    asking.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await asking
+    assert not circuit.streams and not circuit.closed.is_set()
+
+
+async def test_a_circuit_that_is_not_extended_in_time_is_closed() -> None:
+    circuit, link = await build(2)
+    link.silent = True
+    with pytest.raises(CircuitError, match="not extended"):
+        await circuit.extend(RelayChain(3, CircuitParams()).path()[2], timeout=0.0)
+    assert circuit.closed.is_set()
+
+
+async def test_a_link_that_takes_no_more_is_told_of_as_congestion() -> None:
+    circuit, link = await build()
+    link.congested = True
+    circuit.send(RelayCommand.DROP, b"")
+    assert all(hop.end.blocked for hop in circuit.core.hops)
+    link.congested = False
+    circuit.writable()
+    assert not any(hop.end.blocked for hop in circuit.core.hops)
+
+
+async def test_whoever_offers_no_streams_refuses_them() -> None:
+    service, service_link = await build()
+    client, client_link = await build()
+    keys = HopKeys.service(os.urandom(128))
+    for circuit, is_service in ((service, True), (client, False)):
+        circuit.add_hs_hop(keys, service=is_service, sendme_inc=31)
+    join(client, client_link, service, service_link)
+    with pytest.raises(StreamError) as refused:
+        await client.begin("", 80)
+    assert refused.value.reason == EndReason.NOTDIRECTORY and not service.streams
+
+
 async def test_a_service_accepts_streams_on_the_virtual_hop() -> None:
     """Both sides of a joined rendezvous, each with its own circuit."""
     service, service_link = await build()
