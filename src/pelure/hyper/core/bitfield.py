@@ -7,7 +7,7 @@ number about the memory that this takes.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from bisect import bisect_left, bisect_right, insort
 
 PAGE_BITS = 4096
 """Bits of the pages in which a bitfield is stored."""
@@ -23,6 +23,8 @@ class Bitfield:
 
     def __init__(self) -> None:
         self._pages: dict[int, int] = {}
+        self._numbers: list[int] = []
+        """Those of the pages, ascending."""
         self.dirty: set[int] = set()
 
     def get(self, index: int) -> bool:
@@ -35,13 +37,26 @@ class Bitfield:
 
     def set_range(self, start: int, end: int, value: bool = True) -> None:
         """Put ``start`` to ``end`` (exclusive) in, or take them out."""
-        for number in _numbers(start, end) if value else self._held(start, end):
+        if start >= end:
+            return
+        numbers = range(start // PAGE_BITS, (end - 1) // PAGE_BITS + 1)
+        for number in numbers if value else self._between(start, end):
             self._change(number, _mask(number, start, end), value)
 
     def _change(self, number: int, mask: int, value: bool) -> None:
         page = self._pages.get(number, 0)
-        self._pages[number] = page | mask if value else page & ~mask
+        self._put(number, page | mask if value else page & ~mask)
         self.dirty.add(number)
+
+    def _put(self, number: int, page: int) -> None:
+        if number not in self._pages:
+            insort(self._numbers, number)
+        self._pages[number] = page
+
+    def _between(self, start: int, end: int) -> list[int]:
+        """The numbers of the pages that ``start`` to ``end`` (exclusive) lie in, as far as there are any."""
+        first, last = start // PAGE_BITS, (end - 1) // PAGE_BITS
+        return self._numbers[bisect_left(self._numbers, first) : bisect_right(self._numbers, last)]
 
     def first_unset(self, start: int = 0) -> int:
         """The lowest number at or above ``start`` that is not in the set."""
@@ -54,34 +69,27 @@ class Bitfield:
 
     def first_set(self, start: int, end: int | None = None) -> int | None:
         """The lowest number in ``start`` to ``end`` (exclusive; default: no end) in the set, if any."""
-        for number in self._numbers_from(start // PAGE_BITS):
-            if found := self._pages[number] >> max(start - number * PAGE_BITS, 0):
-                index = max(start, number * PAGE_BITS) + _lowest(found)
+        for at in range(bisect_left(self._numbers, start // PAGE_BITS), len(self._numbers)):
+            number = self._numbers[at]
+            first = max(start, number * PAGE_BITS)
+            if end is not None and first >= end:
+                return None
+            if found := self._pages[number] >> first - number * PAGE_BITS:
+                index = first + _lowest(found)
                 return index if end is None or index < end else None
         return None
 
-    def _numbers_from(self, number: int) -> Iterator[int]:
-        """The numbers of the pages from ``number`` on, ascending."""
-        while number in self._pages:
-            yield number
-            number += 1
-        yield from sorted(later for later in self._pages if later > number)
-
     def count(self, start: int, end: int) -> int:
         """How many of ``start`` to ``end`` (exclusive) are in the set."""
-        held = self._held(start, end)
-        return sum((self._pages[number] & _mask(number, start, end)).bit_count() for number in held)
-
-    def _held(self, start: int, end: int) -> list[int]:
-        """The numbers of the pages that ``start`` to ``end`` (exclusive) lie in, as far as there are any."""
-        numbers = _numbers(start, end)
-        if len(numbers) < len(self._pages):
-            return [number for number in numbers if number in self._pages]
-        return [number for number in self._pages if number in numbers]
+        if start >= end:
+            return 0
+        pages = ((number, self._pages[number]) for number in self._between(start, end))
+        return sum((page & _mask(number, start, end)).bit_count() for number, page in pages)
 
     def words(self, start: int, length: int) -> bytes:
         """Bits ``start`` (a multiple of 32) to ``start + length``, without trailing empty words."""
-        pages = b"".join(map(self.page, _numbers(start, start + length)))
+        first, last = start // PAGE_BITS, (start + length - 1) // PAGE_BITS
+        pages = b"".join(map(self.page, range(first, last + 1)))
         at = start % PAGE_BITS // 8
         part = pages[at : at + (length + 31) // 32 * 4].rstrip(b"\0")
         return part + bytes(-len(part) % 4)
@@ -92,12 +100,7 @@ class Bitfield:
 
     def load_page(self, number: int, data: bytes) -> None:
         """Put a stored page in place."""
-        self._pages[number] = int.from_bytes(data[:_PAGE_BYTES], "little")
-
-
-def _numbers(start: int, end: int) -> range:
-    """The numbers of the pages that ``start`` to ``end`` (exclusive) lie in."""
-    return range(start // PAGE_BITS, -(-end // PAGE_BITS)) if start < end else range(0)
+        self._put(number, int.from_bytes(data[:_PAGE_BYTES], "little"))
 
 
 def _mask(number: int, start: int, end: int) -> int:

@@ -84,3 +84,18 @@ def test_a_high_number_takes_no_more_memory_than_a_low_one() -> None:
     assert bitfield.first_set(20) == 1 << 50 and bitfield.first_set(20, 1 << 50) is None
     assert bitfield.count(15, 1 << 51) == 6
     assert bitfield.words(1 << 50, 32) == b"\1\0\0\0"
+
+
+def test_far_apart_is_found_as_fast_as_side_by_side() -> None:
+    bitfield = Bitfield()
+    far = [number << 40 for number in reversed(range(5_000))]
+    for index in far:
+        bitfield.set(index)
+    found, at = [], bitfield.first_set(0)
+    while at is not None:
+        found.append(at)
+        at = bitfield.first_set(at + 1)
+    assert found == far[::-1]
+    assert bitfield.count(0, 1 << 60) == 5_000
+    bitfield.set_range(1, 1 << 60, False)
+    assert bitfield.first_set(1) is None and bitfield.get(0)
