@@ -13,8 +13,8 @@ from typing import cast
 
 from pelure.tor.net.circuit_stream import PENDING_HIGH, CircuitStream
 
-WRITE_SIZE = 256 * 1024
-"""At most so many bytes are handed to the socket at a time."""
+WRITE_SIZE = 128 * 1024
+"""At most so many bytes are handed to the socket at a time, and wait there if it takes none."""
 LINGER_SECONDS = 30.0
 """Once the stream is over, the socket may take nothing and say nothing for so long."""
 
