@@ -121,4 +121,5 @@ def _read_network(torrc: Path) -> Network:
     try:
         return parse_network(torrc.read_text("utf-8"))
     except (OSError, UnicodeDecodeError) as error:
-        raise ConfigError(f"can't read {torrc}: {error}") from error
+        reason = error.strerror if isinstance(error, OSError) else "it is no text"
+        raise ConfigError(f"can't read {torrc}: {reason}") from error

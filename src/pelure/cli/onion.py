@@ -167,7 +167,11 @@ async def _follow_clients(service: OnionService, folder: Path | None, output: Ou
     watched = private_folder(folder / CLIENTS_FOLDER)
     complaint = ""
     async for _ in awatch(
-        watched, debounce=DEBOUNCE_MILLISECONDS, rust_timeout=LOOK_MILLISECONDS, yield_on_timeout=True
+        watched,
+        debounce=DEBOUNCE_MILLISECONDS,
+        step=DEBOUNCE_MILLISECONDS,  # it wakes up so often
+        rust_timeout=LOOK_MILLISECONDS,
+        yield_on_timeout=True,
     ):
         try:
             if await service.reload_clients():

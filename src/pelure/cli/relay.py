@@ -86,7 +86,8 @@ def _config(settings: Settings, torrc: Path | None, overrides: dict[str, list[st
         try:
             options |= torrc_options(torrc.read_text("utf-8"))
         except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(f"can't read {torrc}: {error}") from None
+            reason = error.strerror if isinstance(error, OSError) else "it is no text"
+            raise ConfigError(f"can't read {torrc}: {reason}") from None
     return RelayConfig.from_torrc(network, options | overrides, settings.state / "relay")
 
 
