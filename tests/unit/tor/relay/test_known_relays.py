@@ -53,8 +53,9 @@ def test_a_microdescriptor_that_is_not_understood_tells_no_identity(network: Fak
 
 
 def test_places_of_relays_and_authorities_lead_back_into_the_network(network: FakeNetwork) -> None:
-    known = KnownRelays(DirectoryCache(), network.network.authorities)
     relay, authority = network.descriptors[0], network.network.authorities[0]
+    known = KnownRelays(DirectoryCache(), [replace(authority, ipv6=("2001:db8::2", 7000))])
+    assert known.is_reentry("2001:db8::2", 7000)
     assert not known.is_reentry(relay.ip, relay.orport)
     consensus = parse_consensus(network.consensus())
     first, *rest = consensus.routers
