@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import json
 import os
-import shutil
 import signal
 import socket
 import subprocess
@@ -212,8 +211,7 @@ def test_serve_and_replicate(run: Run, folder: Path, tmp_path: Path) -> None:
 def test_a_key_used_twice_ends_serving_and_reading(run: Run, folder: Path, tmp_path: Path) -> None:
     stores = [str(tmp_path / name) for name in ("first", "second", "reader")]
     key = run("import", str(folder), "--store", stores[0])[-1]["key"]
-    (tmp_path / "second").mkdir()
-    shutil.copy(tmp_path / "first" / "primary-key", tmp_path / "second")
+    Corestore(tmp_path / "second", (tmp_path / "first" / "primary-key").read_bytes()).close()
     (folder / "b.txt").write_text("b")
     (folder / "a.txt").write_text("another a")
     assert run("import", str(folder), "--store", stores[1])[-1]["key"] == key

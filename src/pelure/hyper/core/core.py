@@ -159,8 +159,12 @@ class Core(CoreState):
             self.check_usable()
             if self._replicator is None or index >= self.length:
                 await self.changed()
-            else:
+                continue
+            self.fresh.awaited.add(index)
+            try:
                 await self._replicator.request_block(index)
+            finally:
+                self.fresh.awaited.discard(index)
         return block
 
     async def wait_length(self, length: int, *, wait: bool = True, timeout: float | None = None) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 
 from pelure.errors import DriveError, ProtocolError, StorageError
 from pelure.hyper.core.bitfield import Bitfield
+from pelure.hyper.core.blockfile import BlockFile
 from pelure.hyper.core.linked import LinkedFile, LinkedFileChanged
 from pelure.hyper.core.storage import Store
 from pelure.hyper.core.tree import NodeRow
@@ -89,6 +90,7 @@ class CoreStorage:
             record = store.get(b"h" + number)
             self.head = Head.decode(record) if record else None
         self._number = number
+        self._file_number = int.from_bytes(number, "big")
         self._node_prefix = b"n" + number
         self._block_prefix = b"b" + number
         self._links: dict[int, LinkedFile] = {}
@@ -104,10 +106,6 @@ class CoreStorage:
     def discovery_keys(store: Store) -> list[bytes]:
         """The discovery keys of all stored cores."""
         return [key[1:] for key in store.keys(b"c", b"d") if len(key) == 33]
-
-    @property
-    def _file_number(self) -> int:
-        return int.from_bytes(self._number, "big")
 
     def put_head(self, head: Head) -> None:
         """Replace the head."""
@@ -153,7 +151,7 @@ class CoreStorage:
                 self._put_long_block(index, block)
 
     def _put_long_block(self, index: int, block: bytes) -> None:
-        file = self.store.block_file(self._file_number, self._block_file_end())
+        file = self._block_file()
         try:
             position = file.append(block)
         except OSError as error:
@@ -163,7 +161,7 @@ class CoreStorage:
 
     def reserve(self, size: int) -> int:
         """Hand out ``size`` bytes of the block file, to be filled by :meth:`write`."""
-        file = self.store.block_file(self._file_number, self._block_file_end())
+        file = self._block_file()
         position = file.reserve(size)
         self.store.put(b"e" + self._number, file.end.to_bytes(8, "big"))
         return position
@@ -175,8 +173,13 @@ class CoreStorage:
         except OSError as error:
             raise StorageError(f"a block can't be stored: {error.strerror}") from error
 
-    def _block_file_end(self) -> int:
-        return int.from_bytes(self.store.get(b"e" + self._number) or b"", "big")
+    def _block_file(self) -> BlockFile:
+        """The file of the longer blocks, opened when it is first needed."""
+        file = self.store.block_files.get(self._file_number)
+        if file is None:
+            end = int.from_bytes(self.store.get(b"e" + self._number) or b"", "big")
+            file = self.store.block_file(self._file_number, end)
+        return file
 
     def put_block_at(self, index: int, position: int, size: int) -> None:
         """Record that a block is in the block file."""
@@ -244,8 +247,7 @@ class CoreStorage:
             return record[1:]
         if record[:1] == _IN_FILE:
             _, position, size = _FILE_RECORD.unpack(record)
-            file = self.store.block_file(self._file_number, self._block_file_end())
-            return file.read(position, size)
+            return self._block_file().read(position, size)
         _, number, position, size, fork = _LINK_RECORD.unpack(record)
         link = self.link(number)
         data = self.store.open_files.read(link.path, position, size)
@@ -266,8 +268,7 @@ class CoreStorage:
         self.store.delete(self._block_key(index))
         if record[:1] == _IN_FILE:
             _, position, size = _FILE_RECORD.unpack(record)
-            file = self.store.block_file(self._file_number, self._block_file_end())
-            self.store.release_after_commit(file, position, size)
+            self.store.release_after_commit(self._block_file(), position, size)
             return int(size)
         return len(record) - 1 if record[:1] == _INLINE else 0
 

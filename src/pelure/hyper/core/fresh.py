@@ -18,12 +18,14 @@ class FreshBlocks:
     """Blocks in their stored form, each to be taken once."""
 
     def __init__(self) -> None:
+        self.awaited: set[int] = set()
+        """Blocks that somebody waits for; no others are kept."""
         self._blocks: OrderedDict[int, bytes] = OrderedDict()
         self._size = 0
 
     def put(self, index: int, block: bytes) -> None:
-        """Keep block ``index`` for a while."""
-        if len(block) <= INLINE_LIMIT:
+        """Keep block ``index`` for a while if somebody waits for it."""
+        if index not in self.awaited or len(block) <= INLINE_LIMIT:
             return
         self.take(index)
         self._blocks[index] = block

@@ -1,7 +1,8 @@
 """A core's local state: tree, blocks and bitfield, and how a writer changes them (HYPER-FACTS §9, §10, §12).
 
-All of it is synchronous. A change is made in memory, signed and handed to the storage as one piece; when
-:meth:`CoreState.append`, :meth:`~CoreState.truncate` or :meth:`~CoreState.clear` returns, it is durable.
+All of it is synchronous. A change is made in memory and handed to the storage as one piece; when
+:meth:`CoreState.append`, :meth:`~CoreState.truncate` or :meth:`~CoreState.clear` returns, it is durable. The
+tree is signed when somebody asks for its signature.
 """
 
 from __future__ import annotations
@@ -58,6 +59,8 @@ class CoreState:
         self.truncations: list[tuple[int, int]] = []
         self._listeners: list[Callable[[Change], None]] = []
         self._head_pending = False
+        self._writable: bool | None = None
+        """Whether the keys and the manifest known by now can sign, once somebody asked."""
         self.fresh = FreshBlocks()
         self._load(manifest, key_pairs)
 
@@ -125,9 +128,16 @@ class CoreState:
 
     @property
     def signature(self) -> bytes | None:
-        """The signature of the current head."""
-        if self._head.signature is None and self._head_pending:
-            self._seal()
+        """The signature of the current head; a writer makes it when it is asked for, mostly by a peer.
+
+        It is on the disk, like what it covers, before it is told to anyone: after a power cut, other blocks
+        could be appended at the same length, and two signed trees of one length are the end of a core.
+        """
+        if self._head.signature is None and self.length and self.writable:
+            assert self.verifier is not None  # writable
+            self._head.signature = self.verifier.sign(self.batch(), self._key_pairs)
+            self._put_head()
+            self.storage.store.commit()
         return self._head.signature
 
     @property
@@ -148,7 +158,9 @@ class CoreState:
     @property
     def writable(self) -> bool:
         """Whether enough secret keys are held to sign."""
-        return self.verifier is not None and self.verifier.can_sign(self._key_pairs)
+        if self._writable is None:
+            self._writable = self.verifier is not None and self.verifier.can_sign(self._key_pairs)
+        return self._writable
 
     def set_encryption(self, encryption_key: bytes) -> None:
         """Read and write encrypted blocks, under a key derived from this 32-byte one."""
@@ -232,24 +244,16 @@ class CoreState:
         self.bitfield.set_range(first, batch.length)
         self._take_over(batch)
         self._head_pending = True
-        self.storage.store.before_commit(self, self._seal)
+        self.storage.store.before_commit(self, self._put_head)
         if durable:
             self.make_durable()
         self.emit(ChangeKind.APPEND, first, batch.length - first)
 
-    def _seal(self) -> None:
-        """Sign the head; one signature covers all that was appended since the last commit."""
-        if self._head.signature is None and self.length:
-            assert self.verifier is not None  # writable
-            self._head.signature = self.verifier.sign(self.batch(), self._key_pairs)
+    def _put_head(self) -> None:
         self.storage.put_head(self._head)
 
     def make_durable(self) -> None:
-        """Put what was appended on the disk for good.
-
-        No signed head may be told to anyone before: after a power cut, other blocks could be appended at the
-        same length, and two signed trees of one length are the end of a core.
-        """
+        """Put what was appended on the disk for good. No peer may be told of it before."""
         if self._head_pending:
             self.storage.store.commit()
             self._head_pending = False
@@ -280,6 +284,7 @@ class CoreState:
     def set_manifest(self, manifest: Manifest) -> None:
         """Remember the manifest, which has been checked against the key."""
         self.verifier = Verifier(self.key, manifest)
+        self._writable = None
         self._head.manifest = manifest.encode()
         self.storage.put_head(self._head)
 
@@ -300,7 +305,7 @@ class CoreState:
         self.drop_nodes(length)
         self.truncations.append((batch.fork, length))
         self._take_over(batch)
-        self._seal()
+        self._put_head()
         self.storage.store.commit()
         self.emit(ChangeKind.TRUNCATE, length, removed)
 

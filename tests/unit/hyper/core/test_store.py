@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import errno
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -13,7 +14,7 @@ import pytest
 
 from pelure.errors import DriveError
 from pelure.hyper.core.blockfile import BlockFile
-from pelure.hyper.core.core_storage import INLINE_LIMIT
+from pelure.hyper.core.core_storage import INLINE_LIMIT, CoreStorage
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.flat_tree import right_span
 from pelure.hyper.core.hashing import leaf_hash
@@ -22,6 +23,8 @@ from pelure.hyper.core.manifest import Manifest, Signer
 from pelure.hyper.core.signer import KeyPair
 from pelure.hyper.core.state import PlacedBlock
 from pelure.hyper.core.storage import _FORMAT_KEY, Store
+from pelure.hyper.wire.messages import Request
+from pelure.hyper.wire.parts import UpgradeRequest
 
 
 def test_a_second_user_is_refused_here_and_in_another_process(tmp_path: Path) -> None:
@@ -368,6 +371,25 @@ def test_several_signers(tmp_path: Path) -> None:
     core.append([b"x", b"y"])
     assert core.verifier is not None
     core.verifier.verify(core.batch(), core.signature)
+    store.close()
+
+
+def test_a_signature_is_on_the_disk_before_it_is_told(tmp_path: Path) -> None:
+    """And it is made only when somebody asks: whoever opens the store later makes the same."""
+    store = Corestore(tmp_path / "store")
+    core = store.get(name="core")
+    core.append([b"one", b"two"])
+    shutil.copytree(tmp_path / "store", tmp_path / "before")  # what the disk has, were the power cut now
+    answer = core.proof(Request(1, 0, upgrade=UpgradeRequest(0, 2)))
+    assert answer is not None and answer.upgrade is not None
+    told = answer.upgrade.signature
+    shutil.copytree(tmp_path / "store", tmp_path / "after")
+    for name, known in (("before", None), ("after", told)):
+        later = Corestore(tmp_path / name)
+        head = CoreStorage.peek(later.store, core.discovery_key)
+        assert head is not None and (head.length, head.signature) == (2, known)
+        assert later.get(name="core").signature == told
+        later.close()
     store.close()
 
 
