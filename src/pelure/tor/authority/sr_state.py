@@ -36,6 +36,7 @@ def decode_state(data: bytes, now: float, interval: int) -> SharedRandomState:
     Commitments of an unknown version or algorithm are dropped, as C tor does.
     """
     state = SharedRandomState()
+    state.valid_after = int(now)  # as C tor takes a file that does not say
     version = ""
     for line in data.decode("utf-8", "replace").splitlines():
         keyword, _, rest = line.partition(" ")
@@ -53,7 +54,7 @@ def decode_state(data: bytes, now: float, interval: int) -> SharedRandomState:
             state.current = _parse_value(rest, state.current)
     if version != "1":
         raise DirectoryError("the shared random state is of an unknown version")
-    if not 0 < state.valid_after < state.valid_until or state.valid_until < now:
+    if state.valid_until < now or state.valid_after >= state.valid_until:
         raise DirectoryError("the shared random state is of a protocol run that is over")
     state.phase = phase_of(state.valid_after, interval)
     return state

@@ -247,7 +247,6 @@ def test_state_file_of_c_tor() -> None:
     [
         (b"Version 1\n", b"Version 2\n"),
         (b"Version 1\n", b""),
-        (b"ValidAfter ", b"Before "),
         (b"ValidUntil ", b"After "),
         (b"ValidAfter ", b"ValidAfter 2099-01-01 00:00:00\n# "),
         (b"SharedRandPreviousValue 2 ", b"SharedRandPreviousValue "),
@@ -266,6 +265,15 @@ def test_state_files_that_are_refused(old: bytes, new: bytes) -> None:
     assert document.count(old) == 1
     with pytest.raises(DirectoryError):
         decode_state(document.replace(old, new), START + 14 * INTERVAL, INTERVAL)
+
+
+def test_a_state_that_does_not_say_since_when_holds_since_now() -> None:
+    state = SharedRandomState(current=SharedRandomValue(3, b"c" * 32))
+    state.prepare(START + 13 * INTERVAL, INTERVAL, bytes(20), rng_of("me"))
+    document = encode_state(state).replace(b"ValidAfter ", b"Before ")
+    found = decode_state(document, START + 14 * INTERVAL, INTERVAL)
+    assert (found.valid_after, found.phase) == (START + 14 * INTERVAL, Phase.REVEAL)
+    assert found.current == state.current
 
 
 def test_a_commitment_that_is_not_understood_is_dropped_from_the_state() -> None:
