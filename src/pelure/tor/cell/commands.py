@@ -115,6 +115,21 @@ class EndReason(IntEnum):
     NOTDIRECTORY = 14
 
 
+_END_WORDS: dict[int, str] = {
+    EndReason.RESOLVEFAILED: "the host name was not found",
+    EndReason.CONNECTREFUSED: "connection refused",
+    EndReason.EXITPOLICY: "its exit policy forbids it",
+    EndReason.TIMEOUT: "no answer in time",
+    EndReason.NOROUTE: "no route to the host",
+    EndReason.CONNRESET: "connection reset",
+}
+
+
+def end_words(reason: int) -> str:
+    """Why a stream ended, as people say it; as its name where nobody but experts meets it."""
+    return _END_WORDS.get(reason) or reason_name(EndReason, reason)
+
+
 def reason_name(kind: type[IntEnum], value: int) -> str:
     """The lower-case name of a reason for messages, or its number if it is unknown."""
     try:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from pelure.errors import PelureError, StreamError
 from pelure.streams import READ_SIZE
-from pelure.tor.cell.commands import EndReason, reason_name
+from pelure.tor.cell.commands import EndReason, end_words
 from pelure.tor.circuit.stream import State, StreamEndpoint
 
 if TYPE_CHECKING:
@@ -224,8 +224,7 @@ class CircuitStream:
         """END came."""
         refused = self._connected is not None and not self._connected.done()
         if reason != EndReason.DONE or refused:
-            text = reason_name(EndReason, reason)
-            self.fail(StreamError(f"the other side ended the stream ({text})", reason))
+            self.fail(StreamError(f"the other side ended the stream: {end_words(reason)}", reason))
         else:
             self.wake()
 

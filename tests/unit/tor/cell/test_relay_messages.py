@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from pelure.errors import ProtocolError
 from pelure.tor.cell import relay_messages as r
-from pelure.tor.cell.commands import DestroyReason, EndReason, RelayCommand, reason_name
+from pelure.tor.cell.commands import DestroyReason, EndReason, RelayCommand, end_words, reason_name
 from pelure.tor.cell.linkspec import LinkSpecifier
 from pelure.tor.cell.relay_header import decode_relay_body, encode_relay_body
 
@@ -176,4 +176,5 @@ def test_relay_bodies_that_do_not_fit() -> None:
 
 def test_reason_names() -> None:
     assert reason_name(EndReason, 3) == "connectrefused"
+    assert [end_words(reason) for reason in (3, 13, 99)] == ["connection refused", "torprotocol", "reason 99"]
     assert reason_name(DestroyReason, 200) == "reason 200"

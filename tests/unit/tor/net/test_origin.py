@@ -127,7 +127,7 @@ async def test_a_refused_stream() -> None:
     assert isinstance(incoming, ev.Incoming)
     incoming.stream.end(EndReason.EXITPOLICY)
     link.step()
-    with pytest.raises(StreamError, match="exitpolicy") as caught:
+    with pytest.raises(StreamError, match="its exit policy forbids it") as caught:
         await opening
     assert caught.value.reason == EndReason.EXITPOLICY
     assert circuit.streams == []
