@@ -147,7 +147,7 @@ class SharedRandomState:
         if valid_after <= self.valid_after:
             return False
         phase = phase_of(valid_after, interval)
-        if phase is Phase.COMMIT and valid_after >= self.valid_until > 0:
+        if phase is Phase.COMMIT and (self.phase is Phase.REVEAL or self._expired(valid_after)):
             self._new_run(valid_after)
         if phase is Phase.COMMIT and not self.commits:
             self.commits[identity] = Commit.generate(identity, valid_after, rng(32))
@@ -155,6 +155,9 @@ class SharedRandomState:
         self.valid_after = valid_after
         self.valid_until = run_end(valid_after, interval)
         return True
+
+    def _expired(self, valid_after: int) -> bool:
+        return bool(self.valid_until) and valid_after >= self.valid_until
 
     def _new_run(self, valid_after: int) -> None:
         # After a gap of a whole run or more the known values are from no recent run; start from nothing.

@@ -276,6 +276,18 @@ def test_a_state_that_does_not_say_since_when_holds_since_now() -> None:
     assert found.current == state.current
 
 
+def test_a_commit_phase_after_a_reveal_phase_is_a_new_run_whatever_the_file_says() -> None:
+    """C tor goes by the phases: an authority that goes by the time would have another value than it."""
+    me, known = bytes(20), SharedRandomValue(3, b"c" * 32)
+    state = SharedRandomState(current=known)
+    state.prepare(START + 13 * INTERVAL, INTERVAL, me, rng_of("me"))
+    state.valid_until = START + 100 * RUN
+    again = decode_state(encode_state(state), START + 14 * INTERVAL, INTERVAL)
+    again.prepare(START + RUN, INTERVAL, me, rng_of("me"))
+    assert again.fresh and again.previous == known and again.current not in (None, known)
+    assert list(again.commits) == [me]
+
+
 def test_a_commitment_that_is_not_understood_is_dropped_from_the_state() -> None:
     state = SharedRandomState()
     state.prepare(START, INTERVAL, bytes(20), rng_of("me"))
