@@ -21,7 +21,7 @@ from pelure.tor.net import narrow
 from pelure.tor.net.circuit_table import CircuitHandler, CircuitTable
 from pelure.tor.net.handshake import WIDE_VERSION, Handshake, PeerIdentity
 from pelure.tor.net.narrow import NarrowReader
-from pelure.tor.net.pacing import PAUSE_SECONDS, ReadPacer
+from pelure.tor.net.pacing import Gathering
 from pelure.tor.net.queues import CellQueues
 from pelure.tor.net.throttle import LEAST_SHARE, Throttle
 from pelure.tor.net.tls import SCRATCH_SIZE, TlsConnection
@@ -90,7 +90,6 @@ class Link(asyncio.BufferedProtocol):
         self._throttle = throttle
         self._throttled = False  # the flush that is pending waits for its turn at the throttle
         self._paused = False
-        self._pacer = ReadPacer(self._loop.time())
         self.initiator = initiator
         self.expected = expected
         self.peer = PeerIdentity()
@@ -237,6 +236,7 @@ class Link(asyncio.BufferedProtocol):
             self.address = (peername[0], peername[1])
         sock = transport.get_extra_info("socket")
         if sock is not None and sock.family in (socket.AF_INET, socket.AF_INET6):
+            self._gathering = Gathering(transport, sock)
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, UNSENT_LOW_WATER)
@@ -254,11 +254,11 @@ class Link(asyncio.BufferedProtocol):
         if self.closed:
             return
         self.bytes_read += nbytes
-        self._pace_reading(nbytes)
         try:
             if self._tls is None:
                 self._tls = self._owner.session(self)
             plain = self._tls.receive(self._buffer[:nbytes])
+            self._pace_reading(nbytes, self._tls.records)
             if self._reader is not None:
                 if plain:
                     self._dispatch(self._reader.feed(plain))
@@ -272,8 +272,8 @@ class Link(asyncio.BufferedProtocol):
             log.exception("bug: link to %s", self.address[0])
             self.close("internal error", error)
 
-    def _pace_reading(self, nbytes: int) -> None:
-        """Stop reading while the throttle has nothing to give, or until a worthwhile read has gathered."""
+    def _pace_reading(self, nbytes: int, records: int) -> None:
+        """Stop reading while the throttle has nothing to give; let bulk gather before it is read."""
         if self._transport is None:
             return
         if self._throttle is not None:
@@ -282,9 +282,8 @@ class Link(asyncio.BufferedProtocol):
                 self._transport.pause_reading()
                 self._throttle.reading.wait(self._read_on)
                 return
-        if self._pacer.should_wait(nbytes, self._loop.time()):
-            self._transport.pause_reading()
-            self._loop.call_later(PAUSE_SECONDS, self._read_on)
+        if self._gathering is not None:
+            self._gathering.note(nbytes, records)
 
     def _read_on(self) -> None:
         if self._transport is not None and not self._transport.is_closing():

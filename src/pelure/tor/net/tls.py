@@ -135,6 +135,7 @@ class TlsConnection:
         self._scratch = scratch
         self.established = False
         self.ended = False
+        self.records = 0  # opened so far
         if server_name is not None:
             self._tls.set_tlsext_host_name(server_name.encode())
             self._tls.set_connect_state()
@@ -169,9 +170,11 @@ class TlsConnection:
     def _read_all(self) -> memoryview:
         """Decrypt every whole record that is there; peers write small ones."""
         ssl, memory, read = self._ssl, self._scratch.plain, _lib.SSL_read
-        total = 0
+        total = records = 0
         while (count := read(ssl, memory + total, SCRATCH_SIZE - total)) > 0:
             total += count
+            records += 1
+        self.records += records
         error = _lib.SSL_get_error(ssl, count)
         if error == _lib.SSL_ERROR_ZERO_RETURN:
             self.ended = True
