@@ -52,7 +52,7 @@ async def changes_in(paths: Sequence[Path]) -> AsyncGenerator[None, None]:
                     if first or batch:
                         first = False
                         yield
-                    if _identities(paths) != tops or _has_new_folder(batch, folders):
+                    if _identities(paths) != tops or _has_other_folders(batch, folders):
                         break
         except FileNotFoundError:  # one of them has just gone
             await asyncio.sleep(QUIET_MS / 1000)
@@ -95,9 +95,16 @@ def _folders_in(paths: Iterable[Path]) -> set[str]:
     return folders
 
 
-def _has_new_folder(changes: Iterable[tuple[Change, str]], watched: set[str]) -> bool:
-    """Whether one of ``changes`` has made a folder, in place of a watched one perhaps, or has opened one."""
+def _has_other_folders(changes: Iterable[tuple[Change, str]], watched: set[str]) -> bool:
+    """Whether one of ``changes`` has made a folder or let it be read, or has taken a watched one away.
+
+    One made in its place may have its number, too.
+    """
     return any(
-        (change == Change.added or path not in watched) and os.path.isdir(path) and not os.path.islink(path)
+        path in watched
+        if change == Change.deleted
+        else (change == Change.added or path not in watched)
+        and os.path.isdir(path)
+        and not os.path.islink(path)
         for change, path in changes
     )
