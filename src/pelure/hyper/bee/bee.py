@@ -24,6 +24,8 @@ _T = TypeVar("_T")
 _STEPS_WITHOUT_PAUSE = 256
 _KEPT_EDITS = 32_768
 _FETCH_AHEAD = 64
+_FETCH_AHEAD_MAX = 1024
+"""Blocks asked for with a missing one; who goes on through a range asks for twice as many each time."""
 _LONGEST_BATCH = 50_000
 _EVERYTHING = Range()
 
@@ -168,12 +170,13 @@ class Bee:
         """The entries of a range in order of their keys, of the version there is at the first step."""
         view = self.snapshot()
         cursor = RangeCursor(self._shared.blocks, view.version, bounds.under(self._prefix), reverse)
-        count = 0
+        count, ahead = 0, _FETCH_AHEAD
         while limit is None or count < limit:
             try:
                 block = cursor.next()
             except BlocksMissing:
-                block = await view._retry(cursor.next, wait, timeout, _FETCH_AHEAD)
+                block = await view._retry(cursor.next, wait, timeout, ahead)
+                ahead = min(2 * ahead, _FETCH_AHEAD_MAX)
             if block is None:
                 return
             count += 1
