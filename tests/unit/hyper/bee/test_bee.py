@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import itertools
 import random
+from pathlib import Path
+from typing import Any
 
 import pytest
 from hypothesis import given, settings
@@ -17,6 +19,7 @@ from pelure.hyper.bee.messages import Block, Header, encode_block
 from pelure.hyper.bee.walk import Range
 from pelure.hyper.core.corestore import Corestore
 from pelure.hyper.core.tree import NotAvailable
+from pelure.streams import memory_pipe
 
 
 @pytest.fixture
@@ -247,3 +250,27 @@ async def test_the_cache_holds_few_blocks_that_are_large(
         assert cache.get(seq).key == key(seq - 1)
     held = [seq for seq in range(1, 31) if seq in cache._young or seq in cache._old]
     assert 30 in held and len(held) <= 6
+
+
+async def test_a_long_range_takes_few_round_trips(
+    store: Corestore, bee: Bee, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A listing asks for ever more at once: each time it waits for who has it, who may be far away."""
+    expected = await fill(bee, 5000)
+    other = Corestore(tmp_path / "other")
+    copy, fetches = Bee(other.get(key=bee.core.key)), 0
+    fetch = Bee._fetch
+
+    async def counted(self: Bee, *arguments: Any) -> None:
+        nonlocal fetches
+        fetches += 1
+        await fetch(self, *arguments)
+
+    monkeypatch.setattr(Bee, "_fetch", counted)
+    left, right = memory_pipe()
+    async with asyncio.timeout(60), store.replicate(left, True), other.replicate(right, False):
+        await copy.core.update(wait=True)
+        found = [(entry.key, entry.value) async for entry in copy.range()]
+    other.close()
+    assert found == sorted(expected.items())
+    assert fetches < 60  # with 64 blocks ahead of a missing one, always, it is 162; now 25
