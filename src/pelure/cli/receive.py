@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pelure.share.fuse import Mounted
 
 LOOK_SECONDS = 1.0
+LISTING = "Reading the list of files …"
 
 LinkArgument = Annotated[
     str,
@@ -163,6 +164,7 @@ def get(
                         f"there is a folder {target.name} here, which this link was not fetched into; "
                         "say where to: pelure get LINK DIR"
                     )
+                output.wait(LISTING)
                 fetched = await fetch.run(progress)
                 output.finish()
                 for place, reason in fetched.problems:
@@ -196,6 +198,7 @@ def ls(
         with Output(as_json) as output:
             async with _connected(settings, output, private, 1) as remote:
                 drive = remote.drive
+                output.wait(LISTING)
                 await newest(drive)
                 named = await drive.entry(path) if path != "/" else None
                 if named is not None:
@@ -337,6 +340,7 @@ def sync(
                     output.progress("sync", done, total, circuits=remote.open_circuits)
 
                 fetch = Fetch(remote.drive, folder.expanduser().absolute(), overwrite=overwrite)
+                output.wait(LISTING)
                 fetched = await fetch.run(progress)
                 output.finish()
                 told = set(fetched.problems)

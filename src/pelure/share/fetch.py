@@ -31,6 +31,8 @@ from pelure.share.trust import newest
 Progress = Callable[[int, int], None]
 """Called with the bytes that are there and the bytes there will be."""
 PROGRESS_SECONDS = 0.25
+WHOLE_INDEX = 1 << 16
+"""Blocks of the longest index that is fetched while it is listed."""
 
 
 @dataclass
@@ -76,7 +78,7 @@ class Fetch:
         started = time.monotonic()
         await newest(self._drive)
         view = self._drive.checkout(self._drive.version)
-        entries = [entry async for entry in view.list(ignore=self._ignored)]
+        entries = await self._list(view)
         if self._only and not entries:
             raise DriveError(f"nothing in the share fits {' or '.join(map(printable, self._only))}")
         try:
@@ -94,6 +96,20 @@ class Fetch:
             raise ConfigError(f"can't write to {self._folder}: {error.strerror}") from error
         finally:
             target.close()
+
+    async def _list(self, view: Drive) -> list[DriveEntry]:
+        """The wanted entries.
+
+        If all are wanted, the whole index comes at the same time: who asks for what each step needs waits
+        for the far end of an onion circuit at each.
+        """
+        whole = not self._only and view.version <= WHOLE_INDEX
+        ahead = asyncio.ensure_future(view.core.download([(0, view.version)] if whole else []))
+        try:
+            return [entry async for entry in view.list(ignore=self._ignored)]
+        finally:
+            ahead.cancel()
+            await asyncio.gather(ahead, return_exceptions=True)
 
     def _ignored(self, path: str) -> bool:
         name = path.lstrip("/")
