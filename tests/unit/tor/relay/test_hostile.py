@@ -526,17 +526,22 @@ async def test_the_number_of_exit_connections_is_bounded() -> None:
         await until(lambda: not exits.connections)
 
 
-async def test_the_number_of_names_asked_for_at_a_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exit_streams, "MAX_ANSWERING", 2)
-    answered = threading.Event()
+def slow_resolver(answered: threading.Event) -> Resolver:
+    """One that finds every name at 127.0.0.1, but only once ``answered`` is set."""
 
-    def slow(name: str) -> list[Address]:
+    def look_up(name: str) -> list[Address]:
         answered.wait(SECONDS)
         return [ipaddress.ip_address("127.0.0.1")]
 
+    return Resolver(look_up)
+
+
+async def test_the_number_of_names_asked_for_at_a_time_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exit_streams, "MAX_ANSWERING", 2)
+    answered = threading.Event()
     async with attacked() as (relays, _, _):
         exits = relays.servers[2].exits
-        exits.resolver = Resolver(slow)
+        exits.resolver = slow_resolver(answered)
         circuit = await relays.circuit()
         held = [asyncio.ensure_future(circuit.resolve("one.invalid")) for _ in range(2)]
         await until(lambda: exits._answering == 2)
@@ -569,14 +574,9 @@ async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them(
 
 async def test_a_stream_that_ends_while_it_is_being_connected_holds_no_connection() -> None:
     answered = threading.Event()
-
-    def slow(name: str) -> list[Address]:
-        answered.wait(SECONDS)
-        return [ipaddress.ip_address("127.0.0.1")]
-
     async with attacked() as (relays, _, _):
         exits = relays.servers[2].exits
-        exits.resolver = Resolver(slow)
+        exits.resolver = slow_resolver(answered)
         circuit = await relays.circuit()
         opening = asyncio.ensure_future(circuit.begin("one.invalid", 80))
         await until(lambda: exits.connections)
