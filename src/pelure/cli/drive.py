@@ -51,7 +51,9 @@ def register(app: typer.Typer) -> None:
 def create(
     context: typer.Context,
     store: Store = None,
-    encrypted: Annotated[bool, typer.Option(help="Encrypt all blocks with a new key.")] = False,
+    encrypted: Annotated[
+        bool, typer.Option("--encrypted", help="Encrypt all blocks with a new key.")
+    ] = False,
     as_json: Json = False,
 ) -> None:
     """Make the store's own drive, or tell its key if there is one.

@@ -35,7 +35,7 @@ def proxy(
         typer.Option(help="Folder of .auth_private files, for services that need a key.", file_okay=False),
     ] = None,
     isolate_destinations: Annotated[
-        bool, typer.Option(help="Never let two destinations share a circuit.")
+        bool, typer.Option("--isolate-destinations", help="Never let two destinations share a circuit.")
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line.")] = False,
 ) -> None:
