@@ -4,7 +4,8 @@ A peer that writes in small pieces wakes its reader for a few cells at a time, a
 change of processes, calls of the system, code and data that have left the processor's caches) is then paid
 for each few cells. So the kernel waits until a *mark* of bytes is there (``SO_RCVLOWAT``, socket(7)), as C
 tor's KIST scheduler lets cells gather between its writes. How a peer writes shows in the size of its TLS
-records: nothing waits where whole runs come at once, as from pelure.
+records: nothing waits where whole runs come at once, as from pelure. C tor's records end with the pieces of
+its buffers, at 4 KiB.
 
 Waiting also keeps cells from going round, of which a congestion window allows only so many: the mark is what
 the link has lately brought in ``GATHER_SECONDS``. The end of a burst never reaches it; a link that has read
@@ -16,12 +17,12 @@ from __future__ import annotations
 import asyncio
 import socket
 
-GATHER_SECONDS = 0.0005
+GATHER_SECONDS = 0.001
 WINDOW_SECONDS = 0.005  # over which the rate is taken, and the least time until a burst counts as bulk
 STALL_SECONDS = 0.002
 LEAST_MARK = 1024  # bytes; two cells are worth waiting for, as acknowledgements of bulk come one by one
 MOST_MARK = 64 * 1024  # bytes; a read as large as this is worth its wake-up
-LARGE_RECORD = 8 * 1024  # bytes; where records are as large as this on average, runs come whole
+LARGE_RECORD = 4608  # bytes; where records are as large as this on average, runs come whole
 NO_MARK = 1  # byte: the kernel's own
 
 
