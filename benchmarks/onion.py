@@ -41,7 +41,7 @@ class Plan:
     at_once: int
 
 
-FULL = Plan(rounds=3, size=80 * MB, requests=100, at_once=50)
+FULL = Plan(rounds=7, size=80 * MB, requests=100, at_once=50)
 QUICK = Plan(rounds=1, size=16 * MB, requests=20, at_once=20)
 
 

@@ -61,7 +61,7 @@ class Plan:
     settle: float
 
 
-FULL = Plan(rounds=3, size=80 * MB, idle=10_000, settle=25.0)
+FULL = Plan(rounds=7, size=80 * MB, idle=10_000, settle=25.0)
 QUICK = Plan(rounds=1, size=8 * MB, idle=500, settle=0.0)
 
 
