@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import asyncio
+import os
 from collections.abc import AsyncIterator
 from pathlib import Path
+from urllib.parse import quote_from_bytes
 
 import httpx
 import pytest
@@ -27,6 +30,7 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "secret.txt").write_text("outside")
     (root / "leak.txt").symlink_to(tmp_path / "secret.txt")
     (root / "up").symlink_to(tmp_path)
+    (root / "loop").symlink_to("loop")
     (root / "inner.bin").symlink_to(root / "data.bin")
     return root
 
@@ -78,6 +82,9 @@ async def test_a_link_inside_the_folder_works(http: httpx.AsyncClient, folder: P
         "/missing",
         "//etc/passwd",
         "/%00",
+        "/loop",
+        "/index.html/",
+        "/" + "a" * 300,
     ],
 )
 async def test_nothing_outside_hidden_or_listed_is_served(http: httpx.AsyncClient, path: str) -> None:
@@ -85,6 +92,57 @@ async def test_nothing_outside_hidden_or_listed_is_served(http: httpx.AsyncClien
     answer = await http.get(url)
     assert answer.status_code == 404
     assert "outside" not in answer.text
+
+
+async def _raw(site: Site, request: bytes) -> bytes:
+    reader, writer = await asyncio.open_unix_connection(str(site.socket_path))
+    writer.write(request)
+    head = await asyncio.wait_for(reader.readuntil(b"\r\n\r\n"), 30)
+    writer.close()
+    return head
+
+
+async def test_a_redirect_tells_no_path_of_this_machine(folder: Path) -> None:
+    """Nor does it lead to another host; a request that names none would be told the socket's path."""
+    site = Site(folder)
+    await site.start()
+    try:
+        for request, location in (
+            (b"GET /sub HTTP/1.0\r\n\r\n", b"./sub/"),
+            (b"GET /sub?a=b HTTP/1.1\r\nHost: x\r\n\r\n", b"./sub/?a=b"),
+            (b"GET //sub HTTP/1.1\r\nHost: not a name\r\n\r\n", b"./sub/"),
+        ):
+            head = await _raw(site, request)
+            assert b"\r\nlocation: " + location + b"\r\n" in head
+            assert str(site.socket_path).encode() not in head
+    finally:
+        await site.close()
+
+
+async def test_a_redirect_is_followed(http: httpx.AsyncClient) -> None:
+    answer = await http.get("/sub", follow_redirects=True)
+    assert (answer.text, answer.url.path) == ("<h1>sub</h1>", "/sub/")
+
+
+@pytest.mark.parametrize("name", [b"new\nline", b"not \xff text", b"a%b#c?d&e+f", "é".encode()])
+async def test_odd_names(http: httpx.AsyncClient, folder: Path, name: bytes) -> None:
+    Path(os.fsdecode(os.fsencode(folder) + b"/" + name)).write_text("odd")
+    url = httpx.URL("http://127.0.0.1").copy_with(raw_path=b"/" + quote_from_bytes(name).encode())
+    assert (await http.get(url)).text == "odd"
+
+
+async def test_a_range_that_a_server_must_ignore(http: httpx.AsyncClient) -> None:
+    """RFC 9110 section 14.2: of a unit that it does not know, or of another request than GET."""
+    assert (await http.get("/data.bin", headers={"range": "lines=0-9"})).status_code == 200
+    head = await http.head("/data.bin", headers={"range": "bytes=0-9"})
+    assert (head.status_code, head.headers["content-length"]) == (200, "4096")
+
+
+async def test_what_can_not_be_read_is_not_found(
+    http: httpx.AsyncClient, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "access", lambda path, _: not str(path).endswith("data.bin"))  # root can read all
+    assert (await http.get("/data.bin")).status_code == 404
 
 
 async def test_nothing_can_be_changed(http: httpx.AsyncClient) -> None:
