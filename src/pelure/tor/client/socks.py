@@ -56,6 +56,7 @@ _REPLY_OF_END: dict[int, Reply] = {
     EndReason.RESOLVEFAILED: Reply.HOST_UNREACHABLE,
     EndReason.CONNECTREFUSED: Reply.CONNECTION_REFUSED,
     EndReason.EXITPOLICY: Reply.NOT_ALLOWED,
+    EndReason.DONE: Reply.CONNECTION_REFUSED,  # of a stream not accepted yet: C tor's services' no
     EndReason.TIMEOUT: Reply.TTL_EXPIRED,
     EndReason.NOROUTE: Reply.HOST_UNREACHABLE,
     EndReason.CONNRESET: Reply.CONNECTION_REFUSED,

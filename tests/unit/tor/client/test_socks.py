@@ -157,6 +157,7 @@ def test_any_bytes_are_served_or_refused(start: bytes, chunks: list[bytes]) -> N
 def test_codes_of_errors() -> None:
     assert reply_code(OnionServiceError("gone", 0xF0)) == 0xF0
     assert reply_code(StreamError("refused", EndReason.CONNECTREFUSED)) == Reply.CONNECTION_REFUSED
+    assert reply_code(StreamError("no such port", EndReason.DONE)) == Reply.CONNECTION_REFUSED
     assert reply_code(StreamError("odd", 77)) == Reply.GENERAL_FAILURE
     assert reply_code(PathError("none")) == Reply.NETWORK_UNREACHABLE
     assert reply_code(TimeoutError()) == Reply.TTL_EXPIRED
