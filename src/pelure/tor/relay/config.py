@@ -123,8 +123,22 @@ class RelayConfig:
         )
 
 
-_UNITS = {"": 1, "bytes": 1, "kbytes": 1 << 10, "kb": 1 << 10, "mbytes": 1 << 20, "mb": 1 << 20}
-_UNITS |= {"gbytes": 1 << 30, "gb": 1 << 30}
+_AMOUNT = re.compile(r"([0-9]{1,15}(?:\.[0-9]{1,15})?)\s*([a-z]*)", re.IGNORECASE)
+_PORT = re.compile(r"[0-9]{1,5}")
+
+
+def _units() -> dict[str, int]:
+    """Bytes by the name of their unit, in lower case."""
+    units = {"": 1, "b": 1, "byte": 1, "bytes": 1, "m": 1 << 20}
+    for power, prefix in ((10, "kilo"), (20, "mega"), (30, "giga"), (40, "tera")):
+        units[f"{prefix[0]}b"] = 1 << power
+        for start in (prefix, prefix[0]):
+            units |= dict.fromkeys((f"{start}byte", f"{start}bytes"), 1 << power)
+            units |= dict.fromkeys((f"{start}bit", f"{start}bits"), 1 << power - 3)
+    return units
+
+
+_UNITS = _units()
 
 
 class _Options:
@@ -147,11 +161,11 @@ class _Options:
         return default if text == "auto" else text == "1"
 
     def size(self, name: str, default: int) -> int:
-        number, _, unit = self.text(name, str(default)).partition(" ")
-        factor = _UNITS.get(unit.strip().lower())
-        if not number.isdigit() or factor is None:
+        amount = _AMOUNT.fullmatch(self.text(name, str(default)))
+        factor = _UNITS.get(amount[2].lower()) if amount else None
+        if amount is None or factor is None:
             raise ConfigError(f"{name} is a number of bytes such as '100 MBytes'")
-        return int(number) * factor
+        return int(float(amount[1]) * factor)
 
     def bandwidth(self) -> tuple[int, int]:
         """Rate and burst: the lesser of what holds for all traffic and for relayed traffic, which is all."""
@@ -181,7 +195,7 @@ class _Options:
             where, colon, number = words[0].rpartition(":") if words else ("", "", "")
             if number == "auto":
                 number = "0"
-            if not number.isdigit():
+            if not _PORT.fullmatch(number):
                 raise ConfigError(f"{name} is a port or ADDRESS:PORT")
             version = 6 if ":" in where else 4
             found[version] = (where.strip("[]") if colon else ANY, int(number))

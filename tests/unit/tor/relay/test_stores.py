@@ -274,6 +274,10 @@ def test_ipv6_settings_of_torrc(text: str, address6: str, bind6: str, orport6: i
         ("RelayBandwidthRate 200 KBytes", 200 << 10, 200 << 10),
         ("RelayBandwidthBurst 200 KBytes", 200 << 10, 200 << 10),
         ("RelayBandwidthRate 4 MB\nRelayBandwidthBurst 9 MB\nBandwidthBurst 8 MB", 4 << 20, 8 << 20),
+        ("RelayBandwidthRate 16 MBits\nRelayBandwidthBurst 32 megabits", 2 << 20, 4 << 20),
+        ("RelayBandwidthRate 1.5MB\nRelayBandwidthBurst 1 gbit", 3 << 19, 1 << 27),
+        ("RelayBandwidthRate 100 kilobytes\nRelayBandwidthBurst 2 m", 100 << 10, 2 << 20),
+        ("RelayBandwidthRate 204800\nRelayBandwidthBurst 204800 bytes", 200 << 10, 200 << 10),
     ],
 )
 def test_bandwidth_limits_of_torrc(text: str, rate: int, burst: int) -> None:
@@ -300,6 +304,10 @@ def test_a_relay_is_no_exit_unless_it_says_so() -> None:
         "ORPort [::]:9001",
         "ORPort [2001:db8::xyz]:9001",
         "BandwidthRate fast",
+        "BandwidthRate 5 parsecs",
+        "BandwidthRate -5 MBytes",
+        "BandwidthRate 10² MBytes",
+        "ORPort 900²",
         "RelayBandwidthRate 10 KBytes",
         "RelayBandwidthRate 2 MBytes\nRelayBandwidthBurst 1 MByte",
         "DirCache maybe",
