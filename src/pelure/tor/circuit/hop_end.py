@@ -32,7 +32,9 @@ from pelure.tor.circuit.events import (
     StreamResumed,
 )
 from pelure.tor.circuit.flowcontrol import CircuitWindow
+from pelure.tor.circuit.params import SignalLimits
 from pelure.tor.circuit.relaycrypto import Bodies
+from pelure.tor.circuit.sending import HalfClosed
 from pelure.tor.circuit.stream import State, StreamEndpoint
 from pelure.tor.crypto.keys import Rng
 
@@ -47,14 +49,26 @@ _OPENING = frozenset({RelayCommand.BEGIN, RelayCommand.BEGIN_DIR, RelayCommand.R
 
 
 class HopEnd:
-    """See the module. ``hop`` is what events name it by, ``xoff_limit`` bytes (see ``CircuitParams``)."""
+    """See the module. ``hop`` is what events name it by, ``xoff_limit`` bytes (see ``CircuitParams``).
+
+    ``signal_limits``: at a circuit's origin, how often its streams may get XON and XOFF.
+    """
 
     def __init__(
-        self, hop: int, window: CircuitWindow, emit: Emit, rng: Rng, *, initiator: bool, xoff_limit: int
+        self,
+        hop: int,
+        window: CircuitWindow,
+        emit: Emit,
+        rng: Rng,
+        *,
+        initiator: bool,
+        xoff_limit: int,
+        signal_limits: SignalLimits | None = None,
     ) -> None:
         self.hop = hop
         self.window = window
         self.xoff_limit = xoff_limit
+        self.signal_limits = signal_limits
         self.streams: dict[int, StreamEndpoint] = {}
         self.blocked = False
         """Set by the owner while cells of the circuit pile up in front of its link: Vegas wants to know."""
@@ -63,7 +77,7 @@ class HopEnd:
         self._initiator = initiator
         self._builder = DataBuilder(rng)
         self._waiting: deque[StreamEndpoint] = deque()
-        self._half_closed: dict[int, int] = {}
+        self._half_closed: dict[int, HalfClosed] = {}
         self._next_id = int.from_bytes(rng(2))
 
     # ---- sending ----
@@ -115,11 +129,11 @@ class HopEnd:
         while left > 0 and self._waiting:
             stream = self._waiting.popleft()
             alone = not self._waiting
-            allowed = min(left if alone else min(TURN, left), stream.sendable())
+            allowed = min(left if alone else min(TURN, left), stream.sending.room())
             if stream.pending and allowed:
                 left -= self._send_data(stream, allowed, now)
             if stream.pending:
-                if stream.sendable():
+                if stream.sending.room():
                     self._waiting.append(stream)
                 else:
                     held.append(stream)
@@ -139,11 +153,11 @@ class HopEnd:
         stream.sent(size, len(tags))
         return len(tags)
 
-    def forget(self, stream: StreamEndpoint, allowance: int) -> None:
-        """This side ended ``stream``: up to ``allowance`` cells may still be on their way to it."""
+    def forget(self, stream: StreamEndpoint) -> None:
+        """This side ends ``stream``; something may still be on its way to it."""
         self.streams.pop(stream.id, None)
         if self._initiator:
-            self._half_closed[stream.id] = allowance
+            self._half_closed[stream.id] = stream.half_closed()
             if len(self._half_closed) > MAX_HALF_CLOSED:
                 del self._half_closed[next(iter(self._half_closed))]  # the oldest: nothing comes any more
 
@@ -190,12 +204,15 @@ class HopEnd:
             stream.received(data, cells)
             if data:
                 events.append(StreamData(stream))
-        elif stream_id in self._half_closed:
-            self._half_closed[stream_id] -= cells
-            if self._half_closed[stream_id] < 0 and self.window.stream_sendmes:
-                raise ProtocolError("more DATA came than an ended stream's window allows")
         elif self._initiator:
-            raise ProtocolError("DATA came for a stream that was never opened")
+            self._ended(stream_id).data(cells)
+
+    def _ended(self, stream_id: int) -> HalfClosed:
+        """A stream that is not open. Raises ``ProtocolError`` if nothing can come for it any more."""
+        half_closed = self._half_closed.get(stream_id)
+        if half_closed is None:
+            raise ProtocolError("a message came for a stream that was never opened, or ended by who sent it")
+        return half_closed
 
     def _receive_message(
         self, command: int, stream_id: int, data: bytes, now: float, events: list[Event]
@@ -210,10 +227,20 @@ class HopEnd:
             stream = self.streams.get(stream_id)
             if stream is not None:
                 _STREAM_MESSAGES[command](self, stream, command, data, events)
-            elif command == RelayCommand.END:
-                self._half_closed.pop(stream_id, None)
+            elif self._initiator:
+                self._receive_late(command, stream_id, data)
         else:
             events.append(RelayMessageReceived(self.hop, command, stream_id, data))
+
+    def _receive_late(self, command: int, stream_id: int, data: bytes) -> None:
+        """A message for a stream that this side has ended."""
+        half_closed = self._ended(stream_id)
+        if command in (RelayCommand.CONNECTED, RelayCommand.RESOLVED):
+            half_closed.answer()
+        elif command != RelayCommand.END:
+            half_closed.sending.take(command, data)
+        if command in (RelayCommand.END, RelayCommand.RESOLVED):
+            del self._half_closed[stream_id]
 
     def _receive_opening(self, command: int, stream_id: int, data: bytes, events: list[Event]) -> None:
         if stream_id == 0 or stream_id in self.streams:
@@ -239,13 +266,9 @@ class HopEnd:
         stream.closed()
         events.append(Resolved(stream, data))
 
-    def _on_sendme(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
-        stream.sendme()
-        events.append(StreamResumed(stream))
-
-    def _on_xon_xoff(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
-        stream.xon_xoff(command, data)
-        if command == RelayCommand.XON:
+    def _on_signal(self, stream: StreamEndpoint, command: int, data: bytes, events: list[Event]) -> None:
+        stream.sending.take(command, data)
+        if command != RelayCommand.XOFF:
             events.append(StreamResumed(stream))
 
 
@@ -263,7 +286,7 @@ _STREAM_MESSAGES: dict[int, Callable[[HopEnd, StreamEndpoint, int, bytes, list[E
     RelayCommand.CONNECTED: HopEnd._on_connected,
     RelayCommand.END: HopEnd._on_end,
     RelayCommand.RESOLVED: HopEnd._on_resolved,
-    RelayCommand.SENDME: HopEnd._on_sendme,
-    RelayCommand.XON: HopEnd._on_xon_xoff,
-    RelayCommand.XOFF: HopEnd._on_xon_xoff,
+    RelayCommand.SENDME: HopEnd._on_signal,
+    RelayCommand.XON: HopEnd._on_signal,
+    RelayCommand.XOFF: HopEnd._on_signal,
 }

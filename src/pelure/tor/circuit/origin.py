@@ -15,7 +15,7 @@ from functools import partial
 import numpy as np
 
 from pelure.errors import CircuitError, ProtocolError
-from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand, reason_name
+from pelure.tor.cell.commands import RELAY_BODY_LEN, CellCommand, DestroyReason, RelayCommand, reason_name
 from pelure.tor.cell.framing import Cell, Run
 from pelure.tor.cell.messages import Create2, Created2, CreateFast, Destroy
 from pelure.tor.cell.relay_messages import Begin, Extend2, Extended2, Resolve, Truncated
@@ -113,8 +113,15 @@ class OriginCircuit:
         hop = len(self.hops)
         # Not ``self``: a closed circuit with all its hops' keys would wait for the garbage collector.
         emit = partial(OriginCircuit._emit, weakref.proxy(self), hop)
-        xoff_limit = self.params.xoff_client * 498
-        end = HopEnd(hop, window, emit, self._rng, initiator=initiator, xoff_limit=xoff_limit)
+        end = HopEnd(
+            hop,
+            window,
+            emit,
+            self._rng,
+            initiator=initiator,
+            xoff_limit=self.params.xoff_client * RELAY_BODY_LEN,
+            signal_limits=self.params.signal_limits,
+        )
         self._crypto.add_hop(keys)
         self.hops.append(Hop(relay, end, kh))
         return hop

@@ -8,6 +8,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pelure.tor.cell.commands import RELAY_BODY_LEN
+
 INT32_MAX = 2**31 - 1
 _OUTBUF = 62
 """Cells in two full TLS records: the unit in which Vegas' queue thresholds are chosen."""
@@ -37,6 +39,14 @@ class VegasQueue:
             delta=_get(params, f"cc_vegas_delta_{kind}", defaults.delta, 0, INT32_MAX),
             ss_cap=_get(params, f"cc_sscap_{kind}", defaults.ss_cap, 100, INT32_MAX),
         )
+
+
+@dataclass(frozen=True, slots=True)
+class SignalLimits:
+    """Bytes that a stream must have sent for each XOFF, and for each XON that follows no XOFF."""
+
+    xoff: int
+    xon: int
 
 
 EXIT_QUEUE = VegasQueue()
@@ -75,6 +85,18 @@ class CircuitParams:
     """Cells of unread data at which a client or service sends XOFF."""
     xoff_exit: int = 500
     """The same for an exit."""
+    xon_rate: int = 500
+    """Cells of data on a stream between two XONs that only advise a rate."""
+
+    @property
+    def signal_limits(self) -> SignalLimits:
+        """How often streams may get XON and XOFF.
+
+        Half of what proposal 324 §4.1.4 has, as in arti: the other side's consensus may be another, and
+        which kind it is of is not known here.
+        """
+        xoff = min(self.xoff_client, self.xoff_exit) * RELAY_BODY_LEN // 2
+        return SignalLimits(xoff, self.xon_rate * RELAY_BODY_LEN // 2)
 
     @property
     def congestion_control(self) -> bool:
@@ -106,4 +128,5 @@ class CircuitParams:
             onion_queue=VegasQueue.from_consensus(params, "onion", ONION_QUEUE),
             xoff_client=_get(params, "cc_xoff_client", 500, 1, 10000),
             xoff_exit=_get(params, "cc_xoff_exit", 500, 1, 10000),
+            xon_rate=_get(params, "cc_xon_rate", 500, 1, 5000),
         )

@@ -15,14 +15,13 @@ from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import RELAY_BODY_LEN, EndReason, RelayCommand
 from pelure.tor.cell.relay_messages import Xoff, Xon
 from pelure.tor.circuit.flowcontrol import STREAM_INCREMENT, STREAM_WINDOW
+from pelure.tor.circuit.sending import FLOOD_LIMIT, HalfClosed, Sending
 
 if TYPE_CHECKING:
     from pelure.tor.circuit.hop_end import HopEnd
 
 UNREAD_LIMIT = STREAM_WINDOW // 2 * RELAY_BODY_LEN
 """With fixed windows: no SENDME goes out while more unread bytes than this wait."""
-FLOOD_LIMIT = 1 << 25
-"""With XON/XOFF: a peer that has so many unread bytes lying here ignored XOFF."""
 
 
 class State(Enum):
@@ -43,13 +42,12 @@ class StreamEndpoint:
         """Bytes that came and were not read yet."""
         self.pending = 0
         """Bytes written and not sent yet."""
+        self.sending = Sending(owner.window.stream_sendmes, owner.signal_limits)
         self._owner = owner
         self._incoming: deque[bytes] = deque()
         self._outgoing: deque[memoryview] = deque()
         self._finish: EndReason | None = None
-        self._send_room = STREAM_WINDOW
         self._deliver_room = STREAM_WINDOW
-        self._stopped = False
         self._xoff_sent = False
 
     def __repr__(self) -> str:
@@ -95,8 +93,8 @@ class StreamEndpoint:
         """End the stream now with an END of ``reason`` (``extra``: its further body); idempotent."""
         if self.state is not State.ENDED:
             self._owner.send(RelayCommand.END, self.id, bytes([reason]) + extra)
+            self._owner.forget(self)
             self.closed()
-            self._owner.forget(self, self._deliver_room)
 
     # ---- what the hop's end calls ----
 
@@ -106,11 +104,10 @@ class StreamEndpoint:
         self._outgoing.clear()
         self.pending = 0
 
-    def sendable(self) -> int:
-        """How many DATA cells of this stream may be sent."""
-        if not self._owner.window.stream_sendmes:
-            return 0 if self._stopped else 1 << 30
-        return self._send_room
+    def half_closed(self) -> HalfClosed:
+        """What may still come for it, as it is about to be ended from here."""
+        window = self._deliver_room if self._owner.window.stream_sendmes else None
+        return HalfClosed(self.sending, window, answered=self.state is State.OPEN)
 
     def next_data(self, most: int) -> memoryview:
         """The next bytes to send, in one piece of at least ``most`` bytes where so many wait."""
@@ -132,7 +129,7 @@ class StreamEndpoint:
         else:
             self._outgoing.popleft()
         self.pending -= size
-        self._send_room -= cells
+        self.sending.sent(size, cells)
         if not self.pending and self._finish is not None:
             self.end(self._finish)
 
@@ -150,24 +147,6 @@ class StreamEndpoint:
             self._owner.send(RelayCommand.XOFF, self.id, Xoff().encode())
         if self.buffered > FLOOD_LIMIT:
             raise ProtocolError("the other side does not heed XOFF")
-
-    def sendme(self) -> None:
-        """A stream-level SENDME came."""
-        if not self._owner.window.stream_sendmes:
-            raise ProtocolError("a stream SENDME came on a circuit with congestion control")
-        self._send_room += STREAM_INCREMENT
-        if self._send_room > STREAM_WINDOW:
-            raise ProtocolError("a SENDME would open the stream window too far")
-
-    def xon_xoff(self, command: int, data: bytes) -> None:
-        """XON or XOFF came. The rate that XON advises is not needed: who can't keep up says XOFF again."""
-        if self._owner.window.stream_sendmes:
-            raise ProtocolError("XON or XOFF came on a circuit without congestion control")
-        if command == RelayCommand.XON:
-            Xon.decode(data)
-        else:
-            Xoff.decode(data)
-        self._stopped = command == RelayCommand.XOFF
 
     # ---- inside ----
 

@@ -202,8 +202,8 @@ class Exits:
         if circuit.closed or endpoint.state is State.ENDED:
             return
         circuit.end.send(RelayCommand.RESOLVED, endpoint.id, Resolved(answers).encode())
+        circuit.end.forget(endpoint)
         endpoint.closed()
-        circuit.end.forget(endpoint, 0)
 
     async def _look_up(self, name: str) -> tuple[Answer, ...]:
         address = _reverse_address(name)

@@ -89,7 +89,7 @@ def outcome(receive: Callable[[], list[ev.Event]]) -> list[str] | None:
 
 def state(end: HopEnd) -> object:
     streams = {stream.id: (stream.state, stream.buffered) for stream in end.streams.values()}
-    return streams, end._half_closed, end.window._received, end.window.room()
+    return streams, end.window._received, end.window.room()
 
 
 def test_ended_streams_are_forgotten_in_the_end() -> None:

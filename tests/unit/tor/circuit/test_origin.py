@@ -14,13 +14,15 @@ from pelure.errors import CircuitError, CryptoError, ProtocolError
 from pelure.tor.cell.commands import CellCommand, EndReason, RelayCommand
 from pelure.tor.cell.framing import Cell, Run
 from pelure.tor.cell.messages import Created2, CreatedFast, Destroy
+from pelure.tor.cell.relay_header import encode_relay_body
 from pelure.tor.cell.relay_messages import Answer, Begin, Connected, Resolved, Sendme, Truncated
 from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.flowcontrol import FixedWindow, VegasWindow
 from pelure.tor.circuit.origin import OriginCircuit
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.circuit.relaycrypto import HopKeys
-from pelure.tor.circuit.stream import FLOOD_LIMIT, State, StreamEndpoint
+from pelure.tor.circuit.sending import FLOOD_LIMIT
+from pelure.tor.circuit.stream import State, StreamEndpoint
 from pelure.tor.directory.relay import Relay
 from unit.tor.circuit.relay_chain import CIRC_ID, RelayChain, built, exchange, seeded_rng
 
@@ -217,12 +219,12 @@ def test_xoff_and_xon() -> None:
     far.write(bytes(8_000_000))
     exchange(origin, chain, room=100)
     assert 249_000 < near.buffered < 1_000_000
-    assert far.sendable() == 0
+    assert far.sending.room() == 0
     total = 0
     while data := near.read(300_000):
         total += len(data)
         exchange(origin, chain, room=100)
-    assert total == 8_000_000 and far.sendable() > 0
+    assert total == 8_000_000 and far.sending.room() > 0
 
 
 def test_sendmes_count_cells_even_when_they_are_short() -> None:
@@ -395,7 +397,9 @@ def test_destroy_and_truncated() -> None:
 def send_from_last(chain: RelayChain, command: int, stream_id: int, data: bytes = b"") -> None:
     end = chain.relays[-1].end
     assert end is not None
-    end.send(command, stream_id, data)
+    tags = end._emit(bytearray(encode_relay_body(command, stream_id, data, os.urandom)))
+    if command == RelayCommand.DATA:
+        end.window.sent(tags, chain.now)
 
 
 @pytest.mark.parametrize(
@@ -422,10 +426,116 @@ def test_messages_out_of_turn_close_the_circuit(cc: bool, command: int, stream: 
         exchange(origin, chain)
 
 
+XON, XOFF = b"\0" * 5, b"\0"
+
+
+@pytest.mark.parametrize("command", [2, 3, 4, 5, 12, 43, 44])
+@pytest.mark.parametrize("unknown", [True, False])
+def test_stream_messages_for_no_stream_close_the_circuit(command: int, unknown: bool) -> None:
+    """For one that was never opened, or that its other side ended: a mark, for all a client can know."""
+    origin, chain = built(2, cc=command in (RelayCommand.XON, RelayCommand.XOFF))
+    near, far = open_stream(origin, chain)
+    if not unknown:
+        far.end()
+        exchange(origin, chain)
+    body = {RelayCommand.XON: XON, RelayCommand.XOFF: XOFF, RelayCommand.DATA: b"x"}
+    send_from_last(chain, command, 77 if unknown else near.id, body.get(RelayCommand(command), b""))
+    with pytest.raises(ProtocolError, match="never opened"):
+        exchange(origin, chain)
+
+
+@pytest.mark.parametrize(
+    ("cc", "answered", "messages"),
+    [
+        (False, True, [(RelayCommand.CONNECTED, b"")]),
+        (False, False, [(RelayCommand.CONNECTED, b""), (RelayCommand.CONNECTED, b"")]),
+        (False, False, [(RelayCommand.DATA, b"x")]),
+        (False, True, [(RelayCommand.RESOLVED, b"")]),
+        (False, True, [(RelayCommand.SENDME, b"")]),
+        (True, True, [(RelayCommand.SENDME, b"")]),
+        (True, True, [(RelayCommand.XOFF, XOFF)]),
+        (True, True, [(RelayCommand.XON, XON)]),
+        (False, True, [(RelayCommand.END, b""), (RelayCommand.END, b"")]),
+        (False, True, [(RelayCommand.END, b""), (RelayCommand.DATA, b"x")]),
+        (False, True, [(RelayCommand.DATA, b"x")] * 501),
+    ],
+)
+def test_what_can_not_come_for_an_ended_stream(
+    cc: bool, answered: bool, messages: list[tuple[int, bytes]]
+) -> None:
+    origin, chain = built(2, cc=cc)
+    if answered:
+        near, _ = open_stream(origin, chain)
+    else:
+        near = origin.open_stream("example.com", 80)
+    near.end()
+    exchange(origin, chain)
+    for command, data in messages[:-1]:
+        send_from_last(chain, command, near.id, data)
+    exchange(origin, chain)
+    send_from_last(chain, messages[-1][0], near.id, messages[-1][1])
+    with pytest.raises(ProtocolError):
+        exchange(origin, chain)
+
+
+@pytest.mark.parametrize("cc", [False, True])
+def test_what_may_still_come_for_an_ended_stream(cc: bool) -> None:
+    origin, chain = built(2, cc=cc)
+    near = origin.open_stream("example.com", 80)
+    near.write(bytes(498 * 600))
+    exchange(origin, chain)
+    near.end()
+    exchange(origin, chain)
+    send_from_last(chain, RelayCommand.CONNECTED, near.id)
+    for _ in range(500):
+        send_from_last(chain, RelayCommand.DATA, near.id, b"x")
+    if cc:
+        send_from_last(chain, RelayCommand.XOFF, near.id, XOFF)
+        send_from_last(chain, RelayCommand.XON, near.id, XON)
+    else:
+        send_from_last(chain, RelayCommand.SENDME, near.id)
+    send_from_last(chain, RelayCommand.END, near.id)
+    exchange(origin, chain)
+
+    name = origin.resolve("example.com")
+    name.end()
+    exchange(origin, chain)
+    send_from_last(chain, RelayCommand.RESOLVED, name.id)
+    assert exchange(origin, chain) == []
+
+
+def test_xon_and_xoff_that_nothing_sent_can_have_caused_close_the_circuit() -> None:
+    """Proposal 324 §4.1.4: the other side can't have as much unread, nor measured it so often."""
+    limits = CircuitParams().signal_limits
+    for signals, enough in (
+        ([XOFF], limits.xoff),
+        ([XON], limits.xon),
+        ([XON, XON], 2 * limits.xon),
+        ([XOFF, XON, XOFF], 2 * limits.xoff),
+        ([XOFF, XON, XON], max(limits.xoff, limits.xon)),
+    ):
+        for size, allowed in ((enough, True), (enough - 1, False)):
+            origin, chain = built(2, cc=True)
+            near, far = open_stream(origin, chain)
+            near.write(bytes(size))
+            for _ in range(20):
+                exchange(origin, chain)
+                far.read(size)
+            assert near.pending == 0
+            for signal in signals:
+                command = RelayCommand.XON if signal is XON else RelayCommand.XOFF
+                send_from_last(chain, command, near.id, signal)
+            if allowed:
+                exchange(origin, chain)
+            else:
+                with pytest.raises(ProtocolError, match="before the stream had sent enough"):
+                    exchange(origin, chain)
+
+
 def test_data_beyond_the_stream_window_closes_the_circuit() -> None:
     origin, chain = built(2)
     near, far = open_stream(origin, chain)
-    far._send_room = 10_000
+    far.sending._window = 10_000
     far.write(bytes(498 * 900))
     with pytest.raises(ProtocolError, match="window"):
         exchange(origin, chain)
@@ -436,7 +546,7 @@ def test_a_flood_that_ignores_xoff_closes_the_circuit() -> None:
     origin, chain = built(2, cc=True)
     _, far = open_stream(origin, chain)
     far.write(bytes(FLOOD_LIMIT + 5_000_000))
-    far.xon_xoff = lambda command, data: None  # type: ignore[method-assign]
+    far.sending.take = lambda command, data: None  # type: ignore[method-assign]
     with pytest.raises(ProtocolError, match="XOFF"):
         exchange(origin, chain)
 

@@ -83,7 +83,7 @@ async def test_a_slow_program_holds_up_the_other_side() -> None:
     async with spliced(near) as ((reader, _), _):
         reader._transport.pause_reading()  # type: ignore[attr-defined]
         writing = asyncio.create_task(far.write(bytes(2_000_000)))
-        await until(lambda: far.endpoint._stopped)
+        await until(lambda: far.endpoint.sending.stopped)
         assert near.endpoint.buffered < 1_000_000 and not writing.done()
         reader._transport.resume_reading()  # type: ignore[attr-defined]
         left = 2_000_000
