@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Awaitable, Callable, Iterable, Mapping
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from typing import Protocol
 
 from pelure.tor.directory.router_descriptor import RouterDescriptor
@@ -38,6 +38,7 @@ class Reachability:
         self.found: dict[bytes, frozenset[int]] = {}
         self.complete = probe is None
         self._routers = routers
+        self._tested: dict[bytes, tuple[object, ...]] = {}
         self._probe = probe
         self._has_ipv6 = has_ipv6
 
@@ -56,31 +57,43 @@ class Reachability:
         return self._probe is None or 6 in self.found.get(rsa_id, frozenset())
 
     async def test_forever(self, interval: float, until: Until, on_found: Callable[[], None]) -> None:
-        """Try every relay each ``interval`` seconds, new ones as they come; call ``on_found`` after each."""
+        """Try every relay each ``interval`` seconds, new ones and those that moved as they come.
+
+        Calls ``on_found`` after each.
+        """
         while True:
-            known = dict(self._routers)
-            self.found = {key: value for key, value in self.found.items() if key in known}
-            await self._test(known.values(), on_found)
+            self.found = {key: value for key, value in self.found.items() if key in self._routers}
+            self._tested = {key: value for key, value in self._tested.items() if key in self._routers}
+            await self._test(list(self._routers.values()), on_found)
             self.complete = True
             on_found()
-            await self._ask_again(time.time() + interval, known, until, on_found)
+            await self._ask_again(time.time() + interval, until, on_found)
 
-    async def _ask_again(
-        self, end: float, known: dict[bytes, RouterDescriptor], until: Until, on_found: Callable[[], None]
-    ) -> None:
-        """Until ``end``, or a new relay comes, try those of ``known`` again that did not answer."""
+    async def _ask_again(self, end: float, until: Until, on_found: Callable[[], None]) -> None:
+        """Until ``end`` test addresses as they become known, and again those that did not answer."""
         pause = RETRY_SECONDS
+        retry_at = time.time() + pause
         while True:
-            await until(min(end, time.time() + pause), lambda: bool(self._routers.keys() - known.keys()))
-            if time.time() >= end or self._routers.keys() - known.keys():
+            await until(min(end, retry_at), lambda: bool(self._untested()))
+            if time.time() >= end:
                 return
-            pause *= 2
-            await self._test([one for key, one in known.items() if not self.runs(key)], on_found)
+            if routers := self._untested():
+                pause = RETRY_SECONDS
+                retry_at = min(retry_at, time.time() + pause)
+            else:
+                routers = [one for key, one in self._routers.items() if not self.runs(key)]
+                pause *= 2
+                retry_at = time.time() + pause
+            await self._test(routers, on_found)
 
-    async def _test(self, routers: Iterable[RouterDescriptor], on_found: Callable[[], None]) -> None:
+    def _untested(self) -> list[RouterDescriptor]:
+        return [one for key, one in self._routers.items() if self._tested.get(key) != _places(one)]
+
+    async def _test(self, routers: Sequence[RouterDescriptor], on_found: Callable[[], None]) -> None:
         if self._probe is None:
             return
         probe, limit = self._probe, asyncio.Semaphore(MAX_PROBES)
+        self._tested.update((router.rsa_id, _places(router)) for router in routers)
 
         async def one(router: RouterDescriptor) -> None:
             async with limit:
@@ -91,3 +104,8 @@ class Reachability:
             on_found()
 
         await asyncio.gather(*(one(router) for router in routers))
+
+
+def _places(router: RouterDescriptor) -> tuple[object, ...]:
+    """Who is to answer, and where."""
+    return router.ed_id, router.ip, router.orport, router.ipv6

@@ -249,6 +249,7 @@ class Authority:
         moment = time.time() + HURRIED_WAIT
         self.round.when = Round(start, interval, now, moment, moment, moment)
         await self._vote()
+        await self._fetch_missing_votes()  # who was quicker has posted its vote before this round began here
         await self._until(moment, lambda: not self.round.missing_votes)
         if await self._compute():
             await self._until(time.time() + HURRIED_WAIT, lambda: not self.round.missing_signatures)

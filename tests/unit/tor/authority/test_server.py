@@ -19,7 +19,7 @@ import pytest
 
 from pelure.errors import DirectoryError
 from pelure.streams import SocketStream
-from pelure.tor.authority import dirport, reachability, state
+from pelure.tor.authority import dirport, reachability, server, state
 from pelure.tor.authority.config import AuthorityConfig
 from pelure.tor.authority.dirport import DirPort
 from pelure.tor.authority.flags import FlagOptions
@@ -197,6 +197,58 @@ async def test_a_relay_that_did_not_answer_is_asked_again_soon(
         assert [asked[relay.rsa_id] for relay in relays] == [1, 1, 4, 1]
     finally:
         await authority.close()
+
+
+async def test_a_relay_that_moved_is_tested_where_it_is_now(
+    folders: list[Path], relays: Sequence[MadeRelay]
+) -> None:
+    """At once: the next test of all relays is half an interval away. The others are not tested for that."""
+    asked: list[tuple[bytes, int]] = []
+
+    async def probe(router: RouterDescriptor) -> frozenset[int]:
+        asked.append((router.rsa_id, router.orport))
+        return frozenset({4}) if router.orport == 443 else frozenset()
+
+    moved, other = relays[0], relays[1]
+    keys = AuthorityKeys.load(folders[0], time.time())
+    authority = Authority(replace(config(0, folders[0], network_of([keys], free_ports(1)), 99), probe=probe))
+    now = time.time()
+    authority.upload(moved.documents(now - 60), now)
+    authority.upload(other.documents(now - 60, orport=443), now)
+    await authority.start()
+    try:
+        async with asyncio.timeout(25):
+            await authority._until(now + 60, lambda: authority.reachability.complete)
+            authority.upload(other.documents(now - 5, orport=443, contact="me"), now)
+            authority.upload(moved.documents(now - 5, orport=443), now)
+            await authority._until(now + 60, lambda: authority.reachability.runs(moved.rsa_id))
+        assert asked.count((moved.rsa_id, 443)) == 1
+        assert asked.count((other.rsa_id, 443)) == 1
+    finally:
+        await authority.close()
+
+
+async def test_who_begins_the_first_round_late_asks_for_the_votes_that_it_missed(
+    folders: list[Path], relays: Sequence[MadeRelay], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are not posted again: the first consensus would come only at the end of the wait for them."""
+    monkeypatch.setattr(server, "HURRIED_WAIT", 600.0)
+    keys = [AuthorityKeys.load(folder, time.time()) for folder in folders[:2]]
+    network = network_of(keys, free_ports(2))
+    settings = [config(n, folders[n], network, len(relays)) for n in range(2)]
+    quick, late = (Authority(replace(one, times=replace(TIMES, interval=86400))) for one in settings)
+    for authority in (quick, late):
+        for relay in relays:
+            authority.upload(relay.documents(time.time() - 5), time.time())
+    try:
+        async with asyncio.timeout(60):
+            await quick.start()
+            await quick._until(time.time() + 60, lambda: bool(quick.round.votes))
+            await late.start()
+            await late.published.wait()
+            await quick.published.wait()
+    finally:
+        await asyncio.gather(quick.close(), late.close())
 
 
 async def test_relays_are_tested_before_the_first_vote(
