@@ -51,9 +51,10 @@ class CatchingUp:
 
     async def fetch_consensus(self) -> None:
         """Take over the others' consensus, and the descriptors of what it lists."""
+        identities = [one.v3ident for one in self._exchange.others if one.v3ident is not None]
         for answer in await self._exchange.get_from_all("/tor/keys/all.z"):
             with contextlib.suppress(DirectoryError):
-                self._cache.add_certificates(answer)
+                self._cache.add_certificates(answer, identities)
         for flavour in FLAVOURS:
             path = f"/tor/status-vote/current/consensus-{flavour}.z"
             for answer in await self._exchange.get_from_all(path):

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import binascii
 import hashlib
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Container, Iterable
 from dataclasses import dataclass, field
 
 from pelure.errors import DirectoryError
@@ -101,11 +101,20 @@ class DirectoryCache:
         """The microdescriptor with this SHA-256, None if it isn't here."""
         return self._microdescriptors.get(digest)
 
-    def add_certificates(self, texts: bytes) -> None:
-        """Keep each key certificate of a run. Raises ``DirectoryError`` at the first that is malformed."""
+    def add_certificates(self, texts: bytes, authorities: Container[bytes] | None = None) -> None:
+        """Keep each key certificate of a run, of two for the same key the later one.
+
+        ``authorities``: whose are kept (20-byte identities), where they come from somebody who may send
+        anybody's. Raises ``DirectoryError`` at the first that is malformed.
+        """
         for text in split_key_certificates(texts):
             certificate = parse_key_certificate(text)
-            self._certificates[certificate.identity, certificate.signing_key_digest] = certificate
+            key = (certificate.identity, certificate.signing_key_digest)
+            if authorities is not None and certificate.identity not in authorities:
+                continue
+            known = self._certificates.get(key)
+            if known is None or known.published < certificate.published:
+                self._certificates[key] = certificate
 
     @property
     def certificates(self) -> dict[tuple[bytes, bytes], KeyCertificate]:

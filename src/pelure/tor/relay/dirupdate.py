@@ -18,7 +18,7 @@ from pelure.streams import SocketStream
 from pelure.tor.directory.cache import CONSENSUS_PATH, DirectoryCache
 from pelure.tor.directory.compression import ACCEPT_ENCODING, decompress
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
-from pelure.tor.directory.consensus_verify import verify_consensus
+from pelure.tor.directory.consensus_verify import check_signatures, verify_consensus
 from pelure.tor.directory.network import DirAuthority, Network
 from pelure.tor.net import dir_http
 from pelure.tor.net.memory import give_back
@@ -102,13 +102,12 @@ class CacheUpdater:
     async def _fetch_consensus(self, authority: DirAuthority, path: str) -> None:
         text = await fetch_from(authority, path, MAX_CONSENSUS_LENGTH)
         consensus = await asyncio.to_thread(parse_consensus, text)
-        known = self._cache.certificates
-        signers = {(one.identity, one.signing_key) for one in consensus.signatures}
-        if not signers <= known.keys():
-            certificates = await fetch_from(authority, "/tor/keys/all", MAX_CERTIFICATES)
-            self._cache.add_certificates(certificates)
         voters = [one.v3ident for one in self._network.voters if one.v3ident is not None]
-        verify_consensus(consensus, voters, known)
+        known, now = self._cache.certificates, time.time()
+        if check_signatures(consensus, voters, known, now).missing:
+            certificates = await fetch_from(authority, "/tor/keys/all", MAX_CERTIFICATES)
+            self._cache.add_certificates(certificates, voters)
+        verify_consensus(consensus, voters, known, now)
         current = self._cache.consensus(consensus.flavour)
         if current is not None and current.valid_after >= consensus.valid_after:
             return
