@@ -14,7 +14,7 @@ from pelure.tor.directory.http import DirReply, DirRequest, parse_request
 MAX_UPLOAD = 64 << 20
 MAX_CONNECTIONS = 1000
 MAX_BUFFERED = 256 << 20
-"""Bytes of incomplete requests on all connections together."""
+"""Bytes of requests on all connections together."""
 REQUEST_SECONDS = 60.0
 _CHUNK = 1 << 16
 log = logging.getLogger(__name__)
@@ -29,8 +29,8 @@ class DirPort:
         self.port = port
         self._answer = answer
         self._server: asyncio.Server | None = None
-        self._connections: set[asyncio.Task[None]] = set()
-        self._buffered = 0
+        self._connections: dict[asyncio.Task[None], int] = {}  # oldest first, bytes received of each
+        self._reading: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
         """Begin to listen. Raises ``ConfigError``."""
@@ -48,11 +48,25 @@ class DirPort:
 
     def _accept(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         if len(self._connections) >= MAX_CONNECTIONS:
-            writer.close()
-            return
+            self._drop_oldest()
         task = asyncio.ensure_future(self._serve(reader, writer))
-        self._connections.add(task)
-        task.add_done_callback(self._connections.discard)
+        self._connections[task] = 0
+        self._reading.add(task)
+        task.add_done_callback(self._forget)
+        task.add_done_callback(lambda _: writer.close())  # it may have been dropped before it began
+
+    def _forget(self, task: asyncio.Task[None]) -> None:
+        self._connections.pop(task, None)
+        self._reading.discard(task)
+
+    def _drop_oldest(self) -> None:
+        """Make room: honest requests are here in a moment, so who has taken longest goes.
+
+        Only where all requests are here one that waits for its answer, or does not read it.
+        """
+        task = next((one for one in self._connections if one in self._reading), next(iter(self._connections)))
+        self._forget(task)
+        task.cancel()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         peer = str((writer.get_extra_info("peername") or ("",))[0])
@@ -66,22 +80,24 @@ class DirPort:
             pass  # the client went away, or is too slow to be served
         except Exception:
             log.exception("bug: a request on the DirPort")
-        finally:
-            writer.close()
 
     async def _reply(self, reader: asyncio.StreamReader) -> DirReply:
+        task = asyncio.current_task()
+        assert task is not None
         received = bytearray()
         try:
             while (parsed := parse_request(received, MAX_UPLOAD)) is None:
                 data = await reader.read(_CHUNK)
                 if not data:
                     return DirReply(400)
-                if self._buffered + len(data) > MAX_BUFFERED:
-                    return DirReply(503)
                 received += data
-                self._buffered += len(data)
+                self._connections[task] = len(received)
+                while sum(self._connections.values()) > MAX_BUFFERED:
+                    self._drop_oldest()
+            self._reading.discard(task)
             return await self._answer(parsed[0])
         except ProtocolError as error:
             return DirReply(400, reason=str(error))
         finally:
-            self._buffered -= len(received)
+            if task in self._connections:
+                self._connections[task] = 0
