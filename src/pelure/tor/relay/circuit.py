@@ -1,5 +1,7 @@
 """A circuit that passes through this relay (tor-spec 5.3 to 5.6, 6.1; rend-spec-v3 4).
 
+A reason that a DESTROY gives is not passed on: it would tell relays further on what those before it did.
+
 Two neighbours: the *previous* one, towards the circuit's origin, and the *next* one, which may be a relay,
 another circuit (a joined rendezvous), or nobody yet. Cells are handled by the run: one cipher call, one
 assignment of the new circuit id, and the array goes on to the next link's queue. Only cells that this relay
@@ -18,7 +20,7 @@ import numpy as np
 from pelure.errors import LinkError, ProtocolError
 from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand
 from pelure.tor.cell.framing import Cell, Cells, Run
-from pelure.tor.cell.messages import Create2, Destroy
+from pelure.tor.cell.messages import Create2
 from pelure.tor.cell.relay_header import decode_relay_body, encode_relay_body
 from pelure.tor.cell.relay_messages import Extend2, Extended2, Truncated
 from pelure.tor.circuit import events as ev
@@ -92,7 +94,7 @@ class RelayCircuit:
             self._forward_one(item)
         elif item.command == CellCommand.DESTROY:
             self.link.detach(self.circ_id)
-            self._end_all(Destroy.decode(item.body).reason)
+            self._end_all(DestroyReason.DESTROYED)
         else:
             raise ProtocolError(f"a cell of command {item.command} came on a circuit that exists")
 
@@ -308,12 +310,10 @@ class RelayCircuit:
             self._cut = True
         self.send(RelayCommand.TRUNCATED, Truncated(DestroyReason.REQUESTED).encode())
 
-    def next_lost(self, reason: int) -> None:
-        """The circuit behind this relay is gone: tell the origin, who may extend anew."""
+    def next_lost(self) -> None:
+        """The next relay has ended the circuit: so does this one, lest anybody queue more cells for it."""
         self.next = None
-        self._cut = True
-        if not self.closed:
-            self.send(RelayCommand.TRUNCATED, Truncated(reason).encode())
+        self.close(DestroyReason.DESTROYED)
 
     # ---- joining (rend-spec-v3 4.2.2) ----
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from pelure.errors import ProtocolError
 from pelure.tor.cell.commands import CellCommand, DestroyReason
 from pelure.tor.cell.framing import Cell, Run
-from pelure.tor.cell.messages import Created2, Destroy
+from pelure.tor.cell.messages import Created2
 from pelure.tor.net.link import Link
 
 if TYPE_CHECKING:
@@ -41,7 +41,7 @@ class NextHop:
             self.circuit.backward(item)
         elif item.command == CellCommand.DESTROY:
             self.link.detach(self.circ_id)
-            self.circuit.next_lost(Destroy.decode(item.body).reason)
+            self.circuit.next_lost()
         elif item.command == CellCommand.CREATED2 and not self.created:
             self.created = True
             self.circuit.extended(Created2.decode(item.body).handshake)

@@ -6,17 +6,20 @@ import asyncio
 import os
 import tempfile
 import time
+from collections.abc import Callable
 from dataclasses import replace
 from functools import cache
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from pelure.tor.cell.commands import DestroyReason
 from pelure.tor.circuit.params import CircuitParams
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.directory.network import parse_network
 from pelure.tor.directory.relay import Relay
+from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.origin import Circuit
 from pelure.tor.net.tls import TlsIdentity, make_tls_identity
@@ -61,6 +64,9 @@ class Relays:
         self._count = count
         self.servers: list[RelayServer] = []
         self.path: list[Relay] = []
+        self._reasons: list[int] = []
+        """Those of the relays' own making, for which they ended circuits."""
+        self._watching = mock.patch.object(Link, "destroy", self._watched(Link.destroy))
 
     async def __aenter__(self) -> Relays:
         for index in range(self._count):
@@ -75,9 +81,11 @@ class Relays:
             self.servers.append(server)
             self.path.append(as_relay(server))
         self.links = LinkManager()
+        self._watching.start()
         return self
 
     async def __aexit__(self, *_: object) -> None:
+        self._watching.stop()
         await self.links.close()
         for server in self.servers:
             await server.close()
@@ -87,6 +95,19 @@ class Relays:
         """A circuit through the relays of these numbers (default: all, in order)."""
         chosen = [self.path[index] for index in indexes] or self.path
         return await Circuit.build(self.links, chosen, params=PARAMS, **options)
+
+    async def closed_for(self, circuit: Circuit) -> int | None:
+        """Wait until ``circuit`` is closed; what a relay closed it for, of which only the next ones hear."""
+        await circuit.closed.wait()
+        return self._reasons.pop() if self._reasons else None
+
+    def _watched(self, destroy: Callable[..., None]) -> Callable[..., None]:
+        def watched(link: Link, circ_id: int, reason: int = DestroyReason.NONE, **options: Any) -> None:
+            if reason not in (DestroyReason.NONE, DestroyReason.DESTROYED):
+                self._reasons.append(reason)
+            destroy(link, circ_id, reason, **options)
+
+        return watched
 
 
 def as_relay(server: RelayServer) -> Relay:

@@ -97,7 +97,7 @@ def test_other_cells_do_not_come_from_the_next_relay(next_hop: NextHop, command:
 def test_the_next_relay_may_end_the_circuit(circuit: mock.Mock, next_hop: NextHop) -> None:
     next_hop.handle(Cell(7, CellCommand.DESTROY, Destroy(DestroyReason.FINISHED).encode()))
     next_hop.link.detach.assert_called_once_with(7)  # type: ignore[attr-defined]
-    circuit.next_lost.assert_called_once_with(DestroyReason.FINISHED)
+    circuit.next_lost.assert_called_once_with()
 
 
 def test_nothing_goes_back_on_a_circuit_that_is_closed(circuit: mock.Mock, next_hop: NextHop) -> None:
@@ -162,8 +162,9 @@ def test_cells_that_nobody_recognizes_need_somebody_further_on(middle: RelayCirc
     middle.next = None
     with pytest.raises(ProtocolError):
         middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
-    middle.next_lost(DestroyReason.FINISHED)  # from then on they may have been on their way
-    middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
+    middle._truncate()
+    with pytest.raises(ProtocolError):  # there was nothing to cut off
+        middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
 
 
 def extend2() -> bytes:
@@ -200,17 +201,29 @@ def test_a_circuit_that_is_truncated_ends_here(middle: RelayCircuit) -> None:
     middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))  # it may have been on its way
 
 
-def test_its_end_goes_on(middle: RelayCircuit) -> None:
+def test_its_end_goes_on_without_the_reason(middle: RelayCircuit) -> None:
+    """Which would mark the circuit for whoever is further on (tor-spec 5.4)."""
     behind = middle.next
     assert behind is not None
     middle.handle(Cell(7, CellCommand.DESTROY, Destroy(DestroyReason.REQUESTED).encode()))
-    behind.link.destroy.assert_called_once_with(8, DestroyReason.REQUESTED)  # type: ignore[attr-defined]
+    behind.link.destroy.assert_called_once_with(8, DestroyReason.DESTROYED)  # type: ignore[attr-defined]
     middle.host.circuit_closed.assert_called_once_with(middle)  # type: ignore[attr-defined]
     middle.handle(Cell(7, CellCommand.RELAY, os.urandom(509)))
     middle.handle(run_of(CellCommand.RELAY, CellCommand.RELAY))
     middle.link_closed("twice")
     behind.link.send.assert_not_called()  # type: ignore[attr-defined]
     middle.host.circuit_closed.assert_called_once()  # type: ignore[attr-defined]
+
+
+def test_the_end_that_comes_from_ahead_goes_on_without_the_reason(middle: RelayCircuit) -> None:
+    behind = middle.next
+    assert behind is not None
+    behind.handle(Cell(8, CellCommand.DESTROY, Destroy(DestroyReason.HIBERNATING).encode()))
+    destroyed = middle.link.destroy  # type: ignore[attr-defined]
+    destroyed.assert_called_once_with(7, DestroyReason.DESTROYED, drop_queued=False)
+    assert middle.closed
+    middle.host.circuit_closed.assert_called_once_with(middle)  # type: ignore[attr-defined]
+    behind.link.destroy.assert_not_called()  # type: ignore[attr-defined]
 
 
 @pytest.mark.parametrize("drop_queued", [True, False])

@@ -142,7 +142,7 @@ async def test_a_destroyed_circuit_is_gone_everywhere() -> None:
         await until(lambda: not any(server.circuits for server in relays.servers))
 
 
-async def test_a_lost_relay_truncates_or_destroys_the_circuit() -> None:
+async def test_a_lost_relay_ends_the_circuit() -> None:
     async with Relays() as relays:
         circuit = await relays.circuit()
         await relays.servers[2].links.close()
@@ -159,22 +159,30 @@ async def test_truncate_and_extend_anew() -> None:
         await until(lambda: not relays.servers[2].circuits and not relays.servers[1].circuits)
 
 
-async def test_cells_on_their_way_to_a_hop_that_is_gone_are_no_fault() -> None:
+async def test_cells_on_their_way_to_a_hop_that_is_cut_off_are_no_fault() -> None:
     async with Relays() as relays:
         circuit = await relays.circuit()
-        [last] = relays.servers[2].circuits
         [middle] = relays.servers[1].circuits
         with mock.patch.object(RelayCircuit, "send") as send:  # the origin does not hear of it yet
-            last.close(DestroyReason.RESOURCELIMIT)
+            circuit.send(RelayCommand.TRUNCATE, b"", hop=1)
             await until(lambda: send.called)
         for _ in range(3):
             circuit.send(RelayCommand.DROP, b"")
-        circuit.send(RelayCommand.DROP, b"", hop=1)
         handled = mock.Mock(wraps=middle._handle_message)
         with mock.patch.object(RelayCircuit, "_handle_message", handled):
             circuit.send(RelayCommand.DROP, b"", hop=1)
             await until(lambda: handled.called)
         assert not middle.closed and middle.next is None
+
+
+async def test_what_a_relay_further_on_ended_a_circuit_for_is_not_told() -> None:
+    async with Relays() as relays:
+        circuit = await relays.circuit()
+        [last] = relays.servers[2].circuits
+        last.close(DestroyReason.HIBERNATING)
+        await circuit.closed.wait()
+        assert circuit.error is not None and circuit.error.reason == DestroyReason.DESTROYED
+        await until(lambda: not any(server.circuits for server in relays.servers))
 
 
 async def test_extending_to_nobody_to_another_relay_and_back_fails() -> None:
@@ -231,8 +239,7 @@ async def test_a_circuit_that_introduced_is_no_introduction_point() -> None:
         await circuit.expect(RelayCommand.INTRODUCE_ACK, timeout=SECONDS)
         message = EstablishIntro.create(Ed25519KeyPair.generate(os.urandom), circuit.kh())
         circuit.send(RelayCommand.ESTABLISH_INTRO, message.encode())
-        await circuit.closed.wait()
-        assert circuit.error is not None and circuit.error.reason == DestroyReason.PROTOCOL
+        assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
 
 
 @pytest.mark.parametrize(

@@ -246,12 +246,6 @@ async def test_the_number_of_circuits_is_bounded() -> None:
         assert -DestroyReason.RESOURCELIMIT in flooder.answers
 
 
-async def closed_for(circuit: Circuit) -> int | None:
-    await circuit.closed.wait()
-    assert circuit.error is not None
-    return circuit.error.reason
-
-
 @pytest.mark.parametrize("size", [0, 1, 100, 498])
 async def test_malformed_messages_end_their_circuit(size: int) -> None:
     async with attacked() as (relays, _, _):
@@ -263,7 +257,7 @@ async def test_malformed_messages_end_their_circuit(size: int) -> None:
         ):
             circuit = await relays.circuit(0, 1)
             circuit.send(command, os.urandom(size))
-            assert await closed_for(circuit) is not None
+            assert await relays.closed_for(circuit) is not None
 
 
 @pytest.mark.parametrize("damage", ["key", "extensions", "signature", "huge extension"])
@@ -286,7 +280,7 @@ async def test_oversized_establish_intro(damage: str) -> None:
             await circuit.expect(RelayCommand.INTRO_ESTABLISHED, timeout=SECONDS)
             assert len(relays.servers[1].introductions) == 1
         else:
-            assert await closed_for(circuit) == DestroyReason.PROTOCOL
+            assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
             assert len(relays.servers[1].introductions) == 0
 
 
@@ -339,7 +333,7 @@ async def test_a_client_in_person_introduces_itself_to_nobody() -> None:
     async with attacked() as (relays, _, _):
         circuit = await relays.circuit(0)
         circuit.send(RelayCommand.INTRODUCE1, Introduce1(bytes(32), (), b"x" * 200).encode())
-        assert await closed_for(circuit) == DestroyReason.PROTOCOL
+        assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
 
 
 async def test_a_client_in_person_waits_at_no_rendezvous_where_the_consensus_says_so() -> None:
@@ -350,7 +344,7 @@ async def test_a_client_in_person_waits_at_no_rendezvous_where_the_consensus_say
             circuit = await relays.circuit(0)
             circuit.send(RelayCommand.ESTABLISH_RENDEZVOUS, os.urandom(20))
             if refused:
-                assert await closed_for(circuit) == DestroyReason.PROTOCOL
+                assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
             else:
                 await circuit.expect(RelayCommand.RENDEZVOUS_ESTABLISHED, timeout=SECONDS)
         farther = await relays.circuit(1, 0)
@@ -461,7 +455,7 @@ async def test_a_circuit_that_is_being_extended_serves_as_nothing_else(command: 
             RelayCommand.ESTABLISH_RENDEZVOUS: os.urandom(20),
         }[command]
         circuit.send(command, body)
-        assert await closed_for(circuit) == DestroyReason.PROTOCOL
+        assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
         assert len(relays.servers[1].introductions) == len(relays.servers[1].rendezvous) == 0
 
 
@@ -566,7 +560,7 @@ async def test_bytes_that_pile_up_in_streams_cost_the_circuit_with_most_of_them(
         stream = await modest.begin("127.0.0.1", echo.port)
         await until(lambda: max(one.stream_bytes for one in server.circuits) > 1_000_000)
         memory.relieve(server.links.links, server.circuits, server.descriptors, 500_000, 0.0)
-        assert await closed_for(greedy) == DestroyReason.RESOURCELIMIT
+        assert await relays.closed_for(greedy) == DestroyReason.RESOURCELIMIT
         await stream.write(b"x")
         assert await stream.read() == b"x"
         source.close()
@@ -596,7 +590,7 @@ async def test_streams_in_which_nothing_waits_take_memory_too() -> None:
         await until(lambda: max(one.stream_bytes for one in server.circuits) >= 200 * 2048)
         await until(lambda: sum(bool(one.streams) for one in server.circuits) == 2)
         memory.relieve(server.links.links, server.circuits, server.descriptors, 300_000, 0.0)
-        assert await closed_for(greedy) == DestroyReason.RESOURCELIMIT
+        assert await relays.closed_for(greedy) == DestroyReason.RESOURCELIMIT
         assert not modest.closed.is_set()
 
 

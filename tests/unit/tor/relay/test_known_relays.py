@@ -91,14 +91,14 @@ async def test_a_relay_is_held_to_the_identity_that_is_known_of_it() -> None:
         circuit = await relays.circuit(0, 1)
         with mock.patch.object(server.known, "ed_id", return_value=os.urandom(32)):
             await extend_by_rsa_id(circuit, target.rsa_id, target.addresses[0][1])
-        assert circuit.error is not None and circuit.error.reason == DestroyReason.OR_IDENTITY
+        assert await relays.closed_for(circuit) == DestroyReason.OR_IDENTITY
 
 
 async def test_no_circuit_is_extended_to_a_relay_without_an_identity() -> None:
     async with Relays() as relays:
         circuit = await relays.circuit(0, 1)
         await extend_by_rsa_id(circuit, bytes(20), relays.servers[2].orport)
-        assert circuit.error is not None and circuit.error.reason == DestroyReason.PROTOCOL
+        assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
 
 
 async def test_no_circuit_goes_back_to_the_previous_hop_whatever_it_is_called() -> None:
@@ -109,7 +109,7 @@ async def test_no_circuit_goes_back_to_the_previous_hop_whatever_it_is_called() 
             circuit = await relays.circuit(0, 1)
             port, ed_id = previous.addresses[0][1], LinkSpecifier.ed25519(previous.ed_id)
             await extend_by_rsa_id(circuit, rsa_id, port, ed_id)
-            assert circuit.error is not None and circuit.error.reason == DestroyReason.PROTOCOL
+            assert await relays.closed_for(circuit) == DestroyReason.PROTOCOL
 
 
 async def test_exits_let_nobody_back_into_the_network() -> None:

@@ -25,9 +25,8 @@ def meet(circuit: Circuit, cookie: bytes) -> None:
     circuit.send(RelayCommand.RENDEZVOUS1, Rendezvous1(cookie, bytes(64)).encode())
 
 
-async def refused(circuit: Circuit) -> bool:
-    await circuit.closed.wait()
-    return circuit.error is not None and circuit.error.reason == DestroyReason.PROTOCOL
+async def refused(relays: Relays, circuit: Circuit) -> bool:
+    return await relays.closed_for(circuit) == DestroyReason.PROTOCOL
 
 
 async def test_a_circuit_waits_with_one_cookie() -> None:
@@ -35,7 +34,7 @@ async def test_a_circuit_waits_with_one_cookie() -> None:
         client = await relays.circuit(0, 1)
         await wait_with(client, os.urandom(20))
         client.send(RelayCommand.ESTABLISH_RENDEZVOUS, os.urandom(20))
-        assert await refused(client)
+        assert await refused(relays, client)
         await until(lambda: not len(relays.servers[1].rendezvous))
 
 
@@ -44,7 +43,7 @@ async def test_a_cookie_has_20_bytes(size: int) -> None:
     async with Relays(2) as relays:
         client = await relays.circuit(0, 1)
         client.send(RelayCommand.ESTABLISH_RENDEZVOUS, bytes(size))
-        assert await refused(client)
+        assert await refused(relays, client)
 
 
 async def test_who_waits_meets_nobody_else() -> None:
@@ -54,7 +53,7 @@ async def test_who_waits_meets_nobody_else() -> None:
         for client, cookie in zip(clients, cookies, strict=True):
             await wait_with(client, cookie)
         meet(clients[0], cookies[1])
-        assert await refused(clients[0])
+        assert await refused(relays, clients[0])
         assert not clients[1].closed.is_set() and len(relays.servers[1].rendezvous) == 1
 
 
@@ -62,7 +61,7 @@ async def test_a_cookie_that_nobody_waits_with() -> None:
     async with Relays(2) as relays:
         service = await relays.circuit(0, 1)
         meet(service, os.urandom(20))
-        assert await refused(service)
+        assert await refused(relays, service)
         assert relays.servers[1].rendezvous.joined == 0
 
 
@@ -88,6 +87,5 @@ async def test_nobody_waits_for_ever() -> None:
         server.rendezvous.expire(server._loop.time())
         assert len(server.rendezvous) == 1
         server.rendezvous.expire(server._loop.time() + WAIT_SECONDS)
-        await client.closed.wait()
-        assert client.error is not None and client.error.reason == DestroyReason.TIMEOUT
+        assert await relays.closed_for(client) == DestroyReason.TIMEOUT
         assert not len(server.rendezvous)
