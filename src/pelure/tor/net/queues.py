@@ -57,9 +57,7 @@ class CellQueues:
         relieved: list[int] = []
         while limit > 0 and (self._fresh or self._turns):
             circ_id = self._fresh.popleft() if self._fresh else self._turns.popleft()
-            queue = self._queues.get(circ_id)
-            if queue is None:
-                continue  # dropped meanwhile
+            queue = self._queues[circ_id]
             # A circuit that has the link for itself need not be cut into turns.
             alone = not self._fresh and not self._turns
             sent = _take_from(queue, taken, limit if alone else min(QUANTUM, limit))

@@ -58,6 +58,7 @@ def used_up_to(count: int) -> Callable[[int], bool]:
 def test_an_id_that_is_taken_is_passed_over(table: CircuitTable) -> None:
     table.divide(4, high_is_ours=False, peer_takes_any=False)  # ids 1 to 3
     assert table.unused_id(used_up_to(20)) in {1, 2, 3}
+    assert all(table.unused_id(lambda circ_id: circ_id != 3) == 3 for _ in range(20))
     table.add(2, handler())
     assert all(table.unused_id(lambda _: False) in {1, 3} for _ in range(20))
     table.add(1, handler())

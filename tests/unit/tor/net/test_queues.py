@@ -61,7 +61,7 @@ def test_dropping_a_circuit_leaves_the_others() -> None:
     queues.put(1, cells(1, 0, 5), 5, 3.0)
     queues.put(2, cells(2, 0, 5), 5, 4.0)
     assert queues.oldest(1) == 3.0 and queues.waiting() == [1, 2]
-    assert queues.drop(1) == 5 and queues.drop(1) == 0
+    assert queues.drop(1) == 5 and queues.drop(1) == 0 and queues.cells == 5
     assert taken(queues, 100) == [(2, number) for number in range(5)]
 
 
