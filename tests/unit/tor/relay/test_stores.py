@@ -14,14 +14,14 @@ import pytest
 
 from pelure.errors import ConfigError, CryptoError, DirectoryError, StreamError
 from pelure.tor.cell.certs import CertType, Ed25519Cert
-from pelure.tor.cell.commands import EndReason
+from pelure.tor.cell.commands import DestroyReason, EndReason
 from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.network import parse_network, torrc_options
 from pelure.tor.directory.router_descriptor import parse_router_descriptor
 from pelure.tor.net.queues import CellQueues
 from pelure.tor.net.throttle import Bucket
 from pelure.tor.onion.outer import encode_outer
-from pelure.tor.relay import memory
+from pelure.tor.relay import memory, onionskins
 from pelure.tor.relay import resolver as resolver_module
 from pelure.tor.relay.bandwidth import LEAST_OBSERVED, BandwidthMeter
 from pelure.tor.relay.circuit import RelayCircuit
@@ -366,6 +366,7 @@ def test_the_circuits_whose_cells_wait_longest_go_first_and_no_more_than_needed(
     assert memory.relieve(links, circuits, store, memory.queued_bytes(links), NOW) == 0, "not too much yet"
     assert memory.relieve(links, circuits, store, 100 * 514 * 3, NOW) == 2
     assert [circuit.close.called for circuit in circuits] == [False, True, False, True]
+    circuits[1].close.assert_called_once_with(DestroyReason.RESOURCELIMIT, drop_queued=True)
 
 
 def test_what_waits_in_streams_counts_beside_queued_cells() -> None:
@@ -419,6 +420,43 @@ async def test_onionskins_take_turns_and_are_shed() -> None:
     await until(lambda: not queue.queued)
     assert order.index("honest") <= 1 and "gone" not in order
     assert queue.done == 15
+
+
+async def test_links_share_the_time_that_handshakes_may_wait(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    queue = OnionskinQueue()
+    queue.seconds_each = 0.125  # 14 may wait, 7 of each of two links
+    for link, room in (("first", 14), ("second", 7), ("first", 0)):
+        assert [queue.submit(link, lambda: None) for _ in range(20)].count(True) == room
+    monkeypatch.setattr(onionskins, "MAX_QUEUED", queue.queued + 1)
+    assert queue.submit("third", lambda: None) and not queue.submit("fourth", lambda: None)
+    await until(lambda: queue.done == 22)
+
+
+async def test_between_slices_of_handshakes_the_loop_does_other_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    clock = [0.0]
+    monkeypatch.setattr(onionskins, "perf_counter", lambda: clock[0])
+    queue = OnionskinQueue()
+    each = 0.6 * onionskins.SLICE
+    order: list[str] = []
+
+    def handshake() -> None:
+        clock[0] += each
+        order.append("handshake")
+
+    def other() -> None:
+        order.append("other")
+        if queue.queued:
+            asyncio.get_running_loop().call_soon(other)
+
+    for _ in range(2):  # the second time after a rest
+        order.clear()
+        assert all(queue.submit("link", handshake) for _ in range(5))
+        asyncio.get_running_loop().call_soon(other)
+        await until(lambda: not queue.queued and order[-1] == "other")
+        assert order == ["handshake", "handshake", "other"] * 2 + ["handshake", "other"]
+    assert queue.seconds_each == pytest.approx(each - 0.9**6 * (each - onionskins.FIRST_GUESS))
 
 
 async def test_a_handshake_that_fails_does_not_hold_up_the_others(caplog: pytest.LogCaptureFixture) -> None:
