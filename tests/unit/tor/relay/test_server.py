@@ -1,19 +1,27 @@
-"""What a relay does with a new consensus."""
+"""A relay as a whole: what it does with a new consensus, what it renews, keeps, counts and refuses."""
 
 from __future__ import annotations
 
 import time
 from dataclasses import replace
-from typing import Any
+from typing import Any, cast
 from unittest import mock
 
 import pytest
 
+from pelure.errors import ConfigError, StreamError
+from pelure.tor.cell.commands import EndReason
+from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus, parse_consensus
+from pelure.tor.net import dir_http
+from pelure.tor.net.link import Link
+from pelure.tor.relay import server as server_module
 from pelure.tor.relay.server import RelayServer
 from unit.tor.directory.support import FakeNetwork
 
-from .support import Relays
+from .support import Relays, as_relay, tls_identity, until
+
+HOUR = 3600.0
 
 
 @pytest.fixture(scope="module")
@@ -62,3 +70,92 @@ def with_relay(consensus: Consensus, server: RelayServer) -> Consensus:
     """``consensus`` with ``server`` in it."""
     [first, *rest] = consensus.routers
     return replace(consensus, routers=(replace(first, rsa_id=server.keys.rsa.public.identity), *rest))
+
+
+async def test_keys_are_renewed_while_the_relay_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "KEYS_CHECK_SECONDS", 0.001)
+    monkeypatch.setattr("pelure.tor.net.identity.make_tls_identity", lambda *_: tls_identity())
+    async with Relays(1) as relays:
+        [server] = relays.servers
+        server._publisher = mock.Mock()
+        for due in ("circuit keys", "link keys"):
+            server._publisher.publish.reset_mock()
+            known, shown = as_relay(server), server.links._identity
+            if due == "circuit keys":
+                server.keys = replace(server.keys, onion=replace(server.keys.onion, since=0.0))
+            else:
+                server._identity = replace(server._identity, expires=time.time() + HOUR)
+            await until(lambda shown=shown: server.links._identity is not shown)
+            changed = due == "circuit keys"
+            assert (as_relay(server).ntor_key != known.ntor_key) == changed
+            assert server._publisher.publish.called == changed
+            relays.path = [known]  # whoever knows the key of before gets its circuits for a while
+            await relays.circuit()
+            relays.path = [as_relay(server)]
+            await relays.circuit()
+
+
+async def test_what_was_measured_is_kept_for_the_next_run() -> None:
+    async with Relays(1) as relays:
+        [server] = relays.servers
+        now = time.time()
+        server.bandwidth.restore([[now - 2 * HOUR, 9e6, 8e6]], now)
+        await server.close()
+        again = RelayServer(server.config, cache=DirectoryCache())
+        assert again.bandwidth.observed == 8_000_000
+        assert again.fingerprint == server.fingerprint
+        told = (server.config.data_directory / "fingerprint").read_text()
+        assert told == f"relay0 {server.keys.rsa.public.identity.hex().upper()}\n"
+        with pytest.raises(ConfigError):
+            RelayServer(server.config)
+        await again.close()
+
+
+async def test_bytes_of_links_that_are_gone_still_count() -> None:
+    async with Relays(1) as relays:
+        [server] = relays.servers
+        await relays.circuit()
+        carried = server.traffic
+        assert min(carried) > 0
+        await relays.links.close()
+        await until(lambda: not server.links.links)
+        read, written = server.traffic
+        assert read >= carried[0] and written >= carried[1]
+
+
+async def test_a_relay_that_is_no_directory_says_so() -> None:
+    async with Relays(1, directory_cache=False) as relays:
+        circuit = await relays.circuit()
+        with pytest.raises(StreamError) as caught:
+            await dir_http.get(circuit.open_dir(), "/tor/server/authority", limit=10_000)
+        assert caught.value.reason == EndReason.NOTDIRECTORY
+
+
+async def test_no_client_takes_more_than_half_of_the_circuits() -> None:
+    async with Relays(1) as relays:
+        [server] = relays.servers
+        server.max_circuits = 4
+        for rsa_id, most in ((None, 2), (bytes(20), 4)):
+            room = [server.has_room(link_with(circuits, rsa_id)) for circuits in range(6)]
+            assert room == [circuits < most for circuits in range(6)]
+        server.circuits |= {mock.Mock() for _ in range(4)}
+        assert not server.has_room(link_with(0, bytes(20)))
+        server.circuits.clear()
+
+
+def link_with(circuits: int, rsa_id: bytes | None) -> Link:
+    return cast(Link, mock.Mock(circuits=circuits, peer=mock.Mock(rsa_id=rsa_id)))
+
+
+async def test_memory_is_watched_while_the_relay_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "MEMORY_CHECK_SECONDS", 0.001)
+    checks: list[tuple[Any, ...]] = []
+    monkeypatch.setattr("pelure.tor.relay.memory.relieve", lambda *args: checks.append(args))
+    async with Relays(1, memory_limit=1 << 24) as relays:
+        [server] = relays.servers
+        await relays.circuit()
+        checks.clear()
+        await until(lambda: len(checks) >= 2)
+        links, circuits, descriptors, limit, now = checks[-1]
+        assert links == server.links.links and circuits is server.circuits
+        assert descriptors is server.descriptors and limit == 1 << 24 and abs(now - time.time()) < HOUR
