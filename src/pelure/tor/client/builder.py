@@ -27,8 +27,8 @@ MEASURED_LENGTH = 3
 class RelayRecord(Protocol):
     """What the builder tells of guards and vanguards; ``now`` is seconds since the epoch."""
 
-    def guard_succeeded(self, relay: Relay, now: float) -> bool:
-        """A circuit was built through ``relay``; False if it shall not be used (guard-spec 4.8)."""
+    def guard_succeeded(self, relay: Relay, now: float, end: Relay) -> bool:
+        """A circuit was built through ``relay`` to ``end``; False if it shall not be used (guard-spec 4.8)."""
         ...
 
     def guard_failed(self, relay: Relay, now: float) -> None:
@@ -95,7 +95,7 @@ class CircuitBuilder:
             task.add_done_callback(self._came_late)
             raise CircuitError(f"a circuit was not built within {limit:.1f} seconds")
         circuit = task.result()
-        if not self._record.guard_succeeded(path[0], time.time()):
+        if not self._record.guard_succeeded(path[0], time.time(), path[-1]):
             circuit.close()
             raise CircuitError("a better entry guard may be reachable again")
         return circuit

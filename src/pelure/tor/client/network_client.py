@@ -154,8 +154,8 @@ class _Record:
         self._client = client
         self._good_guards: set[Relay] = set()
 
-    def guard_succeeded(self, relay: Relay, now: float) -> bool:
-        usable = self._client.guards.succeeded(relay, now)
+    def guard_succeeded(self, relay: Relay, now: float, end: Relay) -> bool:
+        usable = self._client.guards.succeeded(relay, now, end)
         if relay not in self._good_guards:
             self._good_guards.add(relay)
             self._client.directory.save_guards()  # its first success may have confirmed it

@@ -168,13 +168,13 @@ class CircuitPool:
     def _take_stock(
         self, last: Relay | None, length: int, exclude: Collection[Relay]
     ) -> PooledCircuit | None:
-        """Take a ready circuit of the right length that ``last`` can be added to."""
+        """Take a ready circuit of the right length that ``last`` can be added to, or whose end will do."""
         wanted = length if last is None else length - 1
         first = int(length > GUARD_MAY_RETURN_AT)
         for entry in self._stock:
             if entry.circuit is None or len(entry.path) != wanted or last in entry.path[first:]:
                 continue
-            if not any(relay in exclude for relay in entry.path):
+            if last is not None or entry.path[-1] not in exclude:
                 self._stock.remove(entry)
                 return entry
         return None

@@ -281,11 +281,12 @@ class GuardManager:
             if not 0 <= waited < pause:  # a clock that was set back does not prolong it
                 guard.reachable = Reachable.MAYBE
 
-    def succeeded(self, relay: Relay, now: float) -> bool:
-        """A circuit through guard ``relay`` was built (guard-spec 4.8).
+    def succeeded(self, relay: Relay, now: float, end: Relay | None = None) -> bool:
+        """A circuit through guard ``relay`` to ``end`` was built (guard-spec 4.8).
 
         Returns whether the circuit may be used: False if it came to be while a better guard may be reachable
-        after all, because the network seems to have just come back; build another one then.
+        after all, because the network seems to have just come back; build another one then. A better guard
+        that is this circuit's own end could not have been taken (4.9: restrictions).
         """
         guard = self._find(relay)
         if guard is None:
@@ -305,7 +306,8 @@ class GuardManager:
             for one in self._primary:
                 one.reachable = Reachable.MAYBE
             return False
-        usable = all(one.reachable is Reachable.NO for one in self._primary)
+        better = [one for one in self._primary if end is None or one.rsa_id != end.rsa_id]
+        usable = all(one.reachable is Reachable.NO for one in better)
         self._choose_primary()
         return usable
 

@@ -102,25 +102,23 @@ class PathSelector:
     ) -> list[Relay]:
         """Guard, vanguards and middles, ``length`` relays in all, that ends at ``last`` (or anywhere).
 
-        No relay of ``exclude`` is on it. ``last`` may stand on the path before (as guard) only where three
-        relays are between. Raises ``PathError``.
+        Where it ends anywhere, it is at none of ``exclude``; guard and vanguards don't heed that, lest they
+        be left for others on account of it. ``last`` may stand on the path before (as guard) only where
+        three relays are between. Raises ``PathError``.
         """
         if length < 1:
             raise PathError("a path has at least one relay")
         if length == 1:
-            return [last or self._internal_guard(None, 1, exclude)]
-        guard = self._internal_guard(last, length, exclude)
-        path = [guard]
+            return [last or self._internal_guard(None, 1)]
+        path = [self._internal_guard(last, length)]
         while len(path) < length - (last is not None):
-            path.append(self._internal_hop(path, last, exclude))
+            is_end = len(path) == length - 1
+            path.append(self._internal_hop(path, last, exclude if is_end else ()))
         return path if last is None else [*path, last]
 
-    def _internal_guard(self, last: Relay | None, length: int, exclude: Collection[Relay]) -> Relay:
-        def fits(relay: Relay) -> bool:
-            far_enough = last is None or length > GUARD_MAY_RETURN_AT
-            return relay not in exclude and (far_enough or relay != last)
-
-        return self._guards.select(self._clock(), accept=fits)
+    def _internal_guard(self, last: Relay | None, length: int) -> Relay:
+        far_enough = last is None or length > GUARD_MAY_RETURN_AT
+        return self._guards.select(self._clock(), accept=lambda relay: far_enough or relay != last)
 
     def _internal_hop(self, path: list[Relay], last: Relay | None, exclude: Collection[Relay]) -> Relay:
         """The next relay after ``path``: a vanguard where one belongs, a middle elsewhere."""

@@ -66,8 +66,8 @@ class Record:
         self.late = 0
         self.reachable = True
 
-    def guard_succeeded(self, relay: Relay, now: float) -> bool:
-        self.notes.append(("guard ok", relay.nickname))
+    def guard_succeeded(self, relay: Relay, now: float, end: Relay) -> bool:
+        self.notes.append(("guard ok", f"{relay.nickname} to {end.nickname}"))
         return self.usable
 
     def guard_failed(self, relay: Relay, now: float) -> None:
@@ -112,7 +112,7 @@ async def test_a_circuit_is_built_and_measured(record: Record) -> None:
     built = await make(record).build(PATH)
     # Congestion control is for the last hop only.
     assert cast(Any, built).hops == [(PATH[0], False), (PATH[1], False), (PATH[2], True)]
-    assert record.notes == [("ok", "relay2"), ("ok", "relay3"), ("guard ok", "relay1")]
+    assert record.notes == [("ok", "relay2"), ("ok", "relay3"), ("guard ok", "relay1 to relay3")]
     assert len(record.times) == 1
 
 

@@ -227,12 +227,21 @@ async def test_ready_circuits_are_extended_to_the_last_relay() -> None:
         circuit = await pool.internal_circuit(LAST, length=4, purpose="intro")
         assert cast(object, circuit) in ready
         assert circuit.path == [GUARD, MIDDLE, THIRD, LAST]
-        # One that already holds the last relay, or a relay to leave out, does not do.
-        for last, exclude in ((THIRD, ()), (LAST, (MIDDLE,))):
-            other: Circuit = await pool.internal_circuit(last, length=4, purpose="hsdir", exclude=exclude)
-            assert cast(object, other) not in ready
+        # One that already holds the last relay does not do.
+        other: Circuit = await pool.internal_circuit(THIRD, length=4, purpose="hsdir")
+        assert cast(object, other) not in ready
         # The guard may, three hops on.
         assert cast(object, await pool.internal_circuit(GUARD, length=4, purpose="hsdir")) in ready
+
+
+async def test_a_ready_circuit_that_ends_where_it_shall_not_does_not_do() -> None:
+    async with pooled_circuits(lengths=[3]) as (pool, builder):
+        await settle(lambda: len(builder.built) == INTERNAL_MIN)
+        ready = list(builder.built)
+        other: Circuit = await pool.internal_circuit(None, length=3, purpose="intro", exclude=[THIRD])
+        assert cast(object, other) not in ready
+        fine = await pool.internal_circuit(None, length=3, purpose="intro", exclude=[GUARD, MIDDLE])
+        assert cast(object, fine) in ready
 
 
 async def test_a_failed_extension_takes_another_circuit() -> None:

@@ -101,6 +101,17 @@ def test_4_8_a_circuit_by_another_guard_waits_while_a_primary_one_may_be_there()
     assert guards.select(later + 1) in guards.primary
 
 
+def test_4_9_a_better_guard_that_is_the_circuits_own_end_is_not_waited_for() -> None:
+    guards = manager()
+    up, *down = guards.primary
+    guards.succeeded(up, NOW)
+    for relay in down:
+        guards.failed(relay, NOW)
+    spare = guards.select(NOW, accept=lambda relay: relay != up)
+    assert not guards.succeeded(spare, NOW, down[0])
+    assert guards.succeeded(spare, NOW, up)
+
+
 def test_4_6_when_all_are_unreachable_all_are_tried_again() -> None:
     guards = manager(5, testing=True)
     seen = set()

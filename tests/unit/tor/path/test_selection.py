@@ -140,12 +140,24 @@ class TestInternalPaths:
                 assert all(one != other for one, other in pairwise(path)), names(path)
                 assert len(set(path)) >= min(length, 4) - (length > 3), names(path)
 
-    def test_relays_to_be_excluded_are(self) -> None:
-        directory = network_of(8, testing=True)
+    @pytest.mark.parametrize("full", [False, True])
+    def test_relays_to_be_excluded_are_no_end(self, full: bool) -> None:
+        directory = network_of(12, testing=True)
         for seed in range(20):
             excluded = directory.relays[:3]
-            path = selector(directory, seed).internal_path(4, directory.relays[7], exclude=excluded)
-            assert not set(excluded) & set(path)
+            path = selector(directory, seed, full=full).internal_path(4, exclude=excluded)
+            assert path[-1] not in excluded
+
+    @pytest.mark.parametrize("full", [False, True])
+    def test_guard_and_vanguards_stay_where_the_end_is_to_be_another(self, full: bool) -> None:
+        """Whoever left them because they are introduction points would tell which they are (prop. 292)."""
+        directory = network_of(30)
+        chooser = selector(directory, full=full)
+        guard, second = chooser.internal_path(4)[:2]
+        paths = [chooser.internal_path(4, exclude=[guard, second]) for _ in range(40)]
+        assert {path[0] for path in paths} == {guard}
+        assert second in {path[1] for path in paths}
+        assert all(path[-1] not in (guard, second) for path in paths)
 
     def test_without_a_last_relay_any_middle_ends_the_path(self) -> None:
         directory = network_of(30)
