@@ -66,6 +66,7 @@ class Meeting:
             request = EstablishRendezvous(meeting.cookie)
             circuit.send(request.command, request.encode())
             await circuit.expect(RelayCommand.RENDEZVOUS_ESTABLISHED, timeout=ESTABLISH_SECONDS)
+            circuit.reserve(RelayCommand.RENDEZVOUS2)  # it may be quicker than INTRODUCE_ACK
         except BaseException:
             circuit.close()
             raise

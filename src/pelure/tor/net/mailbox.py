@@ -1,16 +1,15 @@
-"""Relay messages of a circuit that are not of streams: who waits for which, and what came too soon."""
+"""Relay messages of a circuit that are not of streams: who waits for which, and what may come too soon.
+
+Nothing else is taken: a relay could mark the circuit with it for somebody who watches elsewhere.
+"""
 
 from __future__ import annotations
 
 import asyncio
-from collections import deque
 from collections.abc import Collection
 
 from pelure.errors import CircuitError, ProtocolError
 from pelure.tor.circuit.events import RelayMessageReceived
-
-MAX_UNCLAIMED = 64
-"""Messages kept for somebody who is still to come."""
 
 
 class Mailbox:
@@ -18,7 +17,8 @@ class Mailbox:
 
     def __init__(self) -> None:
         self._waiters: list[tuple[Collection[int], asyncio.Future[RelayMessageReceived]]] = []
-        self._unclaimed: deque[RelayMessageReceived] = deque()
+        self._reserved: set[int] = set()
+        self._unclaimed: list[RelayMessageReceived] = []
 
     @property
     def awaited(self) -> bool:
@@ -54,10 +54,15 @@ class Mailbox:
                 return True
         return False
 
+    def reserve(self, command: int) -> None:
+        """Keep one message of ``command`` that comes before somebody waits for it."""
+        self._reserved.add(command)
+
     def keep(self, message: RelayMessageReceived) -> None:
-        """Keep ``message`` for later. Raises ``ProtocolError`` when too many are kept already."""
-        if len(self._unclaimed) >= MAX_UNCLAIMED:
-            raise ProtocolError("messages come that nobody asked for")
+        """Keep ``message`` for later. Raises ``ProtocolError`` if it was not reserved for."""
+        if message.command not in self._reserved:
+            raise ProtocolError(f"a message of command {message.command} came that nobody asked for")
+        self._reserved.remove(message.command)
         self._unclaimed.append(message)
 
     def fail(self, error: CircuitError) -> None:

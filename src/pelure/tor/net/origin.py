@@ -220,6 +220,13 @@ class Circuit:
         self.core.send_message(hop, command, data)
         self.flush()
 
+    def reserve(self, command: int) -> None:
+        """One message of ``command`` may come before :meth:`expect` is called for it.
+
+        Anything else that nobody waits for closes the circuit.
+        """
+        self._mailbox.reserve(command)
+
     async def expect(self, *commands: int, timeout: float) -> ev.RelayMessageReceived:
         """Wait for the next message of one of ``commands``, or take it if it came already.
 

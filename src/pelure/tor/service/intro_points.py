@@ -275,7 +275,7 @@ class IntroPoints:
 
     def _on_message(self, point: ServiceIntroPoint, message: RelayMessageReceived) -> None:
         if message.command != RelayCommand.INTRODUCE2:
-            return
+            raise ProtocolError(f"a message of command {message.command} came from an introduction point")
         try:
             introduction = Introduce2.decode(message.data)
         except ProtocolError as error:

@@ -26,6 +26,8 @@ MAX_WAITING = 8192
 ANSWER_SECONDS = 60.0
 """A client has given up on an introduction that was not answered for so long."""
 
+RENDEZVOUS1_LEN = 168
+"""Bytes that RENDEZVOUS1 is padded to, as C tor's is: a rendezvous point can't tell services apart by it."""
 COOKIE_SECONDS = 300.0
 """Cookies are remembered for so long, as in C tor."""
 MAX_COOKIES = 65_536
@@ -137,9 +139,11 @@ class Rendezvous:
     ) -> None:
         """Answer with RENDEZVOUS1; what follows on the circuit comes from the client."""
         message = Rendezvous1(introduction.cookie, handshake_info)
+        body = message.encode()
+        body += self._rng(RENDEZVOUS1_LEN - len(body))
         increment = self.congestion_control if introduction.congestion_control else None
         try:
-            circuit.send(message.command, message.encode())
+            circuit.send(message.command, body)
             circuit.add_hs_hop(HopKeys.service(material), service=True, sendme_inc=increment)
         except PelureError:
             circuit.close()

@@ -248,23 +248,46 @@ async def test_resolve() -> None:
     assert await resolving == answers
 
 
-async def test_messages_are_kept_until_expected() -> None:
+async def test_what_is_reserved_for_is_kept_until_expected_once() -> None:
     circuit, link = await build()
-    far_end(link).send(RelayCommand.INTRODUCE2, 0, b"one")
+    circuit.reserve(RelayCommand.RENDEZVOUS2)
+    far_end(link).send(RelayCommand.RENDEZVOUS2, 0, b"one")
     link.step()
-    message = await circuit.expect(RelayCommand.INTRODUCE2, timeout=WAIT)
+    message = await circuit.expect(RelayCommand.RENDEZVOUS2, timeout=WAIT)
     assert (message.hop, message.data) == (2, b"one")
     got: list[ev.RelayMessageReceived] = []
     circuit.on_message = got.append
     far_end(link).send(RelayCommand.INTRODUCE2, 0, b"two")
     link.step()
     assert [message.data for message in got] == [b"two"]
+    circuit.on_message = None
     with pytest.raises(CircuitError, match="no answer"):
         await circuit.expect(RelayCommand.RENDEZVOUS2, timeout=0.01)
-    circuit.on_message = None
-    for _ in range(100):
-        far_end(link).send(RelayCommand.INTRODUCE2)
+    far_end(link).send(RelayCommand.RENDEZVOUS2, 0, b"twice")
     link.step()
+    assert circuit.closed.is_set()
+
+
+@pytest.mark.parametrize(
+    "command",
+    [
+        RelayCommand.BEGIN,
+        RelayCommand.INTRODUCE2,
+        RelayCommand.INTRODUCE_ACK,
+        RelayCommand.RENDEZVOUS2,
+        RelayCommand.RENDEZVOUS_ESTABLISHED,
+        254,
+    ],
+)
+async def test_messages_that_nobody_asked_for_close_the_circuit(command: int) -> None:
+    """They would mark it for whoever watches its other end (DropMark)."""
+    circuit, link = await build()
+    expecting = asyncio.create_task(circuit.expect(RelayCommand.INTRO_ESTABLISHED, timeout=WAIT))
+    await asyncio.sleep(0)
+    far_end(link).send(command, 0, b"x" * 100)
+    link.step()
+    with pytest.raises(CircuitError, match="nobody asked for"):
+        await expecting
     assert circuit.closed.is_set()
 
 

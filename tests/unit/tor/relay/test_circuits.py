@@ -225,6 +225,7 @@ async def test_an_introduction_reaches_the_service() -> None:
         auth_key = Ed25519KeyPair.generate(os.urandom)
         service = await relays.circuit(0, 1, 2)
         await establish_intro(service, auth_key)
+        service.reserve(RelayCommand.INTRODUCE2)
         assert await introduce(relays, auth_key.public, 1, 0, 2) == IntroduceStatus.SUCCESS
         message = await service.expect(RelayCommand.INTRODUCE2, timeout=SECONDS)
         assert message.data.endswith(b"sealed")
@@ -315,6 +316,7 @@ async def test_a_service_that_comes_back_replaces_its_older_circuit() -> None:
         newer = await relays.circuit(1, 0, 2)
         await establish_intro(newer, auth_key)
         await older.closed.wait()
+        newer.reserve(RelayCommand.INTRODUCE2)
         assert await introduce(relays, auth_key.public, 0, 1, 2) == IntroduceStatus.SUCCESS
         await newer.expect(RelayCommand.INTRODUCE2, timeout=SECONDS)
 

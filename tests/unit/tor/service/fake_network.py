@@ -112,6 +112,9 @@ class FakeCircuit:
             self._inbox.append(message)
             self._arrived.set()
 
+    def reserve(self, command: int) -> None:
+        """Everything is kept here."""
+
     async def expect(self, *commands: int, timeout: float) -> RelayMessageReceived:
         while True:
             for message in self._inbox:

@@ -10,9 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from pelure.errors import ConfigError, OnionServiceError
+from pelure.errors import ConfigError, OnionServiceError, ProtocolError
 from pelure.tor.cell.commands import RelayCommand
 from pelure.tor.cell.extensions import DosParameters
+from pelure.tor.circuit.events import RelayMessageReceived
 from pelure.tor.client import hs
 from pelure.tor.client import pow as client_pow
 from pelure.tor.client.hs import OnionClient
@@ -154,6 +155,34 @@ async def test_garbage_from_an_introduction_point_harms_nobody(
         for data in (b"", bytes(20), os.urandom(300)):
             point.deliver(RelayCommand.INTRODUCE2, data)
     await connect(new_client(network), service)
+
+
+async def test_an_introduction_point_has_nothing_else_to_say(
+    network: FakeNetwork, service: OnionService
+) -> None:
+    """It could mark the circuit so; what is raised closes it."""
+    for point in list(network.intro.values()):
+        assert point.on_message is not None
+        for command in (RelayCommand.INTRO_ESTABLISHED, RelayCommand.RENDEZVOUS2, RelayCommand.BEGIN, 254):
+            with pytest.raises(ProtocolError, match="introduction point"):
+                point.on_message(RelayMessageReceived(2, command, 0, b""))
+
+
+async def test_rendezvous1_is_as_long_as_that_of_c_tor(
+    network: FakeNetwork, service: OnionService, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lengths: list[int] = []
+    receive = network.receive
+
+    def note(circuit: FakeCircuit, command: int, data: bytes) -> None:
+        if command == RelayCommand.RENDEZVOUS1:
+            lengths.append(len(data))
+        receive(circuit, command, data)
+
+    monkeypatch.setattr(network, "receive", note)
+    await connect(new_client(network), service)
+    await until(lambda: len(service.connections()) == 1)
+    assert lengths == [168]
 
 
 async def test_clients_are_authorized_live(network: FakeNetwork, service: OnionService) -> None:
