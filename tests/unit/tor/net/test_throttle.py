@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from pelure.tor.net.throttle import LEAST_SHARE, TICK_SECONDS, Bucket, Throttle
+from pelure.tor.net.throttle import LEAST_SHARE, PARTS, TICK_SECONDS, Bucket, Throttle
 
 RATE, BURST = 100_000, 200_000
 
@@ -95,6 +95,14 @@ def test_links_together_have_the_rate_and_none_starves(loop: VirtualLoop) -> Non
     least = min(link.sent for link in links[1:])
     assert least > 0.5 * RATE * 60 / 10, "all had their turns"
     assert throttle.reading.share(1000) == 1000, "reading has a bucket of its own"
+
+
+def test_a_link_that_was_quiet_may_take_what_has_accrued(loop: VirtualLoop) -> None:
+    throttle = Throttle(RATE, BURST)
+    throttle.reading.spend(BURST)
+    assert throttle.reading.share(50_000) == 0
+    loop.advance(1.0)
+    assert throttle.reading.share(50_000) == RATE // PARTS
 
 
 def test_readers_are_woken_by_as_many_as_there_are_bytes_for(loop: VirtualLoop) -> None:

@@ -1,10 +1,14 @@
-"""A descriptor on its way to an authority that does not take it."""
+"""A descriptor on its way to authorities: to all of them, again in time, until it is taken."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import itertools
+import time
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+from dataclasses import replace
 
 import pytest
 
@@ -12,7 +16,7 @@ from pelure.tor.directory.network import parse_network
 from pelure.tor.relay import publish
 from pelure.tor.relay.publish import Publisher
 
-from .support import TORRC
+from .support import TORRC, until
 
 SECONDS = 60.0
 
@@ -49,3 +53,76 @@ async def test_a_refusal_is_told_once_and_a_new_descriptor_made(
     assert came == [b"1", b"2", b"3"]
     reason = "it refuses the descriptor: Its clock is \x1b[31mwrong"
     assert caplog.messages == [f"authority none has no descriptor of this relay yet: {reason}"]
+
+
+class Uploads:
+    """Authorities that take uploads, and one without a DirPort; ``silent``: so many are not answered."""
+
+    def __init__(self) -> None:
+        self.came: asyncio.Queue[tuple[str, bytes]] = asyncio.Queue()
+        self.accepted: list[str] = []
+        self.silent = 0
+        self._versions = itertools.count(1)
+
+    @asynccontextmanager
+    async def publishing(self, *authorities: str) -> AsyncIterator[Publisher]:
+        network = parse_network(TORRC)
+        [one] = network.authorities
+        servers = [await asyncio.start_server(self._taker(name), "127.0.0.1", 0) for name in authorities]
+        reachable = [
+            replace(one, nickname=name, dirport=server.sockets[0].getsockname()[1])
+            for name, server in zip(authorities, servers, strict=True)
+        ]
+        network = replace(network, authorities=(replace(one, dirport=0), *reachable))
+        publisher = Publisher(network, lambda: b"%d" % next(self._versions), self.accepted.append)
+        running = asyncio.ensure_future(publisher.run())
+        try:
+            async with asyncio.timeout(SECONDS):
+                yield publisher
+        finally:
+            running.cancel()
+            for server in servers:
+                server.close()
+            with contextlib.suppress(asyncio.CancelledError):
+                await running
+
+    def _taker(self, name: str) -> Callable[[asyncio.StreamReader, asyncio.StreamWriter], Awaitable[None]]:
+        async def take(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+            await reader.readuntil(b"\r\n\r\n")
+            document = await reader.readexactly(1)
+            if self.silent:
+                self.silent -= 1
+            else:
+                writer.write(b"HTTP/1.0 200 OK\r\n\r\n")
+            writer.close()
+            self.came.put_nowait((name, document))
+
+        return take
+
+
+async def test_a_descriptor_goes_to_every_authority_and_a_new_one_when_asked_for() -> None:
+    uploads = Uploads()
+    async with uploads.publishing("first", "second") as publisher:
+        for version in (b"1", b"2"):
+            came = {await uploads.came.get() for _ in range(2)}
+            assert came == {("first", version), ("second", version)}
+            assert abs(time.time() - publisher.published_at) < 60 * SECONDS
+            await until(lambda version=version: len(uploads.accepted) == 2 * int(version))
+            publisher.publish()
+    assert sorted(uploads.accepted) == ["first", "first", "second", "second"]
+
+
+async def test_a_descriptor_is_published_anew_in_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "REPUBLISH_SECONDS", 0.001)
+    uploads = Uploads()
+    async with uploads.publishing("first"):
+        assert [await uploads.came.get() for _ in range(3)] == [("first", b"%d" % n) for n in (1, 2, 3)]
+
+
+async def test_who_does_not_answer_is_sent_the_same_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(publish, "TESTING_RETRY_SECONDS", 0.001)
+    uploads = Uploads()
+    uploads.silent = 2
+    async with uploads.publishing("first"):
+        assert [await uploads.came.get() for _ in range(3)] == [("first", b"1")] * 3
+        await until(lambda: uploads.accepted)
