@@ -56,6 +56,10 @@ class LinkOwner(Protocol):
     def link_lost(self, link: Link, reason: str, error: Exception | None) -> None:
         """The connection is gone, before or after it was open; ``error``: what went wrong, if any."""
 
+    @property
+    def is_relay(self) -> bool:
+        """Whether this side is a relay, whose peers may ask for padding, or a client."""
+
     def create_requested(self, link: Link, cell: Cell) -> None:
         """The peer wants a new circuit: a CREATE2 or CREATE_FAST cell with an unused circuit id."""
 
@@ -89,6 +93,7 @@ class Link(asyncio.BufferedProtocol):
         self._flush_pending = False
         self._throttle = throttle
         self._throttled = False  # the flush that is pending waits for its turn at the throttle
+        self._gathering: Gathering | None = None  # of TCP
         self._paused = False
         self.initiator = initiator
         self.expected = expected
@@ -372,6 +377,8 @@ class Link(asyncio.BufferedProtocol):
                 raise ProtocolError("the peer opened a circuit with an id that is not its to use")
             self._owner.create_requested(self, cell)
         elif cell.command == CellCommand.PADDING_NEGOTIATE:
+            if not self._owner.is_relay:  # it could take a client's padding away (padding-spec 2.5)
+                raise ProtocolError("a relay wants to negotiate padding with a client")
             try:
                 self.padding = PaddingNegotiate.decode(cell.body)
             except ProtocolError as error:  # of a later version, perhaps: not worth the circuits on the link

@@ -244,6 +244,11 @@ class LinkManager:
         if self._on_lost is not None:
             self._on_lost(link)
 
+    @property
+    def is_relay(self) -> bool:
+        """See :class:`~pelure.tor.net.link.LinkOwner`."""
+        return self._identity is not None
+
     def create_requested(self, link: Link, cell: Cell) -> None:
         """See :class:`~pelure.tor.net.link.LinkOwner`."""
         if self._on_create is not None:

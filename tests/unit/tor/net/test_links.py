@@ -171,6 +171,14 @@ async def test_padding_negotiation_is_understood_and_garbage_in_it_ignored() -> 
         assert not far.closed
 
 
+async def test_a_relay_negotiates_no_padding_with_a_client() -> None:
+    async with Pair() as pair:
+        link, _, mine, far, _ = await pair.circuit()
+        far.send(PaddingNegotiate(PaddingNegotiate.STOP).cell())
+        assert "padding" in await mine.lost
+        assert link.closed and link.padding is None
+
+
 async def test_a_circuit_id_of_the_other_half_ends_the_link() -> None:
     async with Pair() as pair:
         link, _, mine, _, _ = await pair.circuit()
