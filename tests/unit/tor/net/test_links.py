@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import socket
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,10 +14,12 @@ from pelure.tor.cell.commands import CIRC_ID_HIGH_BIT, CellCommand
 from pelure.tor.cell.framing import Cell, Run
 from pelure.tor.cell.messages import Create2, Destroy, PaddingNegotiate
 from pelure.tor.directory.relay import Relay
+from pelure.tor.net import links
 from pelure.tor.net.handshake import WrongIdentity
 from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
 from unit.tor.circuit.relay_chain import cells_of
+from unit.tor.relay.support import until
 
 from .support import make_identity, relay_at
 
@@ -246,6 +250,93 @@ async def test_a_link_without_circuits_expires() -> None:
         pair.client._loop.call_later(0.01, pair.client._sweep)
         while not link.closed:  # noqa: ASYNC110
             await asyncio.sleep(0.01)
+
+
+async def test_the_addresses_of_a_relay_are_tried_in_order() -> None:
+    async with Pair() as pair:
+        [address] = pair.relay.addresses
+        with socket.socket() as nobody:  # has the port, and does not listen
+            nobody.bind(("127.0.0.1", 0))
+            relay = replace(pair.relay, addresses=(nobody.getsockname(), address))
+            link = await pair.client.get(relay)
+        assert link.peer.rsa_id == pair.relay.rsa_id
+        assert not pair.client.half_open
+    with pytest.raises(LinkError, match="no address"):
+        await LinkManager().get(replace(pair.relay, addresses=()))
+
+
+async def test_a_silent_relay_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(links, "CONNECT_SECONDS", 0.05)
+    client = LinkManager()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        relay = relay_at(make_identity(), silent.getsockname())
+        with pytest.raises(LinkError, match="does not answer"):
+            await client.get(relay)
+    assert not client.half_open and not client.links
+    await client.close()
+
+
+async def test_who_gives_up_waiting_for_a_link_takes_it_from_nobody() -> None:
+    async with Pair() as pair:
+        first, second = (asyncio.ensure_future(pair.client.get(pair.relay)) for _ in range(2))
+        await asyncio.sleep(0)
+        first.cancel()
+        assert not (await second).closed
+        assert first.cancelled() and pair.client.links == [await second]
+
+
+async def test_a_link_serves_only_who_asks_for_its_ed25519_identity_or_for_none() -> None:
+    async with Pair() as pair:
+        link = await pair.client.get(pair.relay)
+        assert pair.client.find(pair.relay) is link
+        assert pair.client.find(replace(pair.relay, ed_id=None)) is link
+        assert pair.client.find(replace(pair.relay, ed_id=bytes(32))) is None
+        link.close("a test")
+        await until(lambda: not pair.client.links)
+        assert pair.client.find(pair.relay) is None
+
+
+async def test_each_link_is_told_when_it_opens_and_when_it_is_lost() -> None:
+    async with Pair() as pair:
+        told: list[tuple[str, Link]] = []
+        pair.server._on_link = lambda link: told.append(("opened", link))
+        pair.server._on_lost = lambda link: told.append(("lost", link))
+        _, writer = await asyncio.open_connection(*pair.relay.addresses[0])
+        await pair.client.get(pair.relay)
+        await until(lambda: pair.server.links and pair.server.half_open)
+        [link] = pair.server.links
+        writer.close()  # in its handshake: nobody has heard of it
+        await until(lambda: not pair.server.half_open)
+        await pair.client.close()
+        await until(lambda: not pair.server.links)
+        assert told == [("opened", link), ("lost", link)]
+
+
+async def test_a_connection_that_does_not_finish_its_handshake_expires() -> None:
+    async with Pair() as pair:
+        _, writer = await asyncio.open_connection(*pair.relay.addresses[0])
+        await until(lambda: pair.server.half_open)
+        pair.server._sweep()
+        await asyncio.sleep(0)
+        assert pair.server.half_open == 1, "it has time"
+        pair.server._handshake_seconds = -1.0
+        pair.server._sweep()
+        await until(lambda: not pair.server.half_open)
+        writer.close()
+
+
+async def test_no_link_is_opened_after_the_end() -> None:
+    async with Pair() as pair:
+        link = await pair.client.get(pair.relay)
+        await pair.client.close()
+        await pair.client.close()
+        assert link.closed and not pair.client.links
+        with pytest.raises(LinkError):
+            await pair.client.get(pair.relay)
+        address = pair.relay.addresses[0]
+        await pair.server.close()
+        with pytest.raises(LinkError):
+            await LinkManager().get(relay_at(pair.identity, address))
 
 
 async def test_a_circuit_whose_handler_fails_is_destroyed_and_no_other() -> None:
