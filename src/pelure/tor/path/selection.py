@@ -13,6 +13,7 @@ from collections.abc import Callable, Collection
 
 from pelure.errors import PathError
 from pelure.tor.crypto.keys import Rng
+from pelure.tor.directory.consensus_verify import REASONABLY_LIVE
 from pelure.tor.directory.netdir import NetDir
 from pelure.tor.directory.relay import Relay
 from pelure.tor.path.guards import GuardManager
@@ -54,6 +55,11 @@ class PathSelector:
         exits = [relay for relay in relays if _is_exit(relay)]
         self._exits = Sampler.for_position(exits, Position.EXIT, weights)
 
+    def _check_age(self) -> None:
+        """Raise ``PathError`` a day after the consensus' end: nobody may hold us to it (dir-spec 1.4)."""
+        if self._clock() > self._netdir.consensus.valid_until + REASONABLY_LIVE:
+            raise PathError("the network's directory is too old to choose relays by; a new one is awaited")
+
     # ---- exits ----
 
     def exit_path(self, port: int, ip: str | None = None, *, exclude: Collection[Relay] = ()) -> list[Relay]:
@@ -61,6 +67,7 @@ class PathSelector:
 
         ``exclude``: relays that may not be the exit. Raises ``PathError``.
         """
+        self._check_age()
         ipv6 = ip is not None and ipaddress.ip_address(ip).version == 6
         stable = port in LONG_LIVED_PORTS
 
@@ -108,6 +115,7 @@ class PathSelector:
         """
         if length < 1:
             raise PathError("a path has at least one relay")
+        self._check_age()
         if length == 1:
             return [last or self._internal_guard(None, 1)]
         path = [self._internal_guard(last, length)]

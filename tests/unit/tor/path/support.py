@@ -66,6 +66,9 @@ def netdir(
         )
     consensus = replace(
         _EMPTY,
+        valid_after=NOW - 3600,
+        fresh_until=NOW,
+        valid_until=NOW + 7200,
         routers=sorted(routers, key=lambda one: one.rsa_id),
         params=params or {},
         bandwidth_weights=weights or {},

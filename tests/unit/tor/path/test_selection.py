@@ -21,15 +21,27 @@ from pelure.tor.path.weights import Position, Sampler, position_weight
 from unit.tor.path.support import ALL_FLAGS, NOW, netdir, network_of, rng, status
 
 
-def selector(directory: NetDir, seed: int = 1, *, full: bool = False) -> PathSelector:
+def selector(directory: NetDir, seed: int = 1, *, full: bool = False, now: float = NOW) -> PathSelector:
     source = rng(seed)
     vanguards = VanguardManager(source, full=full)
     vanguards.update(directory, NOW)
-    return PathSelector(directory, GuardManager(None, directory, source, NOW), vanguards, source, lambda: NOW)
+    return PathSelector(directory, GuardManager(None, directory, source, NOW), vanguards, source, lambda: now)
 
 
 def names(path: list[Relay]) -> list[str]:
     return [relay.nickname for relay in path]
+
+
+def test_no_path_is_chosen_by_a_consensus_that_ended_more_than_a_day_ago() -> None:
+    """Who keeps newer ones from a client does not hold it to the relays of that day."""
+    directory = network_of(20)
+    end = directory.consensus.valid_until + DAY
+    chooser = selector(directory, now=end)
+    assert len(chooser.exit_path(80)) == len(chooser.internal_path(3)) == 3
+    chooser = selector(directory, now=end + 1)
+    for choose in (lambda: chooser.exit_path(80), lambda: chooser.internal_path(3)):
+        with pytest.raises(PathError, match="too old"):
+            choose()
 
 
 class TestWeights:
