@@ -34,7 +34,9 @@ def get_url(
     ] = None,
     auth_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder of .auth_private files, for services that need a key.", file_okay=False),
+        typer.Option(
+            help="Folder of .auth_private files, for services that need a key.", file_okay=False, exists=True
+        ),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one event a line; needs --output.")] = False,
 ) -> None:

@@ -15,6 +15,7 @@ import typer
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, fail, run, settings_of
 from pelure.cli.session import session
+from pelure.cli.watching import changes
 from pelure.errors import ConfigError, PelureError
 from pelure.tor.net.statefile import StateFolder, private_folder
 from pelure.tor.onion.auth_files import AuthPrivate, decode_auth, encode_auth
@@ -28,8 +29,6 @@ from pelure.tor.service.targets import Target, UnixTarget, parse_ports
 
 SITE_PORT = 80
 BURST_SECONDS = 10
-DEBOUNCE_MILLISECONDS = 200
-LOOK_MILLISECONDS = 5000
 log = logging.getLogger(__name__)
 
 onion = typer.Typer(no_args_is_help=True, help="Publish onion services; manage their keys and clients.")
@@ -154,34 +153,17 @@ async def _site(folder: Path | None, ports: dict[int, Target]) -> AsyncIterator[
 
 
 async def _follow_clients(service: OnionService, folder: Path | None, output: Output) -> None:
-    """Take up changes of the authorized clients until cancelled; removed ones lose access at once.
-
-    The folder is also looked at now and then without news of it: for what changed before the watch began, and
-    where the file system tells no news.
-    """
+    """Take up changes of the authorized clients until cancelled; removed ones lose access at once."""
     if folder is None:
         await asyncio.Event().wait()
         return
-    from watchfiles import awatch
-
-    watched = private_folder(folder / CLIENTS_FOLDER)
-    complaint = ""
-    async for _ in awatch(
-        watched,
-        debounce=DEBOUNCE_MILLISECONDS,
-        step=DEBOUNCE_MILLISECONDS,  # it wakes up so often
-        rust_timeout=LOOK_MILLISECONDS,
-        yield_on_timeout=True,
-    ):
+    async for _ in changes(private_folder(folder / CLIENTS_FOLDER)):
         try:
             if await service.reload_clients():
                 names = sorted(name for name in service.keys.clients if name != NOBODY)
                 output.event("clients", f"Authorized clients now: {', '.join(names) or 'none'}.", names=names)
-            complaint = ""
         except PelureError as error:
-            if str(error) != complaint:
-                log.warning("The changed authorized clients can't be used: %s", error)
-            complaint = str(error)
+            log.warning("The changed authorized clients can't be used: %s", error)
 
 
 def _tell(output: Output, settings: Settings, event: ServiceEvent) -> None:

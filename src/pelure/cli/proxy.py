@@ -6,14 +6,19 @@ import asyncio
 import ipaddress
 import logging
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from pelure.cli.output import Output
 from pelure.cli.run import Settings, run, settings_of
 from pelure.cli.session import announce_network, session
+from pelure.cli.watching import Seen, changes, seen
+from pelure.errors import ConfigError
 from pelure.streams import place
+
+if TYPE_CHECKING:
+    from pelure.tor.api import Tor
 
 log = logging.getLogger(__name__)
 
@@ -32,7 +37,11 @@ def proxy(
     ] = None,
     auth_dir: Annotated[
         Path | None,
-        typer.Option(help="Folder of .auth_private files, for services that need a key.", file_okay=False),
+        typer.Option(
+            help="Folder of .auth_private files, for services that need a key; changes of it are followed.",
+            file_okay=False,
+            exists=True,
+        ),
     ] = None,
     isolate_destinations: Annotated[
         bool, typer.Option("--isolate-destinations", help="Never let two destinations share a circuit.")
@@ -66,7 +75,9 @@ async def _serve(
 ) -> None:
     with Output(as_json) as output:
         async with session(settings, output, announce=False) as tor:
+            known: Seen = []
             if auth_dir is not None:
+                known = seen(auth_dir)
                 tor.load_client_keys(auth_dir)
             for host, port in addresses:
                 at = await tor.serve_proxy(host, port, isolate_destinations=isolate_destinations)
@@ -75,4 +86,18 @@ async def _serve(
                 if not ipaddress.ip_address(at[0]).is_loopback:
                     log.warning("whoever can reach %s can use this proxy", at[0])
             announce_network(output, tor)  # scripts take it to mean that the proxy can be used
-            await asyncio.Event().wait()
+            await _follow_keys(tor, auth_dir, known, output)
+
+
+async def _follow_keys(tor: Tor, folder: Path | None, known: Seen, output: Output) -> None:
+    """Take up changes of the folder of client keys until cancelled; ``known``: what was loaded."""
+    if folder is None:
+        await asyncio.Event().wait()
+        return
+    async for _ in changes(folder, known):
+        try:
+            count = tor.load_client_keys(folder)
+        except ConfigError as error:
+            log.warning("The changed client keys can't be used: %s", error)
+        else:
+            output.event("client_keys", f"Client keys now: {count}.", keys=count)

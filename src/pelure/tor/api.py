@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 from collections.abc import AsyncIterator, Hashable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
@@ -29,6 +30,8 @@ from pelure.tor.service.service import OnionService
 from pelure.tor.service.targets import Target, TcpTarget
 from pelure.tor.status import Status, status_of
 
+log = logging.getLogger(__name__)
+
 DEFAULT_ISOLATION = "default"
 
 
@@ -40,6 +43,7 @@ class Tor:
         # The directory keeps running services alive, as listeners to its news; closed ones are let go.
         self._services: WeakSet[OnionService] = WeakSet()
         self._proxies: list[ProxyServer] = []
+        self._loaded_keys: dict[Path, list[AuthPrivate]] = {}
 
     async def open_stream(self, host: str, port: int, isolation: Hashable = None) -> CircuitStream:
         """Open a stream to an onion service or, through an exit, to any host; it is a ``ByteStream``.
@@ -79,17 +83,17 @@ class Tor:
     def load_client_keys(self, folder: Path) -> int:
         """Use the ``.auth_private`` files of a C tor ``ClientOnionAuthDir``; returns how many.
 
-        Raises ``ConfigError`` for a malformed file, ``OSError``.
+        What can't be used is left out and told, as in C tor. Called again, what the folder holds by then
+        takes the place of what it held. Raises ``ConfigError`` if the folder can't be read.
         """
-        count = 0
-        for path in sorted(folder.glob(f"*{AUTH_PRIVATE_SUFFIX}")):
-            try:
-                entry = AuthPrivate.decode(path.read_text("ascii"))
-            except (ConfigError, UnicodeDecodeError) as error:
-                raise ConfigError(f"{path.name}: {error}") from error
-            self.client.onion_client.client_keys.setdefault(entry.identity, []).append(entry.key)
-            count += 1
-        return count
+        entries = _read_client_keys(folder)
+        keys = self.client.onion_client.client_keys
+        for entry in self._loaded_keys.get(folder, ()):
+            keys[entry.identity].remove(entry.key)
+        for entry in entries:
+            keys.setdefault(entry.identity, []).append(entry.key)
+        self._loaded_keys[folder] = entries
+        return len(entries)
 
     async def serve_onion(
         self,
@@ -195,6 +199,21 @@ async def connect(
 def default_state() -> Path:
     """The folder of all state where the user names none."""
     return Path(platformdirs.user_data_dir("pelure"))
+
+
+def _read_client_keys(folder: Path) -> list[AuthPrivate]:
+    """The usable ``.auth_private`` files of ``folder``. Raises ``ConfigError`` if it can't be read."""
+    try:
+        paths = sorted(path for path in folder.iterdir() if path.suffix == AUTH_PRIVATE_SUFFIX)
+    except OSError as error:
+        raise ConfigError(f"can't read the client keys in {folder}: {error.strerror}") from error
+    entries = []
+    for path in paths:
+        try:
+            entries.append(AuthPrivate.decode(path.read_text("ascii")))
+        except (ConfigError, UnicodeDecodeError, OSError) as error:
+            log.warning("Ignoring the client key file %s: %s", path, error)
+    return entries
 
 
 def _token(isolation: Hashable) -> Hashable:

@@ -4,13 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import gc
+import os
 import weakref
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
 
+from pelure.errors import ConfigError
 from pelure.tor.api import Tor
+from pelure.tor.crypto.address import encode_address
+from pelure.tor.crypto.keys import Ed25519KeyPair
+from pelure.tor.onion.auth_files import AuthPrivate
+from pelure.tor.onion.client_auth import ClientAuthKey
 from unit.tor.service.fake_network import NOW, FakeNetwork
 
 PATIENCE = 30
@@ -69,3 +76,26 @@ async def test_giving_up_on_publication_ends_the_service(network: FakeNetwork) -
         serving.cancel()
         await asyncio.gather(serving, return_exceptions=True)
         assert not network.on_change
+
+
+def test_client_keys_of_a_folder_are_what_it_holds_when_it_is_read(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    keys: dict[bytes, list[ClientAuthKey]] = {}
+    tor = Tor(cast(Any, SimpleNamespace(onion_client=SimpleNamespace(client_keys=keys))))
+    identity = Ed25519KeyPair.generate(os.urandom).public
+    kept, first, second = (ClientAuthKey.generate(os.urandom) for _ in range(3))
+    tor.add_client_key(encode_address(identity), kept.secret)
+    (tmp_path / "a.auth_private").write_text(AuthPrivate(identity, first).encode())
+    (tmp_path / "bad.auth_private").write_bytes(b"\xff")
+    (tmp_path / "bad.auth_private~").write_text("not looked at")
+    assert tor.load_client_keys(tmp_path) == 1
+    assert keys == {identity: [kept, first]}
+    assert [record.getMessage().count("bad.auth_private:") for record in caplog.records] == [1]
+    (tmp_path / "a.auth_private").write_text(AuthPrivate(identity, second).encode())
+    (tmp_path / "bad.auth_private").unlink()
+    assert tor.load_client_keys(tmp_path) == 1
+    assert keys == {identity: [kept, second]}
+    with pytest.raises(ConfigError):
+        tor.load_client_keys(tmp_path / "missing")
+    assert keys == {identity: [kept, second]}

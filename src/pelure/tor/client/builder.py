@@ -28,7 +28,7 @@ class RelayRecord(Protocol):
     """What the builder tells of guards and vanguards; ``now`` is seconds since the epoch."""
 
     def guard_succeeded(self, relay: Relay, now: float, end: Relay) -> bool:
-        """A circuit was built through ``relay`` to ``end``; False if it shall not be used (guard-spec 4.8)."""
+        """A circuit by ``relay`` to ``end`` was built; False if it shall not be used (guard-spec 4.8)."""
         ...
 
     def guard_failed(self, relay: Relay, now: float) -> None:

@@ -18,6 +18,7 @@ class CircuitSource(Protocol):
         """A circuit of ``length`` relays that ends at ``last`` (None: at any), for one user alone.
 
         ``purpose`` names its use in logs and listings: ``"hsdir"``, ``"intro"``, ``"rendezvous"``.
-        Where it ends at any, it is none of ``exclude``. Raises ``CircuitError``, ``LinkError``, ``PathError``.
+        Where it ends at any, it is none of ``exclude``. Raises ``CircuitError``, ``LinkError`` and
+        ``PathError``.
         """
         ...
