@@ -23,7 +23,10 @@ class BandwidthMeter:
         self._peaks: deque[tuple[float, float, float]] = deque()
 
     def note(self, now: float, read: int, written: int) -> None:
-        """``read``, ``written``: bytes since the start, never falling; ``now``: seconds."""
+        """``read``, ``written``: bytes since the start, never falling; ``now``: epoch seconds."""
+        if self._samples and now < self._samples[-1][0]:  # the clock was set back
+            self._samples.clear()
+            self._peaks = deque(peak for peak in self._peaks if peak[0] <= now)
         self._samples.append((now, read, written))
         while len(self._samples) > 1 and self._samples[1][0] <= now - WINDOW_SECONDS:
             self._samples.popleft()

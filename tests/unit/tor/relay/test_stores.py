@@ -321,14 +321,15 @@ def test_settings_that_make_no_sense_are_told(text: str) -> None:
 # ---- measurements, limits, look-ups ----
 
 
-def test_observed_bandwidth_is_the_best_ten_seconds_of_the_lesser_direction() -> None:
+@pytest.mark.parametrize("best", [(5_000_000, 3_000_000), (3_000_000, 5_000_000)])
+def test_observed_bandwidth_is_the_best_ten_seconds_of_the_lesser_direction(best: tuple[int, int]) -> None:
     meter = BandwidthMeter()
     assert meter.observed == LEAST_OBSERVED
     read = written = 0
     for second in range(30):
         meter.note(NOW + second, read, written)
-        busy = 10 <= second < 21
-        read, written = read + (5_000_000 if busy else 10), written + (3_000_000 if busy else 10)
+        more_read, more_written = best if 10 <= second < 21 else (10, 10)
+        read, written = read + more_read, written + more_written
     assert meter.observed == pytest.approx(3_000_000, rel=0.01)
     copy = BandwidthMeter()
     copy.restore(meter.state(), NOW + 60)
@@ -337,6 +338,30 @@ def test_observed_bandwidth_is_the_best_ten_seconds_of_the_lesser_direction() ->
     assert copy.observed == LEAST_OBSERVED
     for damaged in (None, 5, [1, 2], [["a", 2, 3]], {"x": 1}):
         copy.restore(damaged, NOW)
+
+
+def test_observed_bandwidth_is_forgotten_after_five_days() -> None:
+    meter = BandwidthMeter()
+    total = 0
+    for hour in range(6 * 24):
+        for second in range(0, 120, 10):
+            meter.note(NOW + 3600 * hour + second, total, total)
+            total += 50_000_000 if hour == 0 else 2_000_000
+        assert meter.observed == (5_000_000 if hour < 5 * 24 else 200_000)
+    assert len(meter.state()) <= 5 * 24 + 1, "one for each hour"
+
+
+def test_a_clock_that_is_set_back_does_not_stop_the_measuring() -> None:
+    meter = BandwidthMeter()
+    total = 0
+    for start, rate in ((NOW + 1e9, 9_000_000), (NOW, 1_000_000), (NOW + 5, 2_000_000)):
+        for second in range(12):
+            meter.note(start + second, total, total)
+            total += rate
+        assert meter.observed == rate
+    copy = BandwidthMeter()
+    copy.restore(meter.state(), NOW + 60)
+    assert copy.observed == 2_000_000
 
 
 def test_a_token_bucket_allows_a_burst_and_then_its_rate() -> None:
