@@ -58,6 +58,14 @@ def test_c_tor_bootstraps_without_complaint(embedded: Embedded, file_server: Fil
     assert embedded.client.node.document_warnings() == []
 
 
+def test_c_tor_bootstraps_without_microdescriptors(embedded: Embedded, file_server: FileServer) -> None:
+    """From the consensus of flavour ns and router descriptors, of whatever directory it asks for them."""
+    client = embedded.ctor.client(extra="UseMicrodescriptors 0")
+    assert curl(file_server.url(1000), client.socks).sha256 == payload(1000)[1]
+    assert client.node.document_warnings() == []
+    client.stop()
+
+
 def test_c_tor_meets_c_tor(embedded: Embedded, service: Service, file_server: FileServer) -> None:
     fetched = curl(file_server.url(LARGE, service.address), embedded.client.socks, timeout=180)
     assert (fetched.size, fetched.sha256) == (LARGE, payload(LARGE)[1])

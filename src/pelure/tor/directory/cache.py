@@ -21,6 +21,7 @@ from pelure.tor.directory.http import DirReply, DirRequest, EncodedBody, encoded
 from pelure.tor.directory.key_certificate import KeyCertificate, parse_key_certificate, split_key_certificates
 from pelure.tor.directory.microdescriptor import split_microdescriptors
 from pelure.tor.directory.router_descriptor import RouterDescriptor
+from pelure.tor.directory.router_store import RouterStore
 from pelure.tor.directory.tokenizer import decode_base64, parse_hex
 
 CONSENSUS_PATH = "/tor/status-vote/current/consensus"
@@ -51,9 +52,8 @@ class DirectoryCache:
         self._microdescriptors: dict[bytes, bytes] = {}
         self._last_listed: dict[bytes, float] = {}
         self._certificates: dict[tuple[bytes, bytes], KeyCertificate] = {}
-        self._routers: dict[bytes, RouterDescriptor] = {}
+        self._routers = RouterStore()
         self._extra_infos: dict[bytes, ExtraInfo] = {}
-        self._by_digest: dict[bytes, bytes] = {}
         self.own_descriptor: bytes = b""
         self.own_extra_info: bytes = b""
 
@@ -70,6 +70,8 @@ class DirectoryCache:
         self._flavours[consensus.flavour] = _Flavour(consensus, EncodedBody(consensus.text), older)
         if consensus.flavour == "microdesc":
             self._forget_microdescriptors(consensus)
+        else:
+            self._routers.set_consensus(consensus)
 
     def consensus(self, flavour: str = "microdesc") -> Consensus | None:
         """The current consensus of ``flavour`` (``ns``, ``microdesc``), None if there is none."""
@@ -123,10 +125,16 @@ class DirectoryCache:
 
     def set_routers(self, routers: Iterable[RouterDescriptor], extra_infos: Iterable[ExtraInfo] = ()) -> None:
         """Replace the router descriptors and extra-info documents that are given out."""
-        self._routers = {router.rsa_id: router for router in routers}
+        self._routers.replace(routers)
         self._extra_infos = {extra.rsa_id: extra for extra in extra_infos}
-        self._by_digest = {router.digest: router.text for router in self._routers.values()}
-        self._by_digest |= {extra.digest: extra.text for extra in self._extra_infos.values()}
+
+    def add_routers(self, routers: Iterable[RouterDescriptor]) -> None:
+        """Keep those router descriptors that the current ns consensus lists."""
+        self._routers.add(routers)
+
+    def wanted_routers(self) -> list[bytes]:
+        """SHA-1 digests of router descriptors that the current ns consensus lists and that aren't here."""
+        return self._routers.wanted()
 
     # -- what goes out
 
@@ -149,10 +157,8 @@ class DirectoryCache:
     def _resources(self) -> dict[str, Callable[[str], Iterable[bytes]]]:
         return {
             "/tor/micro/d/": self._microdescriptors_at,
-            "/tor/server/": lambda rest: self._descriptors_at(
-                rest, self._router_texts(), self.own_descriptor
-            ),
-            "/tor/extra/": lambda rest: self._descriptors_at(rest, self._extra_texts(), self.own_extra_info),
+            "/tor/server/": self._routers_at,
+            "/tor/extra/": self._extra_infos_at,
             "/tor/keys/": self._certificates_at,
         }
 
@@ -191,22 +197,15 @@ class DirectoryCache:
         wanted = [decode_base64(word, 32) for word in _split(rest, "-")]
         return [self._microdescriptors[digest] for digest in wanted if digest in self._microdescriptors]
 
-    def _router_texts(self) -> dict[bytes, bytes]:
-        return {key: router.text for key, router in self._routers.items()}
+    def _routers_at(self, rest: str) -> Iterable[bytes]:
+        routers = self._routers
+        return _descriptors_at(rest, routers.by_identity(), routers.by_digest, self.own_descriptor)
 
-    def _extra_texts(self) -> dict[bytes, bytes]:
-        return {key: extra.text for key, extra in self._extra_infos.items()}
-
-    def _descriptors_at(self, rest: str, by_identity: dict[bytes, bytes], own: bytes) -> Iterable[bytes]:
-        kind, _, keys = rest.partition("/")
-        if rest == "all":
-            return by_identity.values()
-        if rest == "authority":
-            return [own]
-        table = {"fp": by_identity, "d": self._by_digest}.get(kind)
-        if table is None:
-            raise DirectoryError("no such resource")
-        return [table[key] for key in _hex_keys(keys) if key in table]
+    def _extra_infos_at(self, rest: str) -> Iterable[bytes]:
+        extra_infos = self._extra_infos.values()
+        by_identity = {extra.rsa_id: extra.text for extra in extra_infos}
+        by_digest = {extra.digest: extra.text for extra in extra_infos}
+        return _descriptors_at(rest, by_identity, by_digest, self.own_extra_info)
 
     def _certificates_at(self, rest: str) -> Iterable[bytes]:
         kind, _, keys = rest.partition("/")
@@ -224,6 +223,20 @@ class DirectoryCache:
             found = [(parse_hex(identity, 20), parse_hex(signing, 20)) for identity, signing in pairs]
             return [certificates[pair].text for pair in found if pair in certificates]
         raise DirectoryError("no such resource")
+
+
+def _descriptors_at(
+    rest: str, by_identity: dict[bytes, bytes], by_digest: dict[bytes, bytes], own: bytes
+) -> Iterable[bytes]:
+    kind, _, keys = rest.partition("/")
+    if rest == "all":
+        return by_identity.values()
+    if rest == "authority":
+        return [own]
+    table = {"fp": by_identity, "d": by_digest}.get(kind)
+    if table is None:
+        raise DirectoryError("no such resource")
+    return [table[key] for key in _hex_keys(keys) if key in table]
 
 
 def _split(text: str, separator: str) -> list[str]:

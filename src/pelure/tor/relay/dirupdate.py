@@ -1,4 +1,4 @@
-"""Keeping a directory cache up to date (dir-spec 4.2, 4.3): consensuses, certificates, microdescriptors.
+"""Keeping a directory cache up to date (dir-spec 4.2, 4.3): consensuses, certificates, descriptors of relays.
 
 A relay asks the authorities, at their DirPorts, soon after a consensus is there to be had, and checks the
 signatures before it passes a document on.
@@ -11,7 +11,7 @@ import base64
 import logging
 import random
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 
 from pelure.errors import DirectoryError, PelureError
 from pelure.streams import SocketStream
@@ -20,6 +20,12 @@ from pelure.tor.directory.compression import ACCEPT_ENCODING, decompress
 from pelure.tor.directory.consensus import MAX_CONSENSUS_LENGTH, Consensus, parse_consensus
 from pelure.tor.directory.consensus_verify import check_signatures, verify_consensus
 from pelure.tor.directory.network import DirAuthority, Network
+from pelure.tor.directory.router_descriptor import (
+    MAX_DESCRIPTORS_LENGTH,
+    RouterDescriptor,
+    parse_router_descriptor,
+    split_router_descriptors,
+)
 from pelure.tor.net import dir_http
 from pelure.tor.net.memory import give_back
 
@@ -28,7 +34,7 @@ log = logging.getLogger(__name__)
 REQUEST_SECONDS = 60.0
 RETRY_SECONDS = 60.0
 TESTING_RETRY_SECONDS = 0.5
-MICRODESCRIPTORS_PER_REQUEST = 92
+DESCRIPTORS_PER_REQUEST = 92
 MAX_CERTIFICATES = 1 << 20
 PATHS = {"ns": CONSENSUS_PATH, "microdesc": f"{CONSENSUS_PATH}-microdesc"}
 
@@ -90,14 +96,11 @@ class CacheUpdater:
             current = self._cache.consensus(flavour)
             if current is None or current.fresh_until <= time.time():
                 await self._fetch_consensus(authority, path)
-        wanted = self._cache.wanted_microdescriptors()
-        for start in range(0, len(wanted), MICRODESCRIPTORS_PER_REQUEST):
-            await self._fetch_microdescriptors(
-                authority, wanted[start : start + MICRODESCRIPTORS_PER_REQUEST]
-            )
+        await self._fetch_microdescriptors(authority)
+        await self._fetch_routers(authority)
         consensus = self._cache.consensus()
         fresh = consensus is not None and consensus.fresh_until > time.time()
-        return fresh and not self._cache.wanted_microdescriptors()
+        return fresh and not self._cache.wanted_microdescriptors() and not self._cache.wanted_routers()
 
     async def _fetch_consensus(self, authority: DirAuthority, path: str) -> None:
         text = await fetch_from(authority, path, MAX_CONSENSUS_LENGTH)
@@ -115,7 +118,23 @@ class CacheUpdater:
         if consensus.flavour == "microdesc":
             self._on_consensus(consensus)
 
-    async def _fetch_microdescriptors(self, authority: DirAuthority, digests: list[bytes]) -> None:
-        names = "-".join(base64.b64encode(digest).decode().rstrip("=") for digest in digests)
-        text = await fetch_from(authority, f"/tor/micro/d/{names}", MAX_CONSENSUS_LENGTH)
-        self._cache.add_microdescriptors(text, time.time())
+    async def _fetch_microdescriptors(self, authority: DirAuthority) -> None:
+        for digests in _some_at_once(self._cache.wanted_microdescriptors()):
+            names = "-".join(base64.b64encode(digest).decode().rstrip("=") for digest in digests)
+            text = await fetch_from(authority, f"/tor/micro/d/{names}", MAX_CONSENSUS_LENGTH)
+            self._cache.add_microdescriptors(text, time.time())
+
+    async def _fetch_routers(self, authority: DirAuthority) -> None:
+        for digests in _some_at_once(self._cache.wanted_routers()):
+            names = "+".join(digest.hex().upper() for digest in digests)
+            text = await fetch_from(authority, f"/tor/server/d/{names}", MAX_DESCRIPTORS_LENGTH)
+            self._cache.add_routers(await asyncio.to_thread(_routers_in, text))
+
+
+def _some_at_once(digests: list[bytes]) -> Iterator[list[bytes]]:
+    for start in range(0, len(digests), DESCRIPTORS_PER_REQUEST):
+        yield digests[start : start + DESCRIPTORS_PER_REQUEST]
+
+
+def _routers_in(texts: bytes) -> list[RouterDescriptor]:
+    return [parse_router_descriptor(text) for text in split_router_descriptors(texts)]

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import hashlib
 import time
+from dataclasses import replace
 
 import pytest
 from hypothesis import given, settings
@@ -128,6 +129,39 @@ def test_router_descriptors(cache: DirectoryCache, network: FakeNetwork) -> None
     assert get(cache, "/tor/server/zz/00").status == 400
     cache.own_descriptor = b"router own\n"
     assert get(cache, "/tor/server/authority").body == b"router own\n"
+
+
+def test_a_cache_keeps_the_router_descriptors_of_valid_consensuses(network: FakeNetwork) -> None:
+    cache = DirectoryCache()
+    cache.add_routers(network.descriptors)
+    assert get(cache, "/tor/server/all").status == 404, "no consensus lists them"
+    cache.set_consensus(parse_consensus(network.consensus("ns")))
+    assert set(cache.wanted_routers()) == {router.digest for router in network.descriptors}
+    cache.add_routers(network.descriptors[1:])
+    assert cache.wanted_routers() == [network.descriptors[0].digest]
+    cache.add_routers(network.descriptors[:1])
+    one = network.descriptors[0]
+    assert get(cache, f"/tor/server/d/{one.digest.hex()}").body == one.text
+    assert get(cache, f"/tor/server/fp/{one.rsa_id.hex()}").body == one.text
+    valid = parse_consensus(network.consensus("ns")).valid_until
+    for late, status in ((0, 200), (60, 404)):
+        later = parse_consensus(network.consensus("ns", valid + late))
+        cache.set_consensus(replace(later, routers=later.routers[1:]))
+        assert get(cache, f"/tor/server/d/{one.digest.hex()}").status == status
+    assert get(cache, f"/tor/server/fp/{one.rsa_id.hex()}").status == 404
+    assert cache.wanted_routers() == []
+
+
+def test_an_authority_keeps_a_listed_descriptor_when_a_newer_one_comes(network: FakeNetwork) -> None:
+    """Clients ask for what the consensus lists; who has not got it is marked as down by C tor."""
+    cache = DirectoryCache()
+    cache.set_consensus(parse_consensus(network.consensus("ns")))
+    cache.set_routers(network.descriptors)
+    old = network.descriptors[0]
+    new = replace(old, digest=bytes(20), text=b"router new\n")
+    cache.set_routers([new, *network.descriptors[1:]])
+    assert get(cache, f"/tor/server/d/{old.digest.hex()}").body == old.text
+    assert get(cache, f"/tor/server/fp/{old.rsa_id.hex()}").body == new.text
 
 
 def test_certificates(cache: DirectoryCache, network: FakeNetwork) -> None:

@@ -23,6 +23,7 @@ from unit.tor.directory.support import FakeNetwork, authority_keys
 
 NS, MICRODESC, KEYS = CONSENSUS_PATH, f"{CONSENSUS_PATH}-microdesc", "/tor/keys/all"
 MICRODESCRIPTORS = "/tor/micro/d/"
+ROUTERS = "/tor/server/d/"
 HOUR = 3600.0
 
 
@@ -39,6 +40,7 @@ class Authorities:
         self.cache = DirectoryCache()
         self.cache.add_microdescriptors(b"".join(documents.microdescriptors), documents.now)
         self.cache.add_certificates(b"".join(self.certificates_of(documents.now - HOUR)))
+        self.cache.set_routers(documents.descriptors)
         self.publish(documents.now + HOUR)  # fresh however long a test takes
         self.network = documents.network
         self.busy = Counter[str]()
@@ -59,7 +61,8 @@ class Authorities:
         parsed = parse_request(await reader.readuntil(b"\r\n\r\n"))
         assert parsed is not None
         [request, _] = parsed
-        kind = MICRODESCRIPTORS if request.path.startswith(MICRODESCRIPTORS) else request.path
+        several = (one for one in (MICRODESCRIPTORS, ROUTERS) if request.path.startswith(one))
+        kind = next(several, request.path)
         self.asked[kind] += 1
         if self.busy[kind]:
             self.busy[kind] -= 1
@@ -82,6 +85,7 @@ class Updating:
             self.cache.consensus("ns")
             and self.cache.consensus("microdesc")
             and not self.cache.wanted_microdescriptors()
+            and not self.cache.wanted_routers()
         )
 
 
@@ -104,10 +108,10 @@ async def test_everything_is_fetched_once(authorities: Authorities, updating: Up
     assert await updating.updater.update() and updating.has_all()
     assert updating.heard == [updating.cache.consensus("microdesc")]
     assert await updating.updater.update()
-    assert authorities.asked == {NS: 1, MICRODESC: 1, KEYS: 1, MICRODESCRIPTORS: 1}
+    assert authorities.asked == {NS: 1, MICRODESC: 1, KEYS: 1, MICRODESCRIPTORS: 1, ROUTERS: 1}
 
 
-@pytest.mark.parametrize("kind", [NS, MICRODESC, KEYS, MICRODESCRIPTORS])
+@pytest.mark.parametrize("kind", [NS, MICRODESC, KEYS, MICRODESCRIPTORS, ROUTERS])
 async def test_what_an_authority_does_not_have_is_asked_of_another(
     authorities: Authorities, updating: Updating, kind: str
 ) -> None:
@@ -127,10 +131,11 @@ async def test_what_nobody_has_is_told_as_missing(authorities: Authorities, upda
 async def test_microdescriptors_that_an_authority_lacks_are_missing(
     authorities: Authorities, updating: Updating, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(dirupdate, "MICRODESCRIPTORS_PER_REQUEST", 2)
+    monkeypatch.setattr(dirupdate, "DESCRIPTORS_PER_REQUEST", 2)
     authorities.cache = DirectoryCache()
     authorities.cache.add_certificates(b"".join(authorities.certificates_of(authorities.documents.now)))
     authorities.publish(authorities.documents.now + HOUR)
+    authorities.cache.set_routers(authorities.documents.descriptors)
     [*most, last] = authorities.documents.microdescriptors
     authorities.cache.add_microdescriptors(b"".join(most), authorities.documents.now)
     assert not await updating.updater.update()
