@@ -7,6 +7,7 @@ import base64
 import ipaddress
 import os
 import threading
+import time
 from pathlib import Path
 from unittest import mock
 
@@ -73,6 +74,67 @@ def test_signing_and_onion_keys_are_renewed_in_time(tmp_path: Path) -> None:
     assert set(later.accepted_onion_keys) == {keys.onion.public, later.onion.public}
     last = later.renewed(os.urandom, NOW + 37 * DAY)
     assert set(last.accepted_onion_keys) == {later.onion.public}
+
+
+def test_keys_are_made_where_there_are_none(tmp_path: Path) -> None:
+    now = time.time()
+    made = RelayKeys.load(tmp_path, os.urandom, now)
+    again = RelayKeys.load(tmp_path, os.urandom, now)
+    assert again.rsa.public == made.rsa.public and again.tap.public == made.tap.public
+    assert made.rsa.public != made.tap.public
+    assert (again.identity, again.signing, again.onion.public) == (
+        made.identity,
+        made.signing,
+        made.onion.public,
+    )
+    for path in (tmp_path / "keys").iterdir():
+        assert path.stat().st_mode & 0o777 == 0o600
+
+
+def test_each_key_is_renewed_at_its_time_and_on_disk(tmp_path: Path) -> None:
+    keys = RelayKeys.load(write_keys(tmp_path), os.urandom, NOW)
+    keys = keys.renewed(os.urandom, NOW + 26 * DAY)  # whatever the signing key's age was
+    later = keys.renewed(os.urandom, NOW + 29 * DAY)
+    assert later.signing == keys.signing and later.onion != keys.onion and later.old_onion == keys.onion
+    os.utime(tmp_path / "keys/secret_onion_key_ntor", (NOW + 29 * DAY, NOW + 29 * DAY))
+    loaded = RelayKeys.load(tmp_path, os.urandom, NOW + 35 * DAY)
+    assert loaded.accepted_onion_keys == later.accepted_onion_keys and loaded.signing == keys.signing
+    last = RelayKeys.load(tmp_path, os.urandom, NOW + 37 * DAY)
+    assert last.old_onion is None and not (tmp_path / "keys/secret_onion_key_ntor.old").exists()
+    assert last.renewed(os.urandom, NOW + 50 * DAY) is last
+    assert last.renewed(os.urandom, NOW + 52 * DAY).signing != last.signing
+
+
+@pytest.mark.parametrize(
+    ("name", "start"), [("ed25519_master_id_public_key", 32), ("secret_onion_key_ntor", 64)]
+)
+def test_a_public_key_of_another_secret_key_is_told(tmp_path: Path, name: str, start: int) -> None:
+    path = write_keys(tmp_path) / "keys" / name
+    path.write_bytes(path.read_bytes()[:start] + os.urandom(32))
+    with pytest.raises(ConfigError, match="public key"):
+        RelayKeys.load(tmp_path, os.urandom, NOW)
+
+
+@pytest.mark.parametrize("foreign", ["ed25519_signing_cert", "ed25519_signing_secret_key"])
+@pytest.mark.parametrize("missing", [False, True])
+def test_a_signing_key_that_is_missing_or_another_relays_is_replaced(
+    tmp_path: Path, foreign: str, missing: bool
+) -> None:
+    path = write_keys(tmp_path) / "keys" / foreign
+    path.unlink()
+    if not missing:
+        path.write_bytes(key_files(1)[foreign])
+    keys = RelayKeys.load(tmp_path, os.urandom, NOW)
+    keys.signing_cert.verify(keys.identity.public, cert_type=CertType.IDENTITY_V_SIGNING, now=NOW)
+    assert keys.signing_cert.certified_key == keys.signing.public
+    assert RelayKeys.load(tmp_path, os.urandom, NOW).signing == keys.signing
+
+
+def test_keys_that_can_not_be_read_are_told(tmp_path: Path) -> None:
+    (write_keys(tmp_path) / "keys/secret_onion_key_ntor").unlink()
+    (tmp_path / "keys/secret_onion_key_ntor").mkdir()
+    with pytest.raises(ConfigError, match="can't use the keys"):
+        RelayKeys.load(tmp_path, os.urandom, NOW)
 
 
 @pytest.mark.parametrize("name", ["secret_id_key", "ed25519_master_id_secret_key", "secret_onion_key_ntor"])
