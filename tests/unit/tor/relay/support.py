@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import base64
 import os
 import tempfile
 import time
@@ -13,8 +14,10 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
+from pelure.tor.cell.certs import CertType, Ed25519Cert
 from pelure.tor.cell.commands import DestroyReason
 from pelure.tor.circuit.params import CircuitParams
+from pelure.tor.crypto.keys import Ed25519KeyPair
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.directory.network import parse_network
@@ -23,6 +26,7 @@ from pelure.tor.net.link import Link
 from pelure.tor.net.links import LinkManager
 from pelure.tor.net.origin import Circuit
 from pelure.tor.net.tls import TlsIdentity, make_tls_identity
+from pelure.tor.onion.outer import encode_outer
 from pelure.tor.relay.config import RelayConfig
 from pelure.tor.relay.keys import RelayKeys
 from pelure.tor.relay.publish import PROTOCOLS
@@ -30,6 +34,7 @@ from pelure.tor.relay.server import RelayServer
 
 TORRC = f"TestingTorNetwork 1\nDirAuthority none orport=9 v3ident={'A' * 40} 127.0.0.1:9 {'B' * 40}\n"
 PARAMS = CircuitParams()
+NOW = 1_800_000_000.0
 
 
 @cache
@@ -128,6 +133,19 @@ async def until(condition: Any) -> None:
     """Wait until ``condition()`` is true; the test's own timeout bounds it."""
     while not condition():  # noqa: ASYNC110
         await asyncio.sleep(0.01)  # what is waited for has no event of its own
+
+
+def make_descriptor(revision: int, payload: bytes = b"x" * 100, key: Ed25519KeyPair | None = None) -> bytes:
+    """An onion service's descriptor as it is uploaded, around ``NOW``."""
+    blinded = key or Ed25519KeyPair.generate(os.urandom)
+    signing = Ed25519KeyPair.generate(os.urandom)
+    cert = Ed25519Cert.create(CertType.HS_BLINDED_V_SIGNING, signing.public, blinded, NOW + 54 * 3600)
+    return encode_outer(cert.encode(), signing, revision, payload)
+
+
+def name_of(blinded_key: bytes) -> str:
+    """As a path names it."""
+    return base64.b64encode(blinded_key).decode().rstrip("=")
 
 
 class EchoServer:

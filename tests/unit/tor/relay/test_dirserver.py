@@ -17,8 +17,7 @@ from pelure.tor.relay.circuit import STREAM_BYTES
 from pelure.tor.relay.dirserver import MAX_UPLOAD, PUBLISH_PATH, Directory
 from pelure.tor.relay.hsdir import DescriptorStore
 
-from .support import Relays, until
-from .test_stores import NOW, make_descriptor, name_of
+from .support import NOW, Relays, make_descriptor, name_of, until
 
 OWN = "/tor/server/authority"
 
