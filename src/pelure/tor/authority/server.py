@@ -98,7 +98,7 @@ class Authority:
                 config.ip,
                 config.dir_port,
                 config.or_port,
-                config.contact,
+                config.contact.encode().decode("latin-1"),  # as texts of documents are kept here
             ),
             certificate=self.keys.certificate,
             times=config.times,

@@ -112,7 +112,7 @@ class PolicyRule:
     def parse(cls, verb: str, pattern: str) -> PolicyRule:
         """Read ``accept``/``reject`` (or ``accept6``/``reject6``) and ``ADDRESS[/BITS][:PORTS]``.
 
-        Raises ``DirectoryError``.
+        One for IPv6 with an IPv4 address matches nothing, as in C tor. Raises ``DirectoryError``.
         """
         if verb not in ("accept", "reject", "accept6", "reject6"):
             raise DirectoryError(f"unknown exit policy verb {verb[:20]!r}")
@@ -148,9 +148,10 @@ def _parse_networks(address: str, *, ipv6_only: bool) -> tuple[IPNetwork, ...]:
     if address in named:
         return tuple(network for network in named[address] if network.version in versions)
     try:
-        return (ipaddress.ip_network(address, strict=False),)
+        network = ipaddress.ip_network(address, strict=False)
     except ValueError:
         raise DirectoryError(f"malformed address {address[:60]!r} in an exit policy") from None
+    return (network,) if network.version in versions else ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,8 +178,12 @@ class ExitPolicy:
         return True
 
     def lines(self) -> list[str]:
-        """The rules as text, as a router descriptor lists them."""
-        return [rule.text for rule in self.rules]
+        """The rules as a router descriptor lists them: for IPv4 only, and without ``*4``.
+
+        C tor's authorities refuse others; what holds for IPv6 is in the descriptor's summary.
+        """
+        rules = (rule for rule in self.rules if any(network.version == 4 for network in rule.networks))
+        return [rule.text.replace(" *4", " *") for rule in rules]
 
     def summary(self, version: int = 4) -> PortPolicy:
         """The port summary for IP ``version`` (dir-spec 3.8.2), the very one that C tor computes."""

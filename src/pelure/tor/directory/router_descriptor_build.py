@@ -87,7 +87,7 @@ def build_router_descriptor(
         f"ipv6-policy {facts.ipv6_policy}\n" if facts.ipv6_policy else "",
         "tunnelled-dir-server\n" if facts.tunnelled_dir_server else "",
     ]
-    return sign_descriptor("".join(parts).encode("latin-1", "replace"), keys.signing, keys.identity)
+    return sign_descriptor("".join(parts).encode(), keys.signing, keys.identity)
 
 
 def _extra_info_line(extra_info: bytes | None) -> str:

@@ -26,6 +26,14 @@ DEFAULT_EXIT_POLICY = (
     "reject *:6881-6999",
     "accept *:*",
 )
+REDUCED_EXIT_PORTS = (
+    "20-23,43,53,79-81,88,110,143,194,220,389,443,464,465,531,543-544,554,563,587,636,706,749,873,902-904,981,"
+    "989-995,1194,1220,1293,1500,1533,1677,1723,1755,1863,2082-2083,2086-2087,2095-2096,2102-2104,3128,3389,"
+    "3690,4321,4643,5050,5190,5222-5223,5228,5900,6660-6669,6679,6697,8000,8008,8074,8080,8082,8087-8088,"
+    "8232-8233,8332-8333,8443,8888,9418,9999,10000,11371,19294,19638,50002,64738"
+)
+"""What ``ReducedExitPolicy`` accepts (tor manual)."""
+REDUCED_EXIT_POLICY = (*(f"accept *:{ports}" for ports in REDUCED_EXIT_PORTS.split(",")), "reject *:*")
 ANY, ANY6 = "0.0.0.0", "::"
 REJECT_PRIVATE = "reject private:*"
 UNLIMITED = 1 << 30  # bytes a second: no limit worth the name
@@ -82,6 +90,8 @@ class RelayConfig:
             raise ConfigError(f"a relay carries {LEAST_RATE >> 10} KBytes a second at least")
         if self.bandwidth_burst < self.bandwidth_rate:
             raise ConfigError("BandwidthBurst is at least as much as BandwidthRate")
+        if len(self.contact.splitlines()) > 1:
+            raise ConfigError("ContactInfo is one line")
         for port in (self.orport, self.orport6):
             if not 0 <= port <= 65535:
                 raise ConfigError(f"ORPort {port} is not a port")
@@ -211,7 +221,8 @@ class _Options:
             lines = ["reject *:*"]
         else:
             if not any(line.split(None, 1)[-1].startswith("*:*") for line in lines):
-                lines += DEFAULT_EXIT_POLICY
+                reduced = self.flag("reducedexitpolicy", False)
+                lines += REDUCED_EXIT_POLICY if reduced else DEFAULT_EXIT_POLICY
             if self.flag("exitpolicyrejectprivate", True):
                 names = [f"[{one}]" if ":" in one else one for one in own]
                 lines[:0] = [REJECT_PRIVATE, *(f"reject {one}:*" for one in names)]

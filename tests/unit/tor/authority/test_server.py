@@ -159,7 +159,7 @@ async def test_a_relay_that_does_not_answer_is_not_running(
         return frozenset({4}) if router.rsa_id != silent else frozenset()
 
     settings = config(0, folders[0], network, 3)
-    authority = Authority(replace(settings, probe=probe))
+    authority = Authority(replace(settings, probe=probe, contact="M\u00e9 \u20ac"))
     await authority.start()
     try:
         async with asyncio.timeout(60):
@@ -170,6 +170,7 @@ async def test_a_relay_that_does_not_answer_is_not_running(
         assert consensus is not None
         assert silent not in {one.rsa_id for one in consensus.routers}, "only running relays are listed"
         assert len(consensus.routers) == 3
+        assert "contact M\u00e9 \u20ac\n".encode() in consensus.text
     finally:
         await authority.close()
 

@@ -48,6 +48,15 @@ def test_ipv6() -> None:
     assert summary("reject [2000::]/15:80", "accept *:80-81", "reject *:*", version=6) == "accept 81"
 
 
+def test_descriptors_list_what_holds_for_ipv4() -> None:
+    """C tor's authorities refuse descriptors with other rules."""
+    lines = ("reject private:*", "reject [2001:db8::7]:*", "accept *4:80", "accept *6:81", "accept *:443")
+    policy = ExitPolicy.parse([*lines, "accept6 *:82", "reject6 192.0.2.1:443", "reject *:*"])
+    assert policy.lines() == ["reject private:*", "accept *:80", "accept *:443", "reject *:*"]
+    assert policy.allows("2001:db8::1", 81) and policy.allows("192.0.2.1", 443)
+    assert summary(*policy.lines()) == str(policy.summary())
+
+
 def test_long_summaries_are_cut() -> None:
     lines = [f"accept *:{port}" for port in range(1, 1200, 2)]
     text = summary(*lines, "reject *:*")

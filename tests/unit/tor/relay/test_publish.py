@@ -9,11 +9,15 @@ import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 
-from pelure.tor.directory.network import parse_network
+from pelure.errors import ConfigError
+from pelure.tor.directory.exit_policy import ExitPolicy
+from pelure.tor.directory.network import parse_network, torrc_options
 from pelure.tor.relay import publish
+from pelure.tor.relay.config import RelayConfig
 from pelure.tor.relay.publish import Publisher
 
 from .support import TORRC, until
@@ -53,6 +57,24 @@ async def test_a_refusal_is_told_once_and_a_new_descriptor_made(
     assert came == [b"1", b"2", b"3"]
     reason = "it refuses the descriptor: Its clock is \x1b[31mwrong"
     assert caplog.messages == [f"authority none has no descriptor of this relay yet: {reason}"]
+
+
+def test_a_reduced_exit_policy_is_in_the_place_of_the_default_one() -> None:
+    def policy(torrc: str) -> ExitPolicy:
+        options = torrc_options(f"Address 192.0.2.7\nExitRelay 1\n{torrc}")
+        return RelayConfig.from_torrc(parse_network(TORRC), options, Path("data")).exit_policy
+
+    reduced = policy("ReducedExitPolicy 1\nExitPolicy reject *:8080")
+    accepted = [port for port in (22, 443, 1000, 8080, 9999, 64738) if reduced.allows("8.8.8.8", port)]
+    assert accepted == [22, 443, 9999, 64738]
+    assert policy("ReducedExitPolicy 0").allows("8.8.8.8", 1000)
+    assert policy("ReducedExitPolicy 1\nExitPolicy accept *:*").allows("8.8.8.8", 1000)
+
+
+def test_contact_information_is_one_line() -> None:
+    options = {"address": ["192.0.2.7"], "contactinfo": ["me\nfamily $00"]}
+    with pytest.raises(ConfigError, match="ContactInfo"):
+        RelayConfig.from_torrc(parse_network(TORRC), options, Path("data"))
 
 
 class Uploads:
