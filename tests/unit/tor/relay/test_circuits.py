@@ -19,6 +19,7 @@ from pelure.tor.cell.onion_messages import (
     IntroduceStatus,
     Rendezvous1,
 )
+from pelure.tor.circuit import events as ev
 from pelure.tor.circuit.flowcontrol import VegasWindow
 from pelure.tor.circuit.relaycrypto import HopKeys
 from pelure.tor.crypto.keys import Ed25519KeyPair
@@ -206,11 +207,17 @@ async def test_private_addresses_are_not_extended_to_unless_allowed() -> None:
             await relays.circuit()
 
 
-async def establish_intro(circuit: Circuit, auth_key: Ed25519KeyPair, **limits: int) -> None:
+async def establish_intro(
+    circuit: Circuit, auth_key: Ed25519KeyPair, **limits: int
+) -> asyncio.Queue[ev.RelayMessageReceived]:
+    """Returns what comes from the introduction point then."""
     extensions = [DosParameters(limits["rate"], limits["burst"]).extension()] if limits else []
     message = EstablishIntro.create(auth_key, circuit.kh(), extensions)
     circuit.send(RelayCommand.ESTABLISH_INTRO, message.encode())
     await circuit.expect(RelayCommand.INTRO_ESTABLISHED, timeout=SECONDS)
+    introductions: asyncio.Queue[ev.RelayMessageReceived] = asyncio.Queue()
+    circuit.on_message = introductions.put_nowait
+    return introductions
 
 
 async def introduce(relays: Relays, auth_key: bytes, *path: int) -> int:
@@ -224,10 +231,10 @@ async def test_an_introduction_reaches_the_service() -> None:
     async with Relays() as relays:
         auth_key = Ed25519KeyPair.generate(os.urandom)
         service = await relays.circuit(0, 1, 2)
-        await establish_intro(service, auth_key)
-        service.reserve(RelayCommand.INTRODUCE2)
+        introductions = await establish_intro(service, auth_key)
         assert await introduce(relays, auth_key.public, 1, 0, 2) == IntroduceStatus.SUCCESS
-        message = await service.expect(RelayCommand.INTRODUCE2, timeout=SECONDS)
+        message = await introductions.get()
+        assert message.command == RelayCommand.INTRODUCE2
         assert message.data.endswith(b"sealed")
         assert await introduce(relays, bytes(32), 1, 0, 2) == IntroduceStatus.UNKNOWN_ID
         assert relays.servers[2].introductions.relayed == 1
@@ -314,11 +321,10 @@ async def test_a_service_that_comes_back_replaces_its_older_circuit() -> None:
         older = await relays.circuit(0, 1, 2)
         await establish_intro(older, auth_key)
         newer = await relays.circuit(1, 0, 2)
-        await establish_intro(newer, auth_key)
+        introductions = await establish_intro(newer, auth_key)
         await older.closed.wait()
-        newer.reserve(RelayCommand.INTRODUCE2)
         assert await introduce(relays, auth_key.public, 0, 1, 2) == IntroduceStatus.SUCCESS
-        await newer.expect(RelayCommand.INTRODUCE2, timeout=SECONDS)
+        assert (await introductions.get()).command == RelayCommand.INTRODUCE2
 
 
 async def joined(relays: Relays) -> tuple[Circuit, Circuit]:
