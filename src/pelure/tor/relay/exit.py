@@ -60,11 +60,13 @@ class Exits:
         *,
         ipv6: bool,
         is_reentry: Callable[[str, int], bool],
+        is_stranger: Callable[[bytes], bool],
         max_connections: int,
     ) -> None:
         """``ipv6``: IPv6 destinations are allowed at all (torrc ``IPv6Exit``). ``is_reentry``: whether an
-        address and port lead back into the network. ``max_connections``: of which each takes a file
-        descriptor; what is being connected counts."""
+        address and port lead back into the network. ``is_stranger``: whether circuits that come from the
+        relay of an RSA identity get no streams. ``max_connections``: of which each takes a file descriptor;
+        what is being connected counts."""
         self.policy = policy
         self.resolver = resolver
         self.ipv6 = ipv6
@@ -74,6 +76,7 @@ class Exits:
         self.opened = 0
         self.connections: set[ExitStream] = set()
         self._is_reentry = is_reentry
+        self._is_stranger = is_stranger
         self._max_connections = max_connections
         self._answering = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -81,9 +84,13 @@ class Exits:
     def begin(self, circuit: RelayCircuit, event: ev.Incoming) -> ExitStream | None:
         """BEGIN: connect in the background. None if it is refused at once."""
         endpoint = event.stream
-        if not self.enabled or circuit.link.peer.rsa_id is None:
+        previous = circuit.link.peer.rsa_id
+        if not self.enabled:
+            endpoint.end(EndReason.EXITPOLICY)
+            return None
+        if previous is None or self._is_stranger(previous):
             # A client that is its own first and last hop would use the exit as an open proxy (tor-spec 6.2).
-            endpoint.end(EndReason.EXITPOLICY if not self.enabled else EndReason.TORPROTOCOL)
+            endpoint.end(EndReason.TORPROTOCOL if previous is None else EndReason.MISC)
             return None
         try:
             target = Begin.decode(event.data)

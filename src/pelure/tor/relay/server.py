@@ -122,6 +122,8 @@ class RelayServer:
             Resolver(),
             ipv6=config.ipv6_exit,
             is_reentry=self.known.is_reentry,
+            # On a testing network relays come and are used before others have heard of them.
+            is_stranger=lambda rsa_id: not config.network.testing and self.known.is_stranger(rsa_id),
             max_connections=raise_file_limit() // 2,
         )
         self._identity = await asyncio.to_thread(self._make_link_identity)

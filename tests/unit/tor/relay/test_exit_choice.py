@@ -26,6 +26,7 @@ def exits(*, ipv6: bool = True, policy: str = "accept *:*") -> Exits:
         Resolver(),
         ipv6=ipv6,
         is_reentry=lambda ip, port: port == 9001,
+        is_stranger=lambda rsa_id: False,
         max_connections=1,
     )
 

@@ -16,11 +16,12 @@ from pelure.tor.cell.relay_messages import Extend2
 from pelure.tor.crypto import ntor
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import parse_consensus
+from pelure.tor.directory.network import parse_network
 from pelure.tor.net.origin import Circuit
 from pelure.tor.relay.known_relays import KnownRelays
 from unit.tor.directory.support import FakeNetwork
 
-from .support import EchoServer, Relays
+from .support import TORRC, EchoServer, Relays
 
 
 @pytest.fixture
@@ -83,6 +84,45 @@ async def extend_by_rsa_id(circuit: Circuit, rsa_id: bytes, port: int, *more: Li
     message = Extend2(specifiers, ntor.HANDSHAKE_TYPE, bytes(ntor.CLIENT_LEN))
     circuit.send(RelayCommand.EXTEND2, message.encode())
     await circuit.closed.wait()
+
+
+def test_who_was_in_no_consensus_for_two_days_is_a_stranger(network: FakeNetwork) -> None:
+    relay = network.descriptors[0].rsa_id
+    known = KnownRelays(DirectoryCache(), ())
+    assert not known.is_stranger(os.urandom(20))  # nobody is known yet
+    consensus = parse_consensus(network.consensus())
+    known.update(consensus)
+    assert known.is_stranger(os.urandom(20)) and not known.is_stranger(relay)
+    without = [router for router in consensus.routers if router.rsa_id != relay]
+    for hours, stranger in ((1, False), (48, False), (49, True)):
+        later = consensus.valid_after + 3600 * hours
+        known.update(replace(consensus, valid_after=later, routers=without))
+        assert known.is_stranger(relay) is stranger
+    known.update(replace(consensus, params={"refuseunknownexits": 0}))
+    assert not known.is_stranger(os.urandom(20))
+
+
+async def test_an_exit_serves_no_circuit_that_comes_from_a_stranger(network: FakeNetwork) -> None:
+    """Anybody can make a relay's keys, and use the exit as an open proxy."""
+    async with Relays(2) as relays, EchoServer() as echo:
+        exit_relay, previous = relays.servers[1], relays.servers[0].keys.rsa.public.identity
+        stranger = mock.Mock(return_value=True)
+        with mock.patch.object(exit_relay.exits, "_is_stranger", stranger):
+            circuit = await relays.circuit()
+            with pytest.raises(StreamError) as refused:
+                await circuit.begin("127.0.0.1", echo.port)
+        assert refused.value.reason == EndReason.MISC
+        stranger.assert_called_once_with(previous)
+        await circuit.begin("127.0.0.1", echo.port)
+
+
+@pytest.mark.parametrize("testing", [True, False])
+async def test_on_a_testing_network_nobody_is_a_stranger(testing: bool) -> None:
+    network = parse_network(TORRC if testing else TORRC.partition("\n")[2])
+    async with Relays(1, network=network) as relays:
+        [server] = relays.servers
+        with mock.patch.object(server.known, "is_stranger", return_value=True):
+            assert server.exits._is_stranger(bytes(20)) is not testing
 
 
 async def test_a_relay_is_held_to_the_identity_that_is_known_of_it() -> None:

@@ -21,7 +21,14 @@ FOUND = [(socket.AF_INET, socket.SOCK_STREAM, 6, "", ("192.0.2.1", 0))]
 @pytest.fixture
 def exits() -> Exits:
     policy = ExitPolicy.parse(["accept *:*"])
-    return Exits(policy, Resolver(), ipv6=True, is_reentry=lambda ip, port: False, max_connections=10)
+    return Exits(
+        policy,
+        Resolver(),
+        ipv6=True,
+        is_reentry=lambda ip, port: False,
+        is_stranger=lambda rsa_id: False,
+        max_connections=10,
+    )
 
 
 @pytest.mark.parametrize(
