@@ -10,7 +10,7 @@ turn        initiator                                    responder
             a relay: CERTS AUTHENTICATE NETINFO
 =========== ============================================ ===========================================
 
-Anything else out of turn, except padding, ends the link.
+Anything else out of turn, except padding and further VERSIONS, ends the link.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ EXPORTER_LABEL = b"EXPORTER FOR TOR TLS CLIENT BINDING AUTH0003"
 AUTH_TYPE = b"AUTH0003"
 RAND_LEN = 24
 SIGNATURE_LEN = 64
-PADDING = frozenset({CellCommand.PADDING, CellCommand.VPADDING})
+IGNORED = frozenset({CellCommand.PADDING, CellCommand.VPADDING, CellCommand.VERSIONS})  # after the first one
 MAX_CELLS = 256  # of a peer until the link is open: it takes five, the rest is padding
 
 Export = Callable[[bytes, bytes, int], bytes]
@@ -122,7 +122,7 @@ class Handshake(ABC):
                 answer += self._agree(cell)
                 self._items += self.reader.feed(b"")
                 continue
-            if cell.command not in PADDING:
+            if cell.command not in IGNORED:
                 answer += self._handle(cell)
             self._received.update(encode(cell, wide=self.version >= WIDE_VERSION))
         return answer

@@ -355,6 +355,16 @@ def test_padding_may_come_at_any_time_and_is_hashed() -> None:
     assert client.done
 
 
+def test_versions_count_once() -> None:
+    """Any after the first MUST be ignored (tor-spec 4.1)."""
+    initiator, responder = pair(None)
+    answer = responder.receive(initiator.start())
+    versions_end = len(encode(Versions(VERSIONS).cell(), wide=False))
+    again = encode(Versions((3,)).cell())
+    initiator.receive(answer[:versions_end] + again + answer[versions_end:] + again)
+    assert initiator.done and initiator.version == max(VERSIONS)
+
+
 def test_padding_without_end_ends_the_handshake() -> None:
     _, responder = pair(None)
     responder.receive(encode(Versions(VERSIONS).cell(), wide=False))
