@@ -11,6 +11,7 @@ from collections.abc import Iterable
 
 _HEX_MEMBER = re.compile(r"\$?([0-9A-Fa-f]{40})(?:[=~][A-Za-z0-9]{1,19})?")
 _NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
+MAX_NICKNAME = 19
 
 
 def parse_family(members: Iterable[str]) -> frozenset[str]:
@@ -26,8 +27,8 @@ def _canonical_member(member: str) -> str:
 
 
 def is_legal_member(member: str) -> bool:
-    """Whether a router descriptor may list ``member``."""
-    return bool(_canonical_member(member))
+    """Whether a router descriptor may list ``member``: fingerprints with their ``$`` only, as in C tor."""
+    return bool(_canonical_member(member)) and (member.startswith("$") or len(member) <= MAX_NICKNAME)
 
 
 def canonical_family(members: Iterable[str], self_id: bytes) -> str:

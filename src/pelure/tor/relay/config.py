@@ -10,6 +10,7 @@ from pathlib import Path
 
 from pelure.errors import ConfigError, DirectoryError
 from pelure.tor.directory.exit_policy import ExitPolicy
+from pelure.tor.directory.family import is_legal_member
 from pelure.tor.directory.network import Network
 from pelure.tor.net.memory import default_limit
 
@@ -122,7 +123,7 @@ class RelayConfig:
             contact=reader.text("contactinfo", ""),
             exit_policy=reader.exit_policy([one for one in (address, address6) if one]),
             ipv6_exit=reader.flag("ipv6exit", False),
-            family=tuple(word for line in reader.all("myfamily") for word in line.replace(",", " ").split()),
+            family=reader.family(),
             directory_cache=reader.flag("dircache", True),
             allow_private_addresses=reader.flag("extendallowprivateaddresses", network.testing),
             bandwidth_rate=rate,
@@ -196,6 +197,15 @@ class _Options:
             except ValueError:
                 raise ConfigError(f"Address {text!r} is no IP address") from None
         return found
+
+    def family(self) -> tuple[str, ...]:
+        """The members on the ``MyFamily`` lines; a fingerprint's ``$`` may be left out there."""
+        words = [word for line in self.all("myfamily") for word in line.replace(",", " ").split()]
+        members = tuple(word if is_legal_member(word) else f"${word}" for word in words)
+        for word, member in zip(words, members, strict=True):
+            if not is_legal_member(member):
+                raise ConfigError(f"MyFamily: {word!r} is neither a fingerprint nor a nickname")
+        return members
 
     def endpoints(self, name: str) -> dict[int, tuple[str, int]]:
         """``[ADDRESS:]PORT`` lines by IP version; the flags behind them are C tor's."""

@@ -14,14 +14,15 @@ from .support import TORRC
 
 
 def test_torrc_settings() -> None:
-    text = """
+    one, other = "$" + "A" * 40, "$" + "B" * 40
+    text = f"""
         Nickname Kestrel
         Address 192.0.2.7
         ORPort 192.0.2.7:443 NoAdvertise
         ContactInfo somebody
         ExitPolicy accept *:443, reject *:*
         ExitRelay 1
-        MyFamily $AAAA,$BBBB
+        MyFamily {one},{other}
         BandwidthRate 5 MBytes
         MaxMemInQueues 512 MB
     """
@@ -32,7 +33,7 @@ def test_torrc_settings() -> None:
         "192.0.2.7",
         443,
     )
-    assert config.family == ("$AAAA", "$BBBB")
+    assert config.family == (one, other)
     assert (config.bandwidth_rate, config.memory_limit) == (5 << 20, 512 << 20)
     assert config.exit_policy.allows("8.8.8.8", 443) and not config.exit_policy.allows("8.8.8.8", 80)
     assert not config.exit_policy.allows("127.0.0.1", 443)

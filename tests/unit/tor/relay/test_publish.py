@@ -71,6 +71,18 @@ def test_a_reduced_exit_policy_is_in_the_place_of_the_default_one() -> None:
     assert policy("ReducedExitPolicy 1\nExitPolicy accept *:*").allows("8.8.8.8", 1000)
 
 
+def test_the_family_is_published_as_authorities_take_it() -> None:
+    def family(line: str) -> tuple[str, ...]:
+        options = {"address": ["192.0.2.7"], "myfamily": [line, "Kestrel"]}
+        return RelayConfig.from_torrc(parse_network(TORRC), options, Path("data")).family
+
+    one, other = "AB" * 20, "cd" * 20
+    assert family(f"{one}, ${other}=Merlin") == (f"${one}", f"${other}=Merlin", "Kestrel")
+    for wrong in ("$$" + one, one[1:], "$Merlin", "a-b"):
+        with pytest.raises(ConfigError, match="MyFamily"):
+            family(wrong)
+
+
 def test_contact_information_is_one_line() -> None:
     options = {"address": ["192.0.2.7"], "contactinfo": ["me\nfamily $00"]}
     with pytest.raises(ConfigError, match="ContactInfo"):
