@@ -136,7 +136,7 @@ class PathSelector:
         def fits(relay: Relay) -> bool:
             return relay not in taken and relay != last and relay not in exclude
 
-        relay = self._vanguards.pick(position + 1, fits)
+        relay = self._vanguards.pick(position + 1, fits, self._clock())
         if relay is None:
             relay = self._draw(self._middles, fits, stable=True)
         if relay is None:

@@ -3,6 +3,9 @@
 *Lite* (proposal 333) has a second layer and forgets it at the end; *full* (proposal 292), for services that
 live long, adds a third layer and keeps both on disk. Without them whoever makes a service build circuits
 again and again would soon stand next to its guard.
+
+A vanguard goes when its time is over or the consensus does not list it, and for nothing else: that it can't
+be reached is what the relay before it says, who could have others come until an accomplice is among them.
 """
 
 from __future__ import annotations
@@ -22,8 +25,8 @@ log = logging.getLogger(__name__)
 HOUR = 3600.0
 DAY = 86400.0
 STATE_VERSION = 1
-MAX_FAILURES = 3
-"""Failures in a row after which a vanguard that seems dead is replaced."""
+RESPITE = 600.0
+"""Seconds for which a vanguard that could not be extended to is left alone if others will do."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -37,11 +40,12 @@ class LayerRule:
 
 @dataclass(slots=True)
 class Vanguard:
-    """A member of a layer; ``expires``: epoch seconds; ``failures`` in a row of extending to it."""
+    """A member of a layer. ``expires``, ``failed_at``: epoch seconds; the latter of the last extending to it,
+    if that failed."""
 
     rsa_id: bytes
     expires: float
-    failures: int = 0
+    failed_at: float | None = None
 
 
 @dataclass(slots=True)
@@ -95,18 +99,14 @@ class VanguardManager:
         return [LayerRule(number, float(shortest), float(max(shortest, longest)))]
 
     def update(self, netdir: NetDir, now: float) -> None:
-        """Drop vanguards that expired, left the consensus or seem dead, and fill the layers."""
+        """Drop vanguards that expired or left the consensus, and fill the layers."""
         self._netdir = netdir
         needed = {"Running", "Valid"} if netdir.network.testing else {"Running", "Valid", "Stable", "Fast"}
         eligible = {relay.rsa_id: relay for relay in netdir.relays if needed <= relay.flags}
         weights = netdir.consensus.bandwidth_weights
         sampler = Sampler.for_position(list(eligible.values()), Position.MIDDLE, weights)
         for layer, rule in zip(self._layers, self._rules(netdir), strict=True):
-            layer.members = [
-                one
-                for one in layer.members
-                if one.rsa_id in eligible and now < one.expires and one.failures < MAX_FAILURES
-            ]
+            layer.members = [one for one in layer.members if one.rsa_id in eligible and now < one.expires]
             self._fill(layer, rule, sampler, now)
 
     def _fill(self, layer: Layer, rule: LayerRule, sampler: Sampler, now: float) -> None:
@@ -120,15 +120,15 @@ class VanguardManager:
             layer.members.append(Vanguard(relay.rsa_id, now + lifetime))
             present.add(relay.rsa_id)
 
-    def pick(self, layer: int, accept: Callable[[Relay], bool]) -> Relay | None:
-        """A vanguard of ``layer`` (2 or 3) that ``accept`` takes, each as likely; those that fail come last.
+    def pick(self, layer: int, accept: Callable[[Relay], bool], now: float) -> Relay | None:
+        """A vanguard of ``layer`` (2 or 3) that ``accept`` takes, each as likely; if lately failed, last.
 
         None if no member will do: a small network may not leave any that isn't on the path already.
         """
         if self._netdir is None or not 0 <= layer - 2 < len(self._layers):
             return None
         fitting = [
-            (one.failures > 0, relay)
+            (one.failed_at is not None and now - one.failed_at < RESPITE, relay)
             for one in self._layers[layer - 2].members
             if (relay := self._netdir.by_rsa.get(one.rsa_id)) is not None and accept(relay)
         ]
@@ -137,19 +137,15 @@ class VanguardManager:
         return choices[random_below(len(choices), self._rng)] if choices else None
 
     def failed(self, relay: Relay, now: float) -> None:
-        """A circuit could not be extended to ``relay``; after a few times in a row it is replaced."""
-        for layer in self._layers:
-            for one in layer.members:
-                if one.rsa_id == relay.rsa_id:
-                    one.failures += 1
-                    if one.failures >= MAX_FAILURES and self._netdir is not None:
-                        log.info("vanguard %s seems dead and is replaced", relay.nickname)
-                        self.update(self._netdir, now)
-                        break
+        """A circuit could not be extended to ``relay``."""
+        self._note(relay, now)
 
     def succeeded(self, relay: Relay) -> None:
         """A circuit was extended to ``relay``."""
+        self._note(relay, None)
+
+    def _note(self, relay: Relay, failed_at: float | None) -> None:
         for layer in self._layers:
             for one in layer.members:
                 if one.rsa_id == relay.rsa_id:
-                    one.failures = 0
+                    one.failed_at = failed_at

@@ -16,7 +16,7 @@ from pelure.tor.directory.relay import Relay
 from pelure.tor.path.guards import GuardManager
 from pelure.tor.path.restrictions import Restrictions
 from pelure.tor.path.selection import PathSelector
-from pelure.tor.path.vanguards import DAY, HOUR, VanguardManager
+from pelure.tor.path.vanguards import DAY, HOUR, RESPITE, VanguardManager
 from pelure.tor.path.weights import Position, Sampler, position_weight
 from unit.tor.path.support import ALL_FLAGS, NOW, netdir, network_of, rng, status
 
@@ -221,13 +221,13 @@ class TestVanguards:
         directory = network_of(50)
         vanguards = VanguardManager(rng())
         vanguards.update(directory, NOW)
-        first = {vanguards.pick(2, lambda relay: True) for _ in range(200)}
+        first = {vanguards.pick(2, lambda relay: True, NOW) for _ in range(200)}
         assert len(first) == 4 and vanguards.extra_hops == 0
         vanguards.update(directory, NOW + DAY / 2)
-        assert {vanguards.pick(2, lambda relay: True) for _ in range(200)} == first
+        assert {vanguards.pick(2, lambda relay: True, NOW) for _ in range(200)} == first
         vanguards.update(directory, NOW + 13 * DAY)
-        assert {vanguards.pick(2, lambda relay: True) for _ in range(200)} != first
-        assert vanguards.pick(3, lambda relay: True) is None
+        assert {vanguards.pick(2, lambda relay: True, NOW) for _ in range(200)} != first
+        assert vanguards.pick(3, lambda relay: True, NOW) is None
         assert vanguards.state()["layers"] == []
 
     def test_full_ones_are_kept_on_disk(self) -> None:
@@ -242,22 +242,42 @@ class TestVanguards:
         for damaged in (3, {"version": 1}, {"version": 1, "layers": [[1], []]}, {"version": 1, "layers": []}):
             other = VanguardManager(rng(), full=True, state=damaged)
             other.update(directory, NOW)
-            assert other.pick(3, lambda relay: True) is not None
+            assert other.pick(3, lambda relay: True, NOW) is not None
 
-    def test_those_that_left_or_died_are_replaced(self) -> None:
+    def test_those_that_left_are_replaced(self) -> None:
         directory = network_of(50)
         vanguards = VanguardManager(rng())
         vanguards.update(directory, NOW)
-        one = vanguards.pick(2, lambda relay: True)
+        one = vanguards.pick(2, lambda relay: True, NOW)
         assert one is not None
         vanguards.update(netdir([s for s in directory.consensus.routers if s.rsa_id != one.rsa_id]), NOW)
-        assert vanguards.pick(2, lambda relay: relay == one) is None
-        dead = vanguards.pick(2, lambda relay: True)
+        assert vanguards.pick(2, lambda relay: relay == one, NOW) is None
+
+    @pytest.mark.parametrize("full", [False, True])
+    def test_those_that_fail_are_not_replaced(self, full: bool) -> None:
+        """The relay before them says so, and would have others come until one of its own is among them."""
+        directory = network_of(50)
+        vanguards = VanguardManager(rng(), full=full)
+        vanguards.update(directory, NOW)
+        first = {vanguards.pick(2, lambda relay: True, NOW) for _ in range(200)}
+        for _ in range(10):
+            for dead in first:
+                assert dead is not None
+                vanguards.failed(dead, NOW)
+        vanguards.update(directory, NOW)
+        assert {vanguards.pick(2, lambda relay: True, NOW) for _ in range(200)} == first
+
+    def test_those_that_failed_lately_come_last(self) -> None:
+        vanguards = VanguardManager(rng())
+        vanguards.update(network_of(50), NOW)
+        dead = vanguards.pick(2, lambda relay: True, NOW)
         assert dead is not None
         vanguards.failed(dead, NOW)
-        assert all(vanguards.pick(2, lambda relay: True) != dead for _ in range(50))
+        assert all(vanguards.pick(2, lambda relay: True, NOW) != dead for _ in range(50))
+        assert vanguards.pick(2, lambda relay: relay == dead, NOW) == dead
+        assert any(vanguards.pick(2, lambda relay: True, NOW + RESPITE) == dead for _ in range(100))
         vanguards.succeeded(dead)
-        assert any(vanguards.pick(2, lambda relay: True) == dead for _ in range(100))
+        assert any(vanguards.pick(2, lambda relay: True, NOW) == dead for _ in range(100))
 
     def test_before_a_directory_there_are_none(self) -> None:
-        assert VanguardManager(rng()).pick(2, lambda relay: True) is None
+        assert VanguardManager(rng()).pick(2, lambda relay: True, NOW) is None
