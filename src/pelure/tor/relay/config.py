@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ipaddress
+import logging
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -13,6 +14,8 @@ from pelure.tor.directory.exit_policy import ExitPolicy
 from pelure.tor.directory.family import is_legal_member
 from pelure.tor.directory.network import Network
 from pelure.tor.net.memory import default_limit
+
+log = logging.getLogger(__name__)
 
 DEFAULT_EXIT_POLICY = (
     "reject *:25",
@@ -39,6 +42,7 @@ ANY, ANY6 = "0.0.0.0", "::"
 REJECT_PRIVATE = "reject private:*"
 UNLIMITED = 1 << 30  # bytes a second: no limit worth the name
 LEAST_RATE = 75 * 1024  # bytes a second: below it a relay helps nobody (C tor demands it too)
+LEAST_MEMORY = 64 << 20  # bytes: below it a relay does not work (C tor raises it too)
 _NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
 
 
@@ -128,7 +132,7 @@ class RelayConfig:
             allow_private_addresses=reader.flag("extendallowprivateaddresses", network.testing),
             bandwidth_rate=rate,
             bandwidth_burst=burst,
-            memory_limit=reader.size("maxmeminqueues", default_limit()),
+            memory_limit=reader.memory_limit(),
             publish=reader.text("publishserverdescriptor", "1") != "0",
             assume_reachable=reader.flag("assumereachable", network.testing),
         )
@@ -177,6 +181,13 @@ class _Options:
         if amount is None or factor is None:
             raise ConfigError(f"{name} is a number of bytes such as '100 MBytes'")
         return int(float(amount[1]) * factor)
+
+    def memory_limit(self) -> int:
+        """Bytes; 0 leaves it to the relay, as in C tor, and too little to work with is raised."""
+        limit = self.size("maxmeminqueues", 0) or default_limit()
+        if limit < LEAST_MEMORY:
+            log.warning("MaxMemInQueues is %d MBytes at least: that much is used", LEAST_MEMORY >> 20)
+        return max(limit, LEAST_MEMORY)
 
     def bandwidth(self) -> tuple[int, int]:
         """Rate and burst: the lesser of what holds for all traffic and for relayed traffic, which is all."""

@@ -8,7 +8,8 @@ import pytest
 
 from pelure.errors import ConfigError
 from pelure.tor.directory.network import parse_network, torrc_options
-from pelure.tor.relay.config import RelayConfig
+from pelure.tor.net.memory import default_limit
+from pelure.tor.relay.config import LEAST_MEMORY, RelayConfig
 
 from .support import TORRC
 
@@ -144,6 +145,20 @@ def test_switches_of_torrc() -> None:
     assert not config.allow_private_addresses and not config.assume_reachable
     assert read("AssumeReachable auto").assume_reachable
     assert read("DirCache auto").directory_cache and not read("IPv6Exit auto").ipv6_exit
+
+
+@pytest.mark.parametrize(
+    ("text", "limit"),
+    [
+        ("", default_limit()),
+        ("MaxMemInQueues 0", default_limit()),
+        ("MaxMemInQueues 1 MB", LEAST_MEMORY),
+        ("MaxMemInQueues 64 MB", LEAST_MEMORY),
+        ("MaxMemInQueues 1 GB", 1 << 30),
+    ],
+)
+def test_memory_limits_of_torrc(text: str, limit: int) -> None:
+    assert read(text).memory_limit == limit
 
 
 def test_a_relay_needs_an_address() -> None:
