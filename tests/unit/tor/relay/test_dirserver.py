@@ -149,5 +149,8 @@ async def test_nothing_is_answered_to_who_has_left() -> None:
         stream = circuit.open_dir()
         await stream.write(f"GET {OWN} HTTP/1.0\r\n\r\n".encode())
         await until(lambda: server.directory.requests)
+        await stream.write(f"GET {OWN} HTTP/1.0\r\n\r\n".encode())  # one stream, one request
+        await circuit.resolve("localhost")  # comes after it
+        assert server.directory.requests == 1
         await stream.close()
         await given_up.wait()
