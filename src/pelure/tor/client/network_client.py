@@ -68,6 +68,7 @@ class NetworkClient:
         self._on_event = on_event
         self._paths: PathSelector | None = None
         self._jobs: list[asyncio.Task[None]] = []
+        self._saving: asyncio.Task[bool] | None = None
         self.started = False
 
     async def start(self, progress: Progress | None = None) -> None:
@@ -109,6 +110,9 @@ class NetworkClient:
     def _use(self, netdir: NetDir) -> None:
         """Choose paths in a new directory from now on."""
         self.vanguards.update(netdir, time.time())
+        if self._full_vanguards:  # now, for a program may end without warning: others would be chosen then
+            saving = asyncio.to_thread(self._folder.write_json, VANGUARDS_FILE, self.vanguards.state())
+            self._saving = asyncio.create_task(saving)
         self._paths = PathSelector(netdir, self.guards, self.vanguards, os.urandom, time.time)
         if self.started:
             self.timeouts.set_params(netdir.params)
@@ -140,9 +144,9 @@ class NetworkClient:
             await self.pool.close()
             self.directory.save_guards()
             self._folder.write_json(TIMEOUTS_FILE, self.timeouts.state())
-            if self._full_vanguards:
-                self._folder.write_json(VANGUARDS_FILE, self.vanguards.state())
         await self.directory.guards_saved()
+        if self._saving is not None:
+            await self._saving
         await self.links.close()
         self._state.close()
 
