@@ -142,8 +142,8 @@ async def test_nothing_is_answered_to_who_has_left() -> None:
             given_up.set()
         return None
 
-    async with Relays(1) as relays:
-        [server] = relays.servers
+    async with Relays(2) as relays:
+        [_, server] = relays.servers
         server.directory.authority = authority
         circuit = await relays.circuit()
         stream = circuit.open_dir()
