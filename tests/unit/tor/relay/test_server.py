@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from dataclasses import replace
 from typing import Any, cast
@@ -159,3 +160,23 @@ async def test_memory_is_watched_while_the_relay_runs(monkeypatch: pytest.Monkey
         links, circuits, descriptors, limit, now = checks[-1]
         assert links == server.links.links and circuits is server.circuits
         assert descriptors is server.descriptors and limit == 1 << 24 and abs(now - time.time()) < HOUR
+
+
+async def test_what_is_over_is_forgotten_while_the_relay_runs(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(server_module, "HOUSEKEEPING_SECONDS", 0.001)
+    async with Relays(1) as relays:
+        [server] = relays.servers
+        await relays.circuit()
+        with (
+            mock.patch.object(server.bandwidth, "note") as noted,
+            mock.patch.object(server.rendezvous, "expire") as rendezvous,
+            mock.patch.object(server.clients, "expire") as clients,
+            mock.patch.object(server.descriptors, "expire") as descriptors,
+        ):
+            await until(lambda: descriptors.call_count >= 2)
+        now, ticks = time.time(), asyncio.get_running_loop().time()
+        for expire, clock in ((rendezvous, ticks), (clients, ticks), (descriptors, now)):
+            assert abs(expire.call_args.args[0] - clock) < HOUR
+        at, read, written = noted.call_args.args
+        assert abs(at - now) < HOUR
+        assert 0 < read <= server.traffic[0] and 0 < written <= server.traffic[1]
