@@ -2,7 +2,7 @@
 
 ================================== =====================================================
 ``secret_id_key``                  RSA-1024 identity, PKCS#1 PEM
-``ed25519_master_id_secret_key``   Ed25519 identity, tagged, 64-byte expanded secret
+``ed25519_master_id_secret_key``   Ed25519 identity, tagged, 64-byte expanded secret; may be kept elsewhere
 ``ed25519_master_id_public_key``   tagged, 32 bytes
 ``ed25519_signing_secret_key``     medium-term signing key, tagged
 ``ed25519_signing_cert``           its certificate by the identity, tagged
@@ -12,10 +12,12 @@
 ================================== =====================================================
 
 A folder of C tor's works here and the other way round; files this relay doesn't know are left alone.
+Without the secret identity key the signing key and its certificate come from ``tor --keygen`` elsewhere.
 """
 
 from __future__ import annotations
 
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -44,6 +46,12 @@ SIGNING_CERT = "ed25519_signing_cert"
 TAP = "secret_onion_key"
 NTOR = "secret_onion_key_ntor"
 NTOR_OLD = "secret_onion_key_ntor.old"
+log = logging.getLogger(__name__)
+
+
+OFFLINE_HINT = (
+    f"make one by «tor --keygen» where {ED_SECRET} is, and put {SIGNING_SECRET} and {SIGNING_CERT} into {{}}"
+)
 
 
 def _tag(kind: str, detail: str) -> bytes:
@@ -67,12 +75,22 @@ class OnionKey:
 
 
 @dataclass(frozen=True)
+class OfflineIdentity:
+    """The public half of an Ed25519 identity whose secret key isn't on this machine."""
+
+    public: bytes
+
+
+Identity = Ed25519KeyPair | OfflineIdentity
+
+
+@dataclass(frozen=True)
 class RelayKeys:
     """All keys of a relay. Replaced as a whole by :meth:`renewed`."""
 
     folder: Path
     rsa: RsaKeyPair
-    identity: Ed25519KeyPair
+    identity: Identity
     signing: Ed25519KeyPair
     signing_cert: Ed25519Cert
     onion: OnionKey
@@ -102,7 +120,7 @@ class RelayKeys:
         """These keys with what is due renewed and stored; itself if nothing is due."""
         signing, cert, onion, old = self.signing, self.signing_cert, self.onion, self.old_onion
         if now > cert.expires - SIGNING_KEY_MARGIN_DAYS * DAY:
-            signing, cert = _make_signing(self.folder, self.identity, rng, now)
+            signing, cert = self._next_signing(rng, now)
         if now > onion.since + ONION_KEY_DAYS * DAY:
             (self.folder / NTOR).replace(self.folder / NTOR_OLD)
             old, onion = onion, _make_onion(self.folder, rng, now)
@@ -112,6 +130,20 @@ class RelayKeys:
         if (signing, onion, old) == (self.signing, self.onion, self.old_onion):
             return self
         return RelayKeys(self.folder, self.rsa, self.identity, signing, cert, onion, old, self.tap)
+
+    def _next_signing(self, rng: Rng, now: float) -> tuple[Ed25519KeyPair, Ed25519Cert]:
+        """A new signing key: made here, or put here meanwhile if the identity's secret key is elsewhere."""
+        if isinstance(self.identity, Ed25519KeyPair):
+            return _make_signing(self.folder, self.identity, rng, now)
+        try:
+            signing, cert = _load_signing(self.folder, self.identity, rng, now)
+        except (ConfigError, OSError) as error:
+            log.warning("the signing key in %s can't be used: %s", self.folder, error)
+            return self.signing, self.signing_cert
+        if now > cert.expires - SIGNING_KEY_MARGIN_DAYS * DAY:
+            days = (cert.expires - now) / DAY
+            log.warning("the signing key expires in %.1f days: %s", days, OFFLINE_HINT.format(self.folder))
+        return signing, cert
 
     @property
     def accepted_onion_keys(self) -> dict[bytes, bytes]:
@@ -175,11 +207,11 @@ def _load_rsa(path: Path) -> RsaKeyPair:
     return key
 
 
-def _load_identity(folder: Path, rng: Rng) -> Ed25519KeyPair:
+def _load_identity(folder: Path, rng: Rng) -> Identity:
     secret = _untagged(folder / ED_SECRET, SECRET_TAG, 64)
     public = _untagged(folder / ED_PUBLIC, PUBLIC_TAG, 32)
     if secret is None and public is not None:
-        raise ConfigError(f"{folder / ED_SECRET} is missing; identity keys kept offline are not supported")
+        return OfflineIdentity(public)
     if secret is None:
         pair = Ed25519KeyPair.generate(rng)
         write_private(folder / ED_SECRET, SECRET_TAG + pair.expanded)
@@ -193,9 +225,12 @@ def _load_identity(folder: Path, rng: Rng) -> Ed25519KeyPair:
 
 
 def _load_signing(
-    folder: Path, identity: Ed25519KeyPair, rng: Rng, now: float
+    folder: Path, identity: Identity, rng: Rng, now: float
 ) -> tuple[Ed25519KeyPair, Ed25519Cert]:
-    """The stored signing key, or a new one where it is missing, damaged, expired or another identity's."""
+    """The stored signing key, or a new one where it is missing, damaged, expired or another identity's.
+
+    Raises ``ConfigError`` if a new one is needed and can't be made here.
+    """
     try:
         secret = _untagged(folder / SIGNING_SECRET, SIGNING_TAG, 64)
         encoded = _untagged(folder / SIGNING_CERT, CERT_TAG)
@@ -214,8 +249,10 @@ def _load_signing(
 
 
 def _make_signing(
-    folder: Path, identity: Ed25519KeyPair, rng: Rng, now: float
+    folder: Path, identity: Identity, rng: Rng, now: float
 ) -> tuple[Ed25519KeyPair, Ed25519Cert]:
+    if isinstance(identity, OfflineIdentity):
+        raise ConfigError(f"{ED_SECRET} is missing, and a valid signing key: {OFFLINE_HINT.format(folder)}")
     pair = Ed25519KeyPair.generate(rng)
     expires = now + SIGNING_KEY_DAYS * DAY
     cert = Ed25519Cert.create(CertType.IDENTITY_V_SIGNING, pair.public, identity, expires)

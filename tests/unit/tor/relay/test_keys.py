@@ -152,3 +152,25 @@ def test_the_descriptor_is_one_that_an_authority_parses(tmp_path: Path) -> None:
     assert parsed.exit_policy.allows("8.8.8.8", 80) and not parsed.exit_policy.allows("8.8.8.8", 81)
     assert not parsed.exit_policy.allows("10.0.0.1", 80)
     assert extra_info.startswith(b"extra-info tester ")
+
+
+def test_the_identity_s_secret_key_may_be_elsewhere(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    keys = RelayKeys.load(write_keys(tmp_path), os.urandom, NOW)
+    folder = tmp_path / "keys"
+    secret = (folder / "ed25519_master_id_secret_key").read_bytes()
+    (folder / "ed25519_master_id_secret_key").unlink()
+    offline = RelayKeys.load(tmp_path, os.urandom, NOW)
+    assert offline.identity.public == keys.identity.public
+    assert (offline.signing, offline.signing_cert) == (keys.signing, keys.signing_cert)
+    assert offline.renewed(os.urandom, NOW + DAY) is offline and not caplog.messages
+    late = NOW + 29 * DAY
+    assert offline.renewed(os.urandom, late).signing == keys.signing
+    assert "tor --keygen" in caplog.text, "it says what is to be done before it is too late"
+    assert offline.renewed(os.urandom, NOW + 31 * DAY).signing == keys.signing, "nor does it end the relay"
+    with pytest.raises(ConfigError, match="tor --keygen"):
+        RelayKeys.load(tmp_path, os.urandom, NOW + 31 * DAY)
+
+    (folder / "ed25519_master_id_secret_key").write_bytes(secret)
+    made = RelayKeys.load(tmp_path, os.urandom, late)
+    (folder / "ed25519_master_id_secret_key").unlink()
+    assert offline.renewed(os.urandom, late).signing == made.signing != keys.signing
