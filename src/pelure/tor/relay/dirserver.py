@@ -11,7 +11,7 @@ import time
 from collections.abc import Awaitable, Callable
 
 from pelure.errors import DirectoryError, ProtocolError
-from pelure.tor.circuit.stream import State, StreamEndpoint
+from pelure.tor.circuit.stream import StreamEndpoint
 from pelure.tor.directory.cache import CONSENSUS_PATH, DirectoryCache
 from pelure.tor.directory.http import DirReply, DirRequest, parse_request
 from pelure.tor.relay.circuit import RelayCircuit
@@ -125,8 +125,6 @@ class DirStream:
         self._reply(reply)
 
     def _reply(self, reply: DirReply) -> None:
-        if self._circuit.closed or self._endpoint.state is State.ENDED:
-            return
         link = self._circuit.link
         peer = link.address[0] if link.peer.rsa_id is None else ""
         self._endpoint.write(reply.encode(time.time(), peer))
