@@ -27,6 +27,8 @@ LINGER_SECONDS = 60.0
 USERS_FILE = "users.lock"
 START_FILE = "start.lock"
 LOG_FILE = "network.log"
+UP = "up"
+"""What the detached process says once; otherwise it says why it did not start."""
 _POLL_SECONDS = 2.0
 log = logging.getLogger(__name__)
 
@@ -101,15 +103,15 @@ async def start_detached(
             start_new_session=True,
         )
     assert process.stdout is not None
-    line = await process.stdout.readline()
-    if line.strip() != b"up":
-        raise PelureError(f"the embedded network did not start; see {folder / LOG_FILE}")
+    line = (await process.stdout.readline()).decode(errors="replace").strip()
+    if line != UP:
+        raise PelureError(line or f"the embedded network did not start; see {folder / LOG_FILE}")
 
 
 async def _serve(folder: Path, numbers: dict[str, int], linger: float | None) -> None:
     """Run the network until nobody has used it for ``linger`` seconds, or for ever."""
     async with EmbeddedNetwork(folder, **numbers) as network:
-        print("up", flush=True)
+        print(UP, flush=True)
         if linger is None:
             await network.lost.wait()
             return
@@ -137,7 +139,12 @@ def main() -> None:
         except asyncio.CancelledError:
             log.info("asked to stop")
 
-    asyncio.run(until_signal())
+    try:
+        asyncio.run(until_signal())
+    except PelureError as error:
+        log.error("%s", error)
+        print(error, flush=True)
+        sys.exit(1)
 
 
 if __name__ == "__main__":

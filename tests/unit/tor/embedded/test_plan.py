@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pelure.errors import ConfigError
+from pelure.errors import ConfigError, PelureError
 from pelure.tor.authority.config import authority_config as from_torrc
 from pelure.tor.authority.sr_state import decode_state
 from pelure.tor.directory.network import parse_network
@@ -153,3 +153,10 @@ async def test_only_the_first_command_starts_the_network(
         await asyncio.gather(use(), use(), use())
     assert starts == [tmp_path]
     assert not shared._in_use(tmp_path)
+
+
+async def test_a_network_that_does_not_start_says_why(tmp_path: Path) -> None:
+    """Of two that are started at once in a folder, one."""
+    with StateFolder(tmp_path), pytest.raises(PelureError, match="in use by another pelure process"):
+        await shared.start_detached(tmp_path)
+    assert "Traceback" not in (tmp_path / shared.LOG_FILE).read_text()
