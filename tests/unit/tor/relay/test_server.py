@@ -10,10 +10,11 @@ from unittest import mock
 
 import pytest
 
-from pelure.errors import ConfigError, StreamError
+from pelure.errors import ConfigError, ProtocolError, StreamError
 from pelure.tor.cell.commands import EndReason
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus, parse_consensus
+from pelure.tor.directory.relay import Relay
 from pelure.tor.net import dir_http
 from pelure.tor.net.link import Link
 from pelure.tor.relay import server as server_module
@@ -180,3 +181,26 @@ async def test_what_is_over_is_forgotten_while_the_relay_runs(monkeypatch: pytes
         at, read, written = noted.call_args.args
         assert abs(at - now) < HOUR
         assert 0 < read <= server.traffic[0] and 0 < written <= server.traffic[1]
+
+
+async def test_where_a_circuit_may_be_extended_to() -> None:
+    async with Relays(1, allow_private_addresses=False) as relays:
+        [server] = relays.servers
+        [me] = relays.path
+        public, other = ("9.9.9.9", 443), ("2606:4700::1", 9001)
+        relay = Relay("other", bytes([1] * 20), bytes([2] * 32), bytes(32), (public,))
+        assert server.check_extend(relay) == relay
+        for refused in (
+            replace(relay, rsa_id=me.rsa_id),
+            replace(relay, ed_id=me.ed_id),
+            replace(relay, rsa_id=bytes(20)),
+            replace(relay, addresses=()),
+            replace(relay, addresses=(("9.9.9.9", 0), ("10.0.0.1", 443), ("::1", 443))),
+        ):
+            with pytest.raises(ProtocolError):
+                server.check_extend(refused)
+        many = (("192.168.0.1", 443), other, ("9.9.9.9", 0), public, ("8.8.8.8", 443), ("2620::1", 443))
+        assert server.check_extend(replace(relay, addresses=many)).addresses == (public, other)
+        with mock.patch.object(server.known, "ed_id", return_value=bytes([3] * 32)):
+            assert server.check_extend(relay).ed_id == relay.ed_id
+            assert server.check_extend(replace(relay, ed_id=None)).ed_id == bytes([3] * 32)
