@@ -15,6 +15,7 @@ from pelure.tor.cell.commands import EndReason
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus, parse_consensus
 from pelure.tor.directory.relay import Relay
+from pelure.tor.directory.router_descriptor import parse_router_descriptor
 from pelure.tor.net import dir_http
 from pelure.tor.net.link import Link
 from pelure.tor.relay import server as server_module
@@ -204,3 +205,24 @@ async def test_where_a_circuit_may_be_extended_to() -> None:
         with mock.patch.object(server.known, "ed_id", return_value=bytes([3] * 32)):
             assert server.check_extend(relay).ed_id == relay.ed_id
             assert server.check_extend(replace(relay, ed_id=None)).ed_id == bytes([3] * 32)
+
+
+async def test_a_relay_that_is_started_again_is_the_same_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pelure.tor.net.identity.make_tls_identity", lambda *_: tls_identity())
+    told: list[tuple[str, dict[str, Any]]] = []
+    async with Relays(1) as relays:
+        [first] = relays.servers
+        await first.close()
+        again = RelayServer(
+            first.config, on_event=lambda name, **fields: told.append((name, fields)), cache=DirectoryCache()
+        )
+        relays.servers.append(again)  # which closes it
+        await again.start()
+        place = {"address": "127.0.0.1", "port": again.orport, "fingerprint": first.fingerprint}
+        assert told == [("listening", place)]
+        descriptor = parse_router_descriptor(again.cache.own_descriptor)
+        assert (descriptor.nickname, descriptor.orport) == ("relay0", again.orport)
+        relays.path = [replace(relays.path[0], addresses=(("127.0.0.1", again.orport),))]
+        await relays.circuit()
+        counted = again.statistics()
+        assert (counted["links"], counted["circuits"], counted["handshakes"]) == (1, 1, 1)
