@@ -11,11 +11,12 @@ from typing import Annotated, Any
 import typer
 
 from pelure.cli.output import Output
-from pelure.cli.run import run, settings_of
+from pelure.cli.run import run, settings_of, usage_errors
 from pelure.errors import ConfigError
 from pelure.tor.authority.config import authority_config, reachability_is_tested
 from pelure.tor.authority.keys import AuthorityKeys
 from pelure.tor.directory.consensus import Consensus
+from pelure.tor.directory.family import is_nickname
 from pelure.tor.directory.network import Network, parse_network
 from pelure.tor.embedded.authority_node import AuthorityNode
 from pelure.tor.relay.config import RelayConfig
@@ -48,17 +49,22 @@ def keygen(
     """
     settings = settings_of(context)
 
+    def line_of(v3ident: str, fingerprint: str) -> str:
+        flags = f"orport={orport} no-v2 v3ident={v3ident}"
+        return f"DirAuthority {nickname} {flags} {address}:{dirport} {fingerprint}"
+
+    with usage_errors():
+        if not is_nickname(nickname):
+            raise ConfigError(f"the nickname {nickname!r} is not 1 to 19 letters and digits")
+        parse_network(line_of("0" * 40, "0" * 40))  # before there are keys that a second try would find
+
     async def work() -> None:
         now = time.time()
         where = folder.expanduser().absolute()
         keys = AuthorityKeys.create(where, f"{address}:{dirport}", now)
         fingerprint = RelayKeys.load(where, os.urandom, now).rsa.public.identity.hex().upper()
         v3ident = keys.identity.hex().upper()
-        line = (
-            f"DirAuthority {nickname} orport={orport} no-v2 v3ident={v3ident} "
-            f"{address}:{dirport} {fingerprint}"
-        )
-        parse_network(line)
+        line = line_of(v3ident, fingerprint)
         Output(as_json).event("keys", line, line=line, fingerprint=fingerprint, v3ident=v3ident)
 
     run(work(), settings)

@@ -33,7 +33,9 @@ class DirPort:
         self._reading: set[asyncio.Task[None]] = set()
 
     async def start(self) -> None:
-        """Begin to listen. Raises ``ConfigError``."""
+        """Begin to listen; idempotent. Raises ``ConfigError``."""
+        if self._server is not None:
+            return
         with listening(self.host, self.port):
             self._server = await asyncio.start_server(self._accept, self.host, self.port)
         self.port = self._server.sockets[0].getsockname()[1]

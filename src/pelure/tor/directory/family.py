@@ -11,7 +11,6 @@ from collections.abc import Iterable
 
 _HEX_MEMBER = re.compile(r"\$?([0-9A-Fa-f]{40})(?:[=~][A-Za-z0-9]{1,19})?")
 _NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
-MAX_NICKNAME = 19
 
 
 def parse_family(members: Iterable[str]) -> frozenset[str]:
@@ -23,12 +22,17 @@ def _canonical_member(member: str) -> str:
     match = _HEX_MEMBER.fullmatch(member)
     if match:
         return f"${match.group(1).upper()}"
-    return member.lower() if _NICKNAME.fullmatch(member) else ""
+    return member.lower() if is_nickname(member) else ""
+
+
+def is_nickname(text: str) -> bool:
+    """Whether a relay may be called ``text``: 1 to 19 letters and digits (dir-spec 2.1.3)."""
+    return bool(_NICKNAME.fullmatch(text))
 
 
 def is_legal_member(member: str) -> bool:
     """Whether a router descriptor may list ``member``: fingerprints with their ``$`` only, as in C tor."""
-    return bool(_canonical_member(member)) and (member.startswith("$") or len(member) <= MAX_NICKNAME)
+    return is_nickname(member) or (member.startswith("$") and bool(_canonical_member(member)))
 
 
 def canonical_family(members: Iterable[str], self_id: bytes) -> str:

@@ -45,6 +45,7 @@ class AuthorityNode:
 
     async def start(self) -> None:
         """Listen on both ports and begin to vote. Raises ``ConfigError``."""
+        await self.authority.dir_port.start()  # first: the relay half uploads its descriptor there
         await self.relay.start()
         await self.authority.start()
 

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from pelure.errors import ConfigError, DirectoryError
 from pelure.tor.directory.exit_policy import ExitPolicy
-from pelure.tor.directory.family import is_legal_member
+from pelure.tor.directory.family import is_legal_member, is_nickname
 from pelure.tor.directory.network import Network
 from pelure.tor.net.memory import default_limit
 
@@ -43,7 +43,6 @@ REJECT_PRIVATE = "reject private:*"
 UNLIMITED = 1 << 30  # bytes a second: no limit worth the name
 LEAST_RATE = 75 * 1024  # bytes a second: below it a relay helps nobody (C tor demands it too)
 LEAST_MEMORY = 64 << 20  # bytes: below it a relay does not work (C tor raises it too)
-_NICKNAME = re.compile(r"[A-Za-z0-9]{1,19}")
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ class RelayConfig:
     assume_reachable: bool = False
 
     def __post_init__(self) -> None:
-        if not _NICKNAME.fullmatch(self.nickname):
+        if not is_nickname(self.nickname):
             raise ConfigError(f"Nickname {self.nickname!r} is not 1 to 19 letters and digits")
         try:
             ipaddress.IPv4Address(self.address)
