@@ -168,6 +168,8 @@ async def test_an_exit_refuses_streams_beyond_the_limit() -> None:
             await circuit.begin("127.0.0.1", echo.port)
         assert refused.value.reason == EndReason.MISC
         assert (await circuit.resolve("127.0.0.1"))[0].is_error
+        circuit.close()
+        await until(lambda: not exits.limits._buckets)
 
 
 @pytest.mark.parametrize("resolving", [False, True])
