@@ -10,7 +10,7 @@ from unittest import mock
 
 import pytest
 
-from pelure.errors import ConfigError, ProtocolError, StreamError
+from pelure.errors import ConfigError, LinkError, ProtocolError, StreamError
 from pelure.tor.cell.commands import EndReason
 from pelure.tor.directory.cache import DirectoryCache
 from pelure.tor.directory.consensus import Consensus, parse_consensus
@@ -19,6 +19,7 @@ from pelure.tor.directory.router_descriptor import parse_router_descriptor
 from pelure.tor.net import dir_http
 from pelure.tor.net.link import Link
 from pelure.tor.relay import server as server_module
+from pelure.tor.relay.bandwidth import LEAST_OBSERVED
 from pelure.tor.relay.server import RelayServer
 from unit.tor.directory.support import FakeNetwork
 
@@ -213,6 +214,8 @@ async def test_a_relay_that_is_started_again_is_the_same_one(monkeypatch: pytest
     async with Relays(1) as relays:
         [first] = relays.servers
         await first.close()
+        with pytest.raises(LinkError):
+            await relays.links.get(relays.path[0])
         again = RelayServer(
             first.config, on_event=lambda name, **fields: told.append((name, fields)), cache=DirectoryCache()
         )
@@ -222,6 +225,8 @@ async def test_a_relay_that_is_started_again_is_the_same_one(monkeypatch: pytest
         assert told == [("listening", place)]
         descriptor = parse_router_descriptor(again.cache.own_descriptor)
         assert (descriptor.nickname, descriptor.orport) == ("relay0", again.orport)
+        assert abs(descriptor.published - time.time()) < HOUR and descriptor.uptime < HOUR
+        assert descriptor.bandwidth[2] == LEAST_OBSERVED
         relays.path = [replace(relays.path[0], addresses=(("127.0.0.1", again.orport),))]
         await relays.circuit()
         counted = again.statistics()
