@@ -156,13 +156,17 @@ class StateFolder:
         return True
 
     def read_json(self, name: str) -> Any:
-        """The JSON value in file ``name``; None if it is missing or damaged (state can be rebuilt)."""
+        """The JSON value in file ``name``; None if it is missing or, which is told, damaged.
+
+        State can be rebuilt; but whoever has other entry guards from now on should know why.
+        """
         data = self.read(name)
         if data is None:
             return None
         try:
             return json.loads(data)
         except ValueError:
+            log.warning("%s in %s is damaged; it is made anew", name, self.path)
             return None
 
     def write_json(self, name: str, value: Any) -> bool:

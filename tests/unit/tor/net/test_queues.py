@@ -94,7 +94,7 @@ def test_each_circuits_cells_leave_once_and_in_order(steps: list[tuple[str, int,
         assert seen[circ_id] == [number % 256 for number in range(count)]
 
 
-def test_a_state_folder_is_locked_and_private(tmp_path: Path) -> None:
+def test_a_state_folder_is_locked_and_private(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = tmp_path / "deep" / "state"
     with StateFolder(path) as state:
         assert state.path.stat().st_mode & 0o777 == 0o700
@@ -103,9 +103,11 @@ def test_a_state_folder_is_locked_and_private(tmp_path: Path) -> None:
         assert state.read("missing") is None and state.read_json("missing") is None
         state.write_json("guards.json", {"a": [1, 2]})
         assert state.read_json("guards.json") == {"a": [1, 2]}
+        assert not caplog.records
         assert (path / "guards.json").stat().st_mode & 0o777 == 0o600
         state.write("guards.json", b"{ damaged")
         assert state.read_json("guards.json") is None
+        assert ["guards.json" in record.getMessage() for record in caplog.records] == [True]
         assert sorted(os.listdir(path)) == ["guards.json", "lock"]
     StateFolder(path).close()
 
