@@ -325,6 +325,19 @@ async def test_a_connection_that_does_not_finish_its_handshake_expires() -> None
         writer.close()
 
 
+async def test_links_in_use_do_not_give_way_to_more_than_there_may_be() -> None:
+    async with Pair() as pair:
+        link = await pair.client.get(pair.relay)
+        pair.server._max_links = 1
+        other = LinkManager()
+        with pytest.raises(LinkError):
+            await other.get(pair.relay)
+        assert not link.closed and len(pair.server.links) == 1 and not pair.server.half_open
+        pair.server._max_links = 2
+        await other.get(pair.relay)
+        await other.close()
+
+
 async def test_no_link_is_opened_after_the_end() -> None:
     async with Pair() as pair:
         link = await pair.client.get(pair.relay)
