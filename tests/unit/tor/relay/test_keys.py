@@ -108,6 +108,24 @@ def test_a_signing_key_that_is_missing_or_another_relays_is_replaced(
     assert RelayKeys.load(tmp_path, os.urandom, NOW).signing == keys.signing
 
 
+def test_a_signing_key_with_the_certificate_of_another_identity_is_replaced(tmp_path: Path) -> None:
+    write_keys(tmp_path)
+    for name in ("ed25519_signing_cert", "ed25519_signing_secret_key"):
+        (tmp_path / "keys" / name).write_bytes(key_files(1)[name])
+    keys = RelayKeys.load(tmp_path, os.urandom, NOW)
+    keys.signing_cert.verify(keys.identity.public, cert_type=CertType.IDENTITY_V_SIGNING, now=NOW)
+
+
+@pytest.mark.parametrize("name", ["ed25519_master_id_secret_key", "secret_onion_key_ntor"])
+def test_key_files_of_another_kind_or_cut_short_are_told(tmp_path: Path, name: str) -> None:
+    path = write_keys(tmp_path) / "keys" / name
+    whole = path.read_bytes()
+    for damaged in (whole[:-1], whole + b"\0", whole[:3] + b"x" + whole[4:]):
+        path.write_bytes(damaged)
+        with pytest.raises(ConfigError, match="expected kind"):
+            RelayKeys.load(tmp_path, os.urandom, NOW)
+
+
 def test_keys_that_can_not_be_read_are_told(tmp_path: Path) -> None:
     (write_keys(tmp_path) / "keys/secret_onion_key_ntor").unlink()
     (tmp_path / "keys/secret_onion_key_ntor").mkdir()
