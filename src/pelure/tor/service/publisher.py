@@ -166,18 +166,24 @@ class Publisher:
     async def _run(self) -> None:
         self._outdated = True  # begun anew after a failure: nobody knows what was left undone
         self._wake.set()
-        span = REPUBLISH_SECONDS_MAX - REPUBLISH_SECONDS_MIN
+        due = self._next_revision()
         try:
             while True:
-                pause = REPUBLISH_SECONDS_MIN + span * int.from_bytes(self._rng(2), "big") / 0xFFFF
-                await self._woken_or_outdated(time.time() + pause)
+                await self._woken_or_outdated(due)
                 self._wake.clear()
+                if self._outdated:  # being woken, by each consensus, must not put the next one off
+                    due = self._next_revision()
                 await self._bring_up_to_date()
         finally:
             if self._renewal is not None:
                 self._renewal.cancel()
             for one in self._descriptors:
                 one.abandon()
+
+    def _next_revision(self) -> float:
+        """When descriptors that are sent now have to be sent anew (epoch seconds)."""
+        span = REPUBLISH_SECONDS_MAX - REPUBLISH_SECONDS_MIN
+        return time.time() + REPUBLISH_SECONDS_MIN + span * int.from_bytes(self._rng(2), "big") / 0xFFFF
 
     async def _woken_or_outdated(self, due: float) -> None:
         """Wait until something is to be done; at ``due`` (epoch seconds) descriptors have to be renewed."""
