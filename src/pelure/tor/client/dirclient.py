@@ -49,9 +49,11 @@ MAX_BATCH_LENGTH = 4 << 20
 PARALLEL_BATCHES = 6
 SKEW_WORTH_MENTIONING = 1800.0
 STALE_SECONDS = 24 * 3600.0
+"""How long an expired consensus still serves if no newer one can be had."""
+HURRY_SECONDS = 10.0
+"""A directory that is too old to be of use is not asked for more often, however many wait for it."""
 TRYING_AGAIN = "trying again: "
 """What the progress of a bootstrap begins with when an attempt has failed."""
-"""How long an expired consensus still serves if no newer one can be had."""
 
 Progress = Callable[[float, str], None]
 log = logging.getLogger(__name__)
@@ -77,6 +79,8 @@ class DirectoryClient:
         self._microdescriptors: dict[bytes, Microdescriptor] = {}
         self._consensus: Consensus | None = None
         self._updating = asyncio.Lock()
+        self._hurried = asyncio.Event()
+        self._tried_at = -HURRY_SECONDS
         self._unsaved = False
         self._saving: asyncio.Task[None] | None = None
         self._skew: float | None = None
@@ -124,14 +128,32 @@ class DirectoryClient:
         while True:
             await asyncio.to_thread(give_back)  # what getting the directory has freed
             if failures:
-                await asyncio.sleep(retry_pause(failures, testing=self.network.testing, rng=os.urandom))
+                await self._pause(retry_pause(failures, testing=self.network.testing, rng=os.urandom))
             else:
                 await sleep_until(time.time() + self._seconds_to_refresh())
+            self._tried_at = time.monotonic()
             try:
                 failures = 0 if await self._renew() else failures + 1
             except PelureError as error:
                 failures += 1
                 log.info("the directory could not be renewed: %s", error)
+
+    def hurry(self) -> None:
+        """Somebody can't go on with the directory that there is: if it couldn't be renewed, try again now.
+
+        The network may just have come back. At most every ``HURRY_SECONDS``.
+        """
+        if time.monotonic() - self._tried_at >= HURRY_SECONDS:
+            self._hurried.set()
+
+    async def _pause(self, seconds: float) -> None:
+        """Wait so long, or until :meth:`hurry`."""
+        self._hurried.clear()
+        try:
+            async with asyncio.timeout(seconds):
+                await self._hurried.wait()
+        except TimeoutError:
+            pass
 
     async def _renew(self) -> bool:
         """Whether there was a newer consensus."""

@@ -121,6 +121,8 @@ class NetworkClient:
     def _current_paths(self) -> PathSelector:
         if self._paths is None:
             raise DirectoryError("the network's directory is not known yet")
+        if self._paths.outdated:
+            self.directory.hurry()
         return self._paths
 
     def _circuits(self) -> list[Circuit]:

@@ -55,9 +55,14 @@ class PathSelector:
         exits = [relay for relay in relays if _is_exit(relay)]
         self._exits = Sampler.for_position(exits, Position.EXIT, weights)
 
+    @property
+    def outdated(self) -> bool:
+        """Whether the consensus ended more than a day ago: no paths are chosen by it."""
+        return self._clock() > self._netdir.consensus.valid_until + REASONABLY_LIVE
+
     def _check_age(self) -> None:
         """Raise ``PathError`` a day after the consensus' end: nobody may hold us to it (dir-spec 1.4)."""
-        if self._clock() > self._netdir.consensus.valid_until + REASONABLY_LIVE:
+        if self.outdated:
             raise PathError("the network's directory is too old to choose relays by; a new one is awaited")
 
     # ---- exits ----

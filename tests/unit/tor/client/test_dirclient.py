@@ -266,6 +266,37 @@ async def test_the_refresh_loop_gets_each_new_consensus(directory: Directory, fo
     assert one.netdir is not None and one.netdir.valid_after == directory.network.now + 60
 
 
+async def test_who_needs_a_directory_does_not_wait_for_the_next_attempt(
+    directory: Directory, folder: StateFolder, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    one = client(directory, folder)
+    netdir = await one.bootstrap()
+    failed, fetched = asyncio.Event(), asyncio.Event()
+    failures: list[int] = []
+
+    def pause(count: int, **_: object) -> float:
+        failures.append(count)
+        failed.set()
+        return 3600.0
+
+    monkeypatch.setattr(dirclient, "retry_pause", pause)
+    netdir.consensus.fresh_until = netdir.consensus.valid_until = time.time() - 1
+    directory.broken = {"auth0", "auth1", "auth2", *(f"relay{index}" for index in range(6))}
+    task = asyncio.create_task(one.refresh_loop())
+    await asyncio.wait_for(failed.wait(), 60)
+    directory.broken = set()
+    directory.consensus = directory.network.consensus(valid_after=directory.network.now + 60)
+    one.on_change.append(lambda _: fetched.set())
+    one.hurry()  # just after an attempt
+    await asyncio.sleep(0)
+    await asyncio.sleep(0)
+    assert failures == [1] and not fetched.is_set()
+    monkeypatch.setattr(dirclient, "HURRY_SECONDS", 0.0)
+    one.hurry()
+    await asyncio.wait_for(fetched.wait(), 60)
+    task.cancel()
+
+
 async def test_a_full_disk_stops_neither_bootstrap_nor_renewal(
     directory: Directory,
     folder: StateFolder,
