@@ -105,6 +105,7 @@ async def start_detached(
     assert process.stdout is not None
     line = (await process.stdout.readline()).decode(errors="replace").strip()
     if line != UP:
+        await process.wait()  # it has said its last word
         raise PelureError(line or f"the embedded network did not start; see {folder / LOG_FILE}")
 
 
