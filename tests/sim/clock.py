@@ -47,8 +47,6 @@ def install(seed: int) -> Clock:
     time.time = clock.time
     time.monotonic = clock.monotonic
     time.perf_counter = clock.monotonic
-    time.time_ns = lambda: int(clock.time() * 1e9)
-    time.monotonic_ns = lambda: int(clock.monotonic() * 1e9)
     random.seed(f"random {seed}")
     os.urandom = random.Random(f"urandom {seed}").randbytes
     rsa.generate_private_key = RsaKeys(random.Random(f"rsa {seed}")).make

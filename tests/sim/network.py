@@ -69,7 +69,6 @@ class Network:
     def __init__(self, seed: int) -> None:
         self.hosts: dict[str, Host] = {}
         self.listeners: dict[Place, Listener] = {}
-        self.connections = 0
         self._random = random.Random(f"network {seed}")
         self._delays: dict[tuple[str, str], float] = {}
         self._ports = 40_000
@@ -120,7 +119,6 @@ class Network:
         if not there.up or not here.up or listener is None:
             raise ConnectionRefusedError(111, "Connection refused")
         self._ports += 1
-        self.connections += 1
         self.tell(f"connect {here.name} {there.name}")
         mine = Transport(self, here, there, (here.ip, self._ports), (host, port), copy_context())
         theirs = Transport(self, there, here, (host, port), (here.ip, self._ports), listener.context)
@@ -238,9 +236,6 @@ class Transport(asyncio.Transport):
             self._said_all = True
             self._send(None)
 
-    def can_write_eof(self) -> bool:
-        return True
-
     def close(self) -> None:
         if not self._closing:
             self.write_eof()
@@ -271,15 +266,6 @@ class Transport(asyncio.Transport):
         if not self._closing:
             self._reading = True
             self._loop.call_soon(self._read, context=self._context)
-
-    def is_reading(self) -> bool:
-        return self._reading
-
-    def get_protocol(self) -> Any:
-        return self._protocol
-
-    def set_protocol(self, protocol: asyncio.BaseProtocol) -> None:
-        self._protocol = protocol
 
     # ---- receiving ----
 

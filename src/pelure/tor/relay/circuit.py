@@ -18,7 +18,14 @@ from time import monotonic
 import numpy as np
 
 from pelure.errors import LinkError, ProtocolError
-from pelure.tor.cell.commands import CellCommand, DestroyReason, RelayCommand
+from pelure.tor.cell.commands import (
+    CELL_LEN,
+    HEADER_LEN,
+    RELAY_BODY_LEN,
+    CellCommand,
+    DestroyReason,
+    RelayCommand,
+)
 from pelure.tor.cell.framing import Cell, Cells, Run
 from pelure.tor.cell.messages import Create2
 from pelure.tor.cell.relay_header import decode_relay_body, encode_relay_body
@@ -38,8 +45,6 @@ from pelure.tor.relay.next_hop import LONE, NextHop
 
 log = logging.getLogger(__name__)
 
-CELL_LEN = 514
-HEADER_LEN = 5
 STREAM_BYTES = 2048  # memory that a stream takes in which nothing waits
 MAX_EARLY = 8  # RELAY_EARLY cells in a circuit's life (tor-spec 5.6)
 RELAY = int(CellCommand.RELAY)
@@ -212,7 +217,7 @@ class RelayCircuit:
             window: CircuitWindow = FixedWindow(params)
             if self._sendme_inc is not None:
                 window = VegasWindow(params, onion=False, increment=self._sendme_inc)
-            limit = params.xoff_exit * 498
+            limit = params.xoff_exit * RELAY_BODY_LEN
             self._end = HopEnd(0, window, self._emit, self.host.rng, initiator=False, xoff_limit=limit)
         return self._end
 
